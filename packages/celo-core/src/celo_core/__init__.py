@@ -1,0 +1,22 @@
+"""Celo: learned optimizers as Optax gradient transformations, and the means to meta-train them."""
+
+from celo_core.architectures import ARCHITECTURES as ARCHITECTURES
+from celo_core.architectures import get_architecture as get_architecture
+from celo_core.architectures.celo import Celo as Celo
+from celo_core.architectures.celo import CeloConfig as CeloConfig
+from celo_core.architectures.celo import ScaleByCeloState as ScaleByCeloState
+from celo_core.architectures.celo import celo as celo
+from celo_core.architectures.celo import scale_by_celo as scale_by_celo
+from celo_core.architectures.celo_adam import CeloAdam as CeloAdam
+from celo_core.architectures.celo_adam import CeloAdamConfig as CeloAdamConfig
+from celo_core.architectures.celo_adam import ScaleByCeloAdamState as ScaleByCeloAdamState
+from celo_core.architectures.celo_adam import celo_adam as celo_adam
+from celo_core.architectures.celo_adam import scale_by_celo_adam as scale_by_celo_adam
+from celo_core.protocols import GradientEstimator as GradientEstimator
+from celo_core.protocols import LearnedOptimizer as LearnedOptimizer
+from celo_core.protocols import TaskFamily as TaskFamily
+from celo_core.schedulers import LSTMScheduler as LSTMScheduler
+from celo_core.schedulers import LSTMSchedulerConfig as LSTMSchedulerConfig
+from celo_core.training import TrainState as TrainState
+
+__version__ = "0.1.0"

@@ -1,0 +1,76 @@
+"""Running moments of the gradient: the memory of a per-parameter learned optimizer.
+
+Every accumulator keeps one tree per decay. A tree of momenta or second moments has exactly the structure
+and the shapes of the parameters, so a parameter's ``PartitionSpec`` is valid for its accumulators as it stands,
+and no array has a short trailing axis that would defeat vectorisation.
+
+Recurrences (Celo, arXiv 2501.12670, section 3; Adafactor, arXiv 1804.04235, for the factored moments)::
+
+    m <- b m + (1 - b) g          v <- b v + (1 - b) g^2          q = g^2 + 1e-30
+    rank >= 2:  row <- b row + (1 - b) mean_{d0} q      column <- b column + (1 - b) mean_{d1} q
+    rank <  2:  row <- b row + (1 - b) q                column <- (unused)
+
+There is no bias correction.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+FACTORED_FLOOR = 1e-30
+"""Added to the squared gradient in factored second moments, so that they are never zero."""
+
+
+class FactoredMoment(NamedTuple):
+    """Factored second moments of one decay for one tensor.
+
+    Attributes:
+      row: mean over the largest axis ``d0`` (shape of the tensor without ``d0``); for rank < 2 the full moment.
+      column: mean over the second largest axis ``d1`` (shape without ``d1``); ``None`` for rank < 2.
+    """
+
+    row: Any
+    column: Any
+
+
+def factored_axes(shape: Sequence[int]) -> tuple[int, int] | None:
+    """Axes ``(d1, d0)`` over which a tensor of ``shape`` is factored, or ``None`` for rank < 2.
+
+    ``d0`` is the position of the largest size and ``d1`` of the second largest, by a stable argsort.
+    """
+    if len(shape) < 2:
+        return None
+    order = np.argsort(np.asarray(shape), kind="stable")
+    return int(order[-2]), int(order[-1])
+
+
+def init_factored(shape: Sequence[int], dtype: Any) -> FactoredMoment:
+    """Zero factored moments for a tensor of ``shape``."""
+    axes = factored_axes(shape)
+    if axes is None:
+        return FactoredMoment(jnp.zeros(shape, dtype), None)
+    d1, d0 = axes
+    without = lambda axis: tuple(np.delete(np.asarray(shape), axis))
+    return FactoredMoment(jnp.zeros(without(d0), dtype), jnp.zeros(without(d1), dtype))
+
+
+def decay_average(old: Array, new: Array, decay: float) -> Array:
+    """Exponential moving average ``decay * old + (1 - decay) * new`` in float32 (old may be of lower precision)."""
+    return decay * old.astype(jnp.float32) + (1.0 - decay) * new
+
+
+def update_factored(old: FactoredMoment, squared: Array, decay: float) -> FactoredMoment:
+    """One step of the factored recurrence; ``squared`` is ``g^2 + 1e-30`` in float32."""
+    axes = factored_axes(squared.shape)
+    if axes is None:
+        return FactoredMoment(decay_average(old.row, squared, decay), None)
+    d1, d0 = axes
+    return FactoredMoment(
+        decay_average(old.row, jnp.mean(squared, axis=d0), decay),
+        decay_average(old.column, jnp.mean(squared, axis=d1), decay),
+    )

@@ -1,0 +1,81 @@
+"""Pieces that the architectures share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Array = jax.Array
+
+LARGEST_EXPONENT = 80.0
+"""Upper bound on a learned log-magnitude: exp(80) is finite in float32."""
+
+_LARGEST_PARAMETER = 1e15  # its square, summed over a tensor, is finite in float32
+
+
+def zeros_like(params: Any, dtype: Any) -> Any:
+    """A tree of zeros of ``dtype``, each its own buffer so that all can be donated."""
+    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params)
+
+
+def finite_gradient(gradient: Array, bound: float) -> Array:
+    """The gradient in float32, NaN as 0 and everything clipped elementwise to plus or minus ``bound``."""
+    gradient = gradient.astype(jnp.float32)
+    return jnp.clip(jnp.where(jnp.isnan(gradient), 0.0, gradient), -bound, bound)
+
+
+def finite_parameter(parameter: Array) -> Array:
+    """The parameter in float32, limited so that its square does not overflow."""
+    return jnp.clip(jnp.asarray(parameter).astype(jnp.float32), -_LARGEST_PARAMETER, _LARGEST_PARAMETER)
+
+
+def cast_finite(step: Array, dtype: Any) -> Array:
+    """``step`` in ``dtype``, limited to its finite range (which matters for float16)."""
+    limit = float(jnp.finfo(dtype).max)
+    return jnp.clip(step, -limit, limit).astype(dtype) if limit < 1e30 else step.astype(dtype)
+
+
+def map_tensors(function: Callable[..., tuple[Any, ...]], updates: Any, params: Any, *accumulators: Any) -> tuple[Any, ...]:
+    """Applies ``function(gradient, parameter, *accumulators of this tensor)`` to every tensor.
+
+    Args:
+      function: returns a new value per tensor for the update and for each accumulator.
+      updates: tree of gradients.
+      params: tree of parameters.
+      *accumulators: trees like ``updates``, or tuples of such trees (one per decay).
+
+    Returns:
+      The tree of updates, then one tree, or tuple of trees, per accumulator.
+    """
+    gradients, treedef = jax.tree.flatten(updates)
+    flat_params = treedef.flatten_up_to(params)
+    is_tuple = [type(tree) is tuple for tree in accumulators]
+
+    def flatten(tree: Any, several: bool) -> list[Any]:
+        if not several:
+            return treedef.flatten_up_to(tree)
+        columns = [treedef.flatten_up_to(one) for one in tree]
+        return [tuple(column[i] for column in columns) for i in range(len(gradients))]
+
+    flat = [flatten(tree, several) for tree, several in zip(accumulators, is_tuple, strict=True)]
+    results = [function(*arguments) for arguments in zip(gradients, flat_params, *flat, strict=True)]
+    steps = treedef.unflatten([result[0] for result in results])
+    trees = []
+    for index, (old, several) in enumerate(zip(accumulators, is_tuple, strict=True), start=1):
+        if several:
+            trees.append(tuple(treedef.unflatten([r[index][i] for r in results]) for i in range(len(old))))
+        else:
+            trees.append(treedef.unflatten([result[index] for result in results]))
+    return (steps, *trees)
+
+
+def descend(
+    direction: optax.GradientTransformationExtraArgs, weight_decay: Any, mask: Any
+) -> optax.GradientTransformationExtraArgs:
+    """The whole optimizer: the direction, decoupled weight decay if any, and the minus sign."""
+    parts: list[Any] = [direction]
+    if not (isinstance(weight_decay, (int, float)) and weight_decay == 0):
+        parts.append(optax.add_decayed_weights(weight_decay, mask))
+    return optax.with_extra_args_support(optax.chain(*parts, optax.scale(-1.0)))

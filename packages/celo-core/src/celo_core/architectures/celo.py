@@ -1,0 +1,257 @@
+r"""Celo: a per-parameter MLP update rule and a learned scheduler.
+
+For every tensor, with features :math:`x` (see `celo_core.features`), parameters :math:`p` and the scheduler's
+multiplier :math:`\eta` (one scalar per step; 1 without a scheduler)::
+
+    d, s = MLP(x)
+    step = eta * d * exp(1e-3 s) * sqrt(mean p^2 + 1e-9) * 1e-3
+    p <- p - step
+
+Reference: Moudgil et al., "Celo: Training Versatile Learned Optimizers on a Compute Diet", arXiv 2501.12670, section 3.
+The third output of the published MLP is unused, so this one has two outputs.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from celo_core import accumulators, checks
+from celo_core import features as features_lib
+from celo_core.architectures import _common
+from celo_core.networks import PerParameterMLP
+from celo_core.schedulers import LSTMScheduler, LSTMSchedulerConfig
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class CeloConfig:
+    """All that is needed, beside theta, to rebuild a Celo optimizer.
+
+    Attributes:
+      features: feature groups in the order of the first layer's kernel rows.
+      hidden_sizes: widths of the MLP's hidden layers.
+      momentum_decays: decays of the momenta.
+      second_moment_decay: decay of the second moment.
+      factored_decays: decays of the factored second moments; as many as momentum decays.
+      gradient_clip: gradients are clipped elementwise to plus or minus this.
+      step_scale: factor on every step.
+      magnitude_scale: factor on the log-magnitude output.
+      scheduler: the scheduler, or ``None`` for a multiplier of 1 (as in the first phase of meta-training).
+    """
+
+    features: tuple[str, ...] = features_lib.CELO_FEATURES
+    hidden_sizes: tuple[int, ...] = (4, 4)
+    momentum_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
+    second_moment_decay: float = 0.999
+    factored_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
+    gradient_clip: float = 1000.0
+    step_scale: float = 1e-3
+    magnitude_scale: float = 1e-3
+    scheduler: LSTMSchedulerConfig | None = LSTMSchedulerConfig()
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.features) - set(features_lib.FEATURES)):
+            raise ValueError(f"unknown features {unknown}: choose from {', '.join(features_lib.FEATURES)}.")
+        if len(self.momentum_decays) != len(self.factored_decays):
+            raise ValueError("momentum_decays and factored_decays must have the same length: they are combined pairwise.")
+
+    @property
+    def num_features(self) -> int:
+        """Number of inputs of the MLP."""
+        return features_lib.num_features(self.features, len(self.momentum_decays), len(self.factored_decays))
+
+
+class ScaleByCeloState(NamedTuple):
+    """State of `scale_by_celo`.
+
+    Attributes:
+      count: steps taken, int32 ().
+      momentum: per decay a tree like the parameters, accumulator_dtype.
+      second_moment: a tree like the parameters, accumulator_dtype.
+      factored: per decay a tree with a `celo_core.accumulators.FactoredMoment` in place of each tensor.
+      scheduler: state of the scheduler, or ``None`` without one.
+    """
+
+    count: Any
+    momentum: Any
+    second_moment: Any
+    factored: Any
+    scheduler: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Celo:
+    """The `celo_core.protocols.LearnedOptimizer` of Celo.
+
+    theta: ``{"update_rule": {"hidden_0", "hidden_1", "output"}, "scheduler": ...}``, without ``"scheduler"`` where the
+    config has none.
+    """
+
+    config: CeloConfig = CeloConfig()
+    name = "celo"
+    config_class = CeloConfig
+
+    def init(self, key: Array) -> dict[str, Any]:
+        """Random meta-parameters, float32."""
+        key_rule, key_scheduler = jax.random.split(key)
+        units = [jnp.zeros(())] * self.config.num_features
+        variables = _mlp(self.config).init(key_rule, units, units)
+        theta: dict[str, Any] = {"update_rule": variables["params"]}
+        if self.config.scheduler is not None:
+            theta["scheduler"] = LSTMScheduler(self.config.scheduler).init(key_scheduler)
+        return theta
+
+    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        """The whole optimizer; see `celo`."""
+        return celo(theta, num_steps, config=self.config, **kwargs)
+
+
+def _mlp(config: CeloConfig) -> PerParameterMLP:
+    return PerParameterMLP(hidden_sizes=config.hidden_sizes, num_outputs=2)
+
+
+@functools.cache
+def _theta_shapes(config: CeloConfig) -> Any:
+    return jax.eval_shape(Celo(config).init, jax.random.key(0))
+
+
+def scale_by_celo(
+    theta: Any,
+    num_steps: Any,
+    *,
+    config: CeloConfig = CeloConfig(),
+    accumulator_dtype: Any = jnp.float32,
+) -> optax.GradientTransformationExtraArgs:
+    """Rescales gradients to Celo's step (to be subtracted from the parameters).
+
+    A NaN in a gradient counts as zero and an infinity as the clipping bound; a non-finite loss is limited as
+    `celo_core.schedulers.loss_features.update_loss_buffer` says: the state stays finite.
+
+    Args:
+      theta: meta-parameters, a nested dict of float arrays (see `Celo`). It may be traced, so that it can be vmapped or
+        differentiated.
+      num_steps: planned number of training steps, at least 1; may be traced.
+      config: the architecture's configuration.
+      accumulator_dtype: dtype in which moments are kept; arithmetic is in float32.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params`` and the keyword ``value``, the loss.
+
+    Raises:
+      ValueError: theta does not fit the config, or num_steps is less than 1.
+    """
+    theta = checks.check_theta(theta, _theta_shapes(config), "celo")
+    checks.check_num_steps(num_steps)
+    scheduler = None if config.scheduler is None else LSTMScheduler(config.scheduler)
+
+    def init(params: Any) -> ScaleByCeloState:
+        checks.check_params(params)
+        return ScaleByCeloState(
+            count=jnp.zeros((), jnp.int32),
+            momentum=tuple(_common.zeros_like(params, accumulator_dtype) for _ in config.momentum_decays),
+            second_moment=_common.zeros_like(params, accumulator_dtype),
+            factored=tuple(
+                jax.tree.map(lambda p: accumulators.init_factored(jnp.shape(p), accumulator_dtype), params)
+                for _ in config.factored_decays
+            ),
+            scheduler=None if scheduler is None else scheduler.init_state(theta["scheduler"]),
+        )
+
+    def update(
+        updates: Any, state: ScaleByCeloState, params: Any = None, *, value: Any = None, **extra_args: Any
+    ) -> tuple[Any, ScaleByCeloState]:
+        del extra_args
+        checks.check_update_arguments(params, value, "celo")
+        if scheduler is None:
+            multiplier, scheduler_state = None, None
+        else:
+            multiplier, scheduler_state = scheduler.step(
+                theta["scheduler"], state.scheduler, state.count, value, num_steps
+            )
+        steps, momentum, second_moment, factored = _common.map_tensors(
+            lambda g, p, m, v, f: _update_tensor(theta["update_rule"], config, multiplier, g, p, m, v, f),
+            updates,
+            params,
+            state.momentum,
+            state.second_moment,
+            state.factored,
+        )
+        return steps, ScaleByCeloState(
+            optax.safe_increment(state.count), momentum, second_moment, factored, scheduler_state
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _update_tensor(
+    theta: Any, config: CeloConfig, multiplier: Array | None, g: Array, p: Array, momenta: Any, v: Any, factored: Any
+) -> tuple[Array, Any, Any, Any]:
+    """One tensor: its step in the gradient's dtype, and its new accumulators in the old ones' dtypes."""
+    gradient = _common.finite_gradient(g, config.gradient_clip)
+    parameter = _common.finite_parameter(p)
+    squared = jnp.square(gradient)
+    new_momenta = [
+        accumulators.decay_average(m, gradient, decay) for m, decay in zip(momenta, config.momentum_decays, strict=True)
+    ]
+    new_v = accumulators.decay_average(v, squared, config.second_moment_decay)
+    new_factored = [
+        accumulators.update_factored(moment, squared + accumulators.FACTORED_FLOOR, decay)
+        for moment, decay in zip(factored, config.factored_decays, strict=True)
+    ]
+    statistics = features_lib.tensor_statistics(gradient, parameter, new_momenta, new_v, new_factored)
+    values, scales = features_lib.compute_features(config.features, statistics)
+    direction, magnitude = _mlp(config).apply({"params": theta}, values, scales)
+    size = features_lib.parameter_scale(parameter) * config.step_scale
+    size = size if multiplier is None else size * multiplier
+    step = direction * jnp.exp(jnp.minimum(config.magnitude_scale * magnitude, _common.LARGEST_EXPONENT)) * size
+    cast = functools.partial(jax.tree.map, lambda new, old: new.astype(old.dtype))
+    return (
+        _common.cast_finite(step, g.dtype),
+        cast(tuple(new_momenta), tuple(momenta)),
+        cast(new_v, v),
+        cast(tuple(new_factored), tuple(factored)),
+    )
+
+
+def celo(
+    theta: Any,
+    num_steps: Any,
+    *,
+    weight_decay: float = 0.0,
+    mask: Any | Callable[[Any], Any] | None = None,
+    config: CeloConfig = CeloConfig(),
+    accumulator_dtype: Any = jnp.float32,
+) -> optax.GradientTransformationExtraArgs:
+    """The Celo optimizer: no learning rate, only the planned number of steps.
+
+    Args:
+      theta: meta-parameters, e.g. from ``celo_zoo.load("celo")``.
+      num_steps: planned number of training steps, at least 1; may be traced.
+      weight_decay: fraction of each parameter that is subtracted per step, independent of the learned step (what AdamW calls
+        learning rate times weight decay).
+      mask: which leaves decay: a tree of booleans or a function of the parameters, as in `optax.adamw`.
+      config: the architecture's configuration.
+      accumulator_dtype: dtype in which moments are kept.
+
+    Returns:
+      An optimizer whose ``update(grads, state, params, value=loss)`` returns updates for `optax.apply_updates`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from celo_core import Celo, celo
+      >>> theta = Celo().init(jax.random.key(0))  # or: theta, config = celo_zoo.load("celo")
+      >>> tx = celo(theta, num_steps=100)
+      >>> params = {"w": jnp.ones((3, 2))}
+      >>> state = tx.init(params)
+      >>> loss, grads = jax.value_and_grad(lambda p: jnp.sum(p["w"] ** 2))(params)
+      >>> updates, state = tx.update(grads, state, params, value=loss)
+      >>> params = optax.apply_updates(params, updates)
+    """
+    direction = scale_by_celo(theta, num_steps, config=config, accumulator_dtype=accumulator_dtype)
+    return _common.descend(direction, weight_decay, mask)

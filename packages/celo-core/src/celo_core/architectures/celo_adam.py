@@ -1,0 +1,150 @@
+"""Celo-Adam: Adam's direction under Celo's learned scheduler.
+
+::
+
+    step = eta * 1e-3 * mhat / (1e-8 + sqrt(vhat + 1e-10))
+
+with bias-corrected moments of decays 0.9 and 0.999 and the scheduler's multiplier eta.
+
+Reference: Celo, arXiv 2501.12670, section 5 (ablation of the update rule).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from celo_core import accumulators, checks
+from celo_core.architectures import _common
+from celo_core.schedulers import LSTMScheduler, LSTMSchedulerConfig
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class CeloAdamConfig:
+    """All that is needed, beside theta, to rebuild a Celo-Adam optimizer.
+
+    Attributes:
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: added to the root of the second moment.
+      eps_root: added to the second moment under the root.
+      gradient_clip: gradients are clipped elementwise to plus or minus this.
+      step_scale: factor on every step.
+      scheduler: the scheduler.
+    """
+
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    eps_root: float = 1e-10
+    gradient_clip: float = 1000.0
+    step_scale: float = 1e-3
+    scheduler: LSTMSchedulerConfig = LSTMSchedulerConfig()
+
+
+class ScaleByCeloAdamState(NamedTuple):
+    """State of `scale_by_celo_adam`.
+
+    Attributes:
+      count: steps taken, int32 ().
+      momentum: a tree like the parameters, accumulator_dtype.
+      second_moment: a tree like the parameters, accumulator_dtype.
+      scheduler: state of the scheduler.
+    """
+
+    count: Any
+    momentum: Any
+    second_moment: Any
+    scheduler: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class CeloAdam:
+    """The `celo_core.protocols.LearnedOptimizer` of Celo-Adam; theta: ``{"scheduler": ...}``."""
+
+    config: CeloAdamConfig = CeloAdamConfig()
+    name = "celo_adam"
+    config_class = CeloAdamConfig
+
+    def init(self, key: Array) -> dict[str, Any]:
+        """Random meta-parameters, float32."""
+        return {"scheduler": LSTMScheduler(self.config.scheduler).init(key)}
+
+    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        """The whole optimizer; see `celo_adam`."""
+        return celo_adam(theta, num_steps, config=self.config, **kwargs)
+
+
+@functools.cache
+def _theta_shapes(config: CeloAdamConfig) -> Any:
+    return jax.eval_shape(CeloAdam(config).init, jax.random.key(0))
+
+
+def scale_by_celo_adam(
+    theta: Any,
+    num_steps: Any,
+    *,
+    config: CeloAdamConfig = CeloAdamConfig(),
+    accumulator_dtype: Any = jnp.float32,
+) -> optax.GradientTransformationExtraArgs:
+    """Rescales gradients to Celo-Adam's step (to be subtracted from the parameters).
+
+    Arguments, treatment of non-finite numbers and errors are those of `celo_core.scale_by_celo`.
+    """
+    theta = checks.check_theta(theta, _theta_shapes(config), "celo_adam")
+    checks.check_num_steps(num_steps)
+    scheduler = LSTMScheduler(config.scheduler)
+
+    def init(params: Any) -> ScaleByCeloAdamState:
+        checks.check_params(params)
+        return ScaleByCeloAdamState(
+            count=jnp.zeros((), jnp.int32),
+            momentum=_common.zeros_like(params, accumulator_dtype),
+            second_moment=_common.zeros_like(params, accumulator_dtype),
+            scheduler=scheduler.init_state(theta["scheduler"]),
+        )
+
+    def update(
+        updates: Any, state: ScaleByCeloAdamState, params: Any = None, *, value: Any = None, **extra_args: Any
+    ) -> tuple[Any, ScaleByCeloAdamState]:
+        del extra_args
+        checks.check_update_arguments(params, value, "celo_adam")
+        multiplier, scheduler_state = scheduler.step(theta["scheduler"], state.scheduler, state.count, value, num_steps)
+        count = optax.safe_increment(state.count)
+        k = count.astype(jnp.float32)
+        # 1 - b^k without the cancellation at small k.
+        correction1, correction2 = (-jnp.expm1(k * jnp.log(jnp.float32(b))) for b in (config.b1, config.b2))
+
+        def one(g: Array, p: Array, m: Array, v: Array) -> tuple[Array, Array, Array]:
+            del p  # the step does not depend on it; `params` is asked for so that all architectures are called alike
+            gradient = _common.finite_gradient(g, config.gradient_clip)
+            new_m = accumulators.decay_average(m, gradient, config.b1)
+            new_v = accumulators.decay_average(v, jnp.square(gradient), config.b2)
+            direction = (new_m / correction1) / (config.eps + jnp.sqrt(new_v / correction2 + config.eps_root))
+            step = multiplier * config.step_scale * direction
+            return _common.cast_finite(step, g.dtype), new_m.astype(m.dtype), new_v.astype(v.dtype)
+
+        steps, momentum, second_moment = _common.map_tensors(one, updates, params, state.momentum, state.second_moment)
+        return steps, ScaleByCeloAdamState(count, momentum, second_moment, scheduler_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def celo_adam(
+    theta: Any,
+    num_steps: Any,
+    *,
+    weight_decay: float = 0.0,
+    mask: Any | Callable[[Any], Any] | None = None,
+    config: CeloAdamConfig = CeloAdamConfig(),
+    accumulator_dtype: Any = jnp.float32,
+) -> optax.GradientTransformationExtraArgs:
+    """The Celo-Adam optimizer; arguments as for `celo_core.celo`."""
+    direction = scale_by_celo_adam(theta, num_steps, config=config, accumulator_dtype=accumulator_dtype)
+    return _common.descend(direction, weight_decay, mask)

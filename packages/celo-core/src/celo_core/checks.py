@@ -1,0 +1,88 @@
+"""Errors at the border: each says in one sentence what was wrong and what to do."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def flatten_theta(theta: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of a nested mapping by path, e.g. ``{"update_rule/output/bias": array}``."""
+    if not isinstance(theta, Mapping):
+        return {prefix: theta}
+    leaves: dict[str, Any] = {}
+    for name, value in theta.items():
+        leaves.update(flatten_theta(value, f"{prefix}/{name}" if prefix else str(name)))
+    return leaves
+
+
+def unflatten_theta(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of `flatten_theta`."""
+    theta: dict[str, Any] = {}
+    for path, value in leaves.items():
+        *parents, name = path.split("/")
+        node = theta
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return theta
+
+
+def check_theta(theta: Any, expected: Any, architecture: str) -> Any:
+    """Checks names and shapes of ``theta`` and returns it as float32 arrays.
+
+    Args:
+      theta: nested mapping of arrays.
+      expected: nested mapping of the same structure whose leaves have a ``shape``.
+      architecture: name for the message.
+
+    Raises:
+      ValueError: a leaf is missing, superfluous, misshapen or not a real number.
+    """
+    found, wanted = flatten_theta(theta), flatten_theta(expected)
+    hint = f"pass the theta and the config that belong together, as celo_zoo.load or {architecture}'s init returns them"
+    if missing := sorted(set(wanted) - set(found)):
+        raise ValueError(f"theta is not one of {architecture!r}: it lacks {', '.join(missing)}; {hint}.")
+    if extra := sorted(set(found) - set(wanted)):
+        raise ValueError(f"theta is not one of {architecture!r}: it has unknown leaves {', '.join(extra)}; {hint}.")
+    for path, leaf in found.items():
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(f"theta leaf {path!r} has dtype {jnp.result_type(leaf)}, not a floating one; {hint}.")
+        if np.shape(leaf) != wanted[path].shape:
+            raise ValueError(f"theta leaf {path!r} has shape {np.shape(leaf)}, not {wanted[path].shape}; {hint}.")
+    return unflatten_theta({path: jnp.asarray(leaf, jnp.float32) for path, leaf in found.items()})
+
+
+def check_num_steps(num_steps: Any) -> None:
+    """Raises ValueError unless ``num_steps`` is a scalar of at least 1 (a traced value can be checked for shape only)."""
+    if num_steps is None or isinstance(num_steps, (bool, str)) or np.ndim(num_steps) != 0:
+        raise ValueError(f"num_steps must be one number, the planned length of training in steps, not {num_steps!r}.")
+    if not isinstance(num_steps, jax.core.Tracer) and not float(num_steps) >= 1:
+        raise ValueError(f"num_steps must be at least 1, the planned length of training in steps, not {num_steps}.")
+
+
+def check_params(params: Any) -> None:
+    """Raises TypeError if a leaf is not real floating point (None and MaskedNode are not leaves)."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            name = jax.tree_util.keystr(path) or "params"
+            raise TypeError(
+                f"parameter {name} has dtype {dtype}, but a learned optimizer updates real floating-point arrays only: "
+                "leave it out with optax.masked or optax.partition."
+            )
+
+
+def check_update_arguments(params: Any, value: Any, name: str) -> None:
+    """Raises ValueError with the way to pass them if ``params`` or ``value`` is missing or ``value`` is not a scalar."""
+    if params is None:
+        raise ValueError(f"{name} needs the parameters: call update(grads, state, params, value=loss).")
+    if value is None:
+        raise ValueError(
+            f"{name} needs the loss of this step: call update(grads, state, params, value=loss); with flax.nnx.Optimizer call "
+            "optimizer.update(model, grads, value=loss), and with linen's TrainState use celo_core.TrainState."
+        )
+    if np.ndim(value) != 0:
+        raise ValueError(f"{name} needs a scalar loss as value, not one of shape {np.shape(value)}: pass its mean.")

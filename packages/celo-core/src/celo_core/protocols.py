@@ -1,0 +1,81 @@
+"""The three protocols of Celo. They are structural: nothing needs to inherit from them."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import optax
+
+Array = jax.Array
+PyTree = Any
+Theta = dict[str, Any]
+"""Meta-parameters: a plain nested dict of float32 arrays."""
+
+
+@runtime_checkable
+class LearnedOptimizer(Protocol):
+    """A learned optimizer's architecture: how to make meta-parameters, and an Optax optimizer from them."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the registry."""
+        ...
+
+    @property
+    def config(self) -> Any:
+        """A frozen dataclass that, with theta, is enough to rebuild the optimizer."""
+        ...
+
+    def init(self, key: Array) -> Theta:
+        """Random meta-parameters."""
+        ...
+
+    def build(self, theta: Theta, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        """The Optax optimizer for a training of ``num_steps`` steps; pure in ``theta``, which may be traced."""
+        ...
+
+
+@runtime_checkable
+class TaskFamily(Protocol):
+    """A distribution over training problems. All functions but ``load`` are pure and can be traced, jitted and vmapped."""
+
+    @property
+    def name(self) -> str:
+        """Name in results and logs."""
+        ...
+
+    def load(self) -> PyTree:
+        """The data: a tree of arrays. Called once, outside jit; what it returns is passed to ``batch``."""
+        ...
+
+    def sample(self, key: Array) -> PyTree:
+        """Draws a task: its config, a tree of arrays of fixed shapes (empty where all tasks are alike)."""
+        ...
+
+    def init(self, key: Array, config: PyTree) -> tuple[PyTree, PyTree]:
+        """Initial parameters and model state (such as batch statistics; ``None`` where there is none)."""
+        ...
+
+    def batch(self, key: Array, config: PyTree, data: PyTree) -> PyTree:
+        """A random training batch."""
+        ...
+
+    def loss(self, params: PyTree, model_state: PyTree, key: Array, config: PyTree, batch: PyTree) -> tuple[Array, PyTree]:
+        """Scalar loss on a batch, and the new model state."""
+        ...
+
+    def normalizer(self, loss: Array) -> Array:
+        """Maps a loss, possibly non-finite, to a finite number that is comparable across tasks."""
+        ...
+
+
+@runtime_checkable
+class GradientEstimator(Protocol):
+    """An estimator of the gradient of a meta-loss with respect to theta."""
+
+    def init(self, key: Array, theta: Theta) -> PyTree:
+        """State: the inner problems in progress, and what the estimator remembers of its perturbations."""
+        ...
+
+    def estimate(self, key: Array, theta: Theta, state: PyTree, data: PyTree) -> tuple[tuple[Theta, Array, dict[str, Array]], PyTree]:
+        """One estimate: ``(gradient, meta_loss, info), state``. ``data`` is what the task family's ``load`` returned."""
+        ...

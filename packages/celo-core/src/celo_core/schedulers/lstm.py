@@ -1,0 +1,127 @@
+"""The LSTM scheduler: one step-size multiplier per training step, from time and the loss curve alone.
+
+Source: Celo (arXiv 2501.12670, section 3). Its inputs depend on no tensor, so it is evaluated once per step.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from celo_core.schedulers.loss_features import (
+    TIME_THRESHOLDS,
+    LossBuffer,
+    init_loss_buffer,
+    time_features,
+    update_loss_buffer,
+)
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LSTMSchedulerConfig:
+    """Shape of the LSTM scheduler.
+
+    Attributes:
+      hidden_size: units of the LSTM.
+      num_timescales: running means of the loss; one fewer loss features.
+      multiplier: the multiplier is ``multiplier * exp(output)``.
+    """
+
+    hidden_size: int = 64
+    num_timescales: int = 10
+    multiplier: float = 0.1
+
+    @property
+    def num_inputs(self) -> int:
+        """Length of the input vector."""
+        return len(TIME_THRESHOLDS) + self.num_timescales - 1
+
+
+class LSTMSchedulerState(NamedTuple):
+    """Memory of the scheduler.
+
+    Attributes:
+      losses: running means of the loss.
+      hidden: float32 (hidden_size,).
+      cell: float32 (hidden_size,).
+    """
+
+    losses: LossBuffer
+    hidden: Any
+    cell: Any
+
+
+class LSTMNetwork(nn.Module):
+    """``x' = W_a x + relu(W_b x + b_b) + b_a``, an LSTM on x', and a linear read-out of its hidden state.
+
+    All four gates (input, cell, forget, output) are one product ``[x', h] @ kernel``; the forget gate has an extra +1.
+    """
+
+    config: LSTMSchedulerConfig
+
+    @nn.compact
+    def __call__(self, x: Array, hidden: Array, cell: Array) -> tuple[Array, Array, Array]:
+        """Maps the input (num_inputs,) and the LSTM's state (hidden_size,) twice to the log multiplier and a new state."""
+        size = self.config.hidden_size
+        pooled = nn.relu(nn.Dense(size, name="pooled_input")(x))
+        x = nn.Dense(size, name="input")(x) + pooled
+        gates = nn.Dense(4 * size, name="gates")(jnp.concatenate([x, hidden]))
+        input_gate, candidate, forget_gate, output_gate = jnp.split(gates, 4)
+        cell = nn.sigmoid(forget_gate + 1.0) * cell + nn.sigmoid(input_gate) * jnp.tanh(candidate)
+        hidden = nn.sigmoid(output_gate) * jnp.tanh(cell)
+        return nn.Dense(1, name="step_size")(hidden)[0], hidden, cell
+
+
+@dataclasses.dataclass(frozen=True)
+class LSTMScheduler:
+    """Scheduler of Celo and Celo-Adam.
+
+    theta: ``{"network": {"input", "pooled_input", "gates", "step_size"}, "initial_hidden", "initial_cell"}``.
+    """
+
+    config: LSTMSchedulerConfig = LSTMSchedulerConfig()
+
+    def init(self, key: Array) -> dict[str, Any]:
+        """Random theta whose multiplier starts near 1, so that the update rule trained without it is where training begins."""
+        config = self.config
+        zeros = jnp.zeros((config.hidden_size,), jnp.float32)
+        variables = LSTMNetwork(config).init(key, jnp.zeros((config.num_inputs,), jnp.float32), zeros, zeros)
+        network = dict(variables["params"])
+        bias = jnp.full((1,), -jnp.log(config.multiplier), jnp.float32)
+        network["step_size"] = {"kernel": 0.1 * network["step_size"]["kernel"], "bias": bias}
+        return {"network": network, "initial_hidden": zeros, "initial_cell": jnp.zeros_like(zeros)}
+
+    def init_state(self, theta: dict[str, Any]) -> LSTMSchedulerState:
+        """State before the first step."""
+        return LSTMSchedulerState(
+            losses=init_loss_buffer(self.config.num_timescales),
+            hidden=jnp.array(theta["initial_hidden"], jnp.float32),
+            cell=jnp.array(theta["initial_cell"], jnp.float32),
+        )
+
+    def step(
+        self, theta: dict[str, Any], state: LSTMSchedulerState, count: Array, value: Array, num_steps: Array
+    ) -> tuple[Array, LSTMSchedulerState]:
+        """Multiplier for this step.
+
+        Args:
+          theta: the scheduler's meta-parameters.
+          state: memory.
+          count: steps taken before this one, int32 ().
+          value: loss of this step, scalar.
+          num_steps: planned length of training, scalar, possibly traced.
+
+        Returns:
+          ``(multiplier, state)``; the multiplier is a float32 scalar, ``0.1 * exp(linear(h))``.
+        """
+        num_steps = jnp.asarray(num_steps, jnp.float32)
+        losses, loss_features = update_loss_buffer(state.losses, value, num_steps)
+        inputs = jnp.concatenate([time_features(count.astype(jnp.float32) / num_steps), loss_features])
+        log_multiplier, hidden, cell = LSTMNetwork(self.config).apply(
+            {"params": theta["network"]}, inputs, state.hidden, state.cell
+        )
+        return self.config.multiplier * jnp.exp(log_multiplier), LSTMSchedulerState(losses, hidden, cell)
