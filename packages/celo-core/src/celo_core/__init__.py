@@ -12,11 +12,14 @@ from celo_core.architectures.celo_adam import CeloAdamConfig as CeloAdamConfig
 from celo_core.architectures.celo_adam import ScaleByCeloAdamState as ScaleByCeloAdamState
 from celo_core.architectures.celo_adam import celo_adam as celo_adam
 from celo_core.architectures.celo_adam import scale_by_celo_adam as scale_by_celo_adam
+from celo_core.estimators import TruncatedPES as TruncatedPES
 from celo_core.protocols import GradientEstimator as GradientEstimator
 from celo_core.protocols import LearnedOptimizer as LearnedOptimizer
 from celo_core.protocols import TaskFamily as TaskFamily
 from celo_core.schedulers import LSTMScheduler as LSTMScheduler
 from celo_core.schedulers import LSTMSchedulerConfig as LSTMSchedulerConfig
+from celo_core.truncation import ConstantLength as ConstantLength
+from celo_core.truncation import LogUniformLength as LogUniformLength
 from celo_core.training import TrainState as TrainState
 
 __version__ = "0.1.0"

@@ -1,0 +1,83 @@
+"""Checkpoints of a run: one npz file, written atomically, read without pickle.
+
+The leaves of a tree are stored in order. The tree's structure is not stored: the reader gives an example (which
+``jax.eval_shape`` makes for nothing), and every shape and dtype is checked against it.
+"""
+
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def save_checkpoint(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -> None:
+    """Writes a tree of arrays and JSON metadata; the file appears whole or not at all.
+
+    Raises:
+      OSError: the file could not be written; an older one at ``path`` is still there.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {f"leaf_{i:05d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+    header = np.frombuffer(json.dumps(dict(metadata), sort_keys=True).encode(), np.uint8)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, metadata=header, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON metadata of a checkpoint.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is not a checkpoint, or is damaged.
+    """
+    with _open(path) as archive:
+        return json.loads(archive["metadata"].tobytes())
+
+
+def load_checkpoint(path: str | os.PathLike[str], example: Any) -> Any:
+    """The tree of a checkpoint, as NumPy arrays in the structure of ``example``.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, or holds other shapes or dtypes than ``example``.
+    """
+    leaves, treedef = jax.tree.flatten(example)
+    with _open(path) as archive:
+        if len(archive.files) != len(leaves) + 1:
+            raise ValueError(
+                f"checkpoint {path} holds {len(archive.files) - 1} arrays, not the {len(leaves)} of this run: "
+                "resume with the settings that it was written with, or start in another folder."
+            )
+        arrays = [archive[f"leaf_{i:05d}"] for i in range(len(leaves))]
+    for index, (array, leaf) in enumerate(zip(arrays, leaves, strict=True)):
+        if array.shape != leaf.shape or array.dtype != leaf.dtype:
+            raise ValueError(
+                f"checkpoint {path}: array {index} is {array.dtype}{array.shape}, not {leaf.dtype}{leaf.shape}: "
+                "resume with the settings that it was written with, or start in another folder."
+            )
+    return treedef.unflatten(arrays)
+
+
+def _open(path: str | os.PathLike[str]) -> Any:
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}: check the folder, or start a new run.")
+    try:
+        archive = np.load(path, allow_pickle=False)
+        archive["metadata"]
+        return archive
+    except Exception as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({error}): delete it to start anew.") from error

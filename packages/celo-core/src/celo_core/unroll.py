@@ -1,0 +1,80 @@
+"""Inner problems: a network in training under a learned optimizer, as a pure function of theta."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
+
+Array = jax.Array
+
+
+class Trainee(NamedTuple):
+    """A network in training.
+
+    Attributes:
+      params: its parameters.
+      model_state: state of its layers such as batch statistics, or ``None``.
+      opt_state: state of the optimizer.
+    """
+
+    params: Any
+    model_state: Any
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class InnerProblem:
+    """A task family under a learned optimizer."""
+
+    architecture: LearnedOptimizer
+    family: TaskFamily
+
+    def init(self, theta: Theta, key: Array, config: Any, num_steps: Any) -> Trainee:
+        """A freshly initialised network for a training of ``num_steps`` steps."""
+        params, model_state = self.family.init(key, config)
+        return Trainee(params, model_state, self.architecture.build(theta, num_steps).init(params))
+
+    def step(
+        self, theta: Theta, trainee: Trainee, key: Array, config: Any, batch: Any, num_steps: Any
+    ) -> tuple[Trainee, Array]:
+        """One training step; returns the new trainee and the loss before the step."""
+
+        def loss_function(params: Any) -> tuple[Array, Any]:
+            return self.family.loss(params, trainee.model_state, key, config, batch)
+
+        (loss, model_state), gradients = jax.value_and_grad(loss_function, has_aux=True)(trainee.params)
+        optimizer = self.architecture.build(theta, num_steps)
+        updates, opt_state = optimizer.update(gradients, trainee.opt_state, trainee.params, value=loss)
+        return Trainee(optax.apply_updates(trainee.params, updates), model_state, opt_state), loss
+
+
+def train(
+    problem: InnerProblem, theta: Theta, key: Array, config: Any, data: Any, num_steps: int
+) -> tuple[Trainee, Array]:
+    """Trains one network from its initialisation.
+
+    Args:
+      problem: what is trained and by which architecture.
+      theta: meta-parameters.
+      key: PRNG key for the initialisation and the batches.
+      config: task config from ``family.sample``.
+      data: what ``family.load`` returned.
+      num_steps: number of steps, static.
+
+    Returns:
+      The trained network and its normalised training losses, float32 (num_steps,).
+    """
+    key_init, key_steps = jax.random.split(key)
+    trainee = problem.init(theta, key_init, config, num_steps)
+
+    def body(carry: Trainee, key_step: Array) -> tuple[Trainee, Array]:
+        key_batch, key_loss = jax.random.split(key_step)
+        batch = problem.family.batch(key_batch, config, data)
+        new, loss = problem.step(theta, carry, key_loss, config, batch, num_steps)
+        return new, problem.family.normalizer(loss).astype(jnp.float32)
+
+    return jax.lax.scan(body, trainee, jax.random.split(key_steps, num_steps))

@@ -1,0 +1,121 @@
+"""Picture data sets by name: prepared arrays, tensorflow-datasets, or what the package brings along."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+from celo_tasks.datasets.prepared import ImageData as ImageData
+from celo_tasks.datasets.prepared import read_prepared
+
+Source = Literal["auto", "prepared", "tfds", "embedded"]
+SOURCES: tuple[Source, ...] = ("auto", "prepared", "tfds", "embedded")
+
+
+class ImageSpec(NamedTuple):
+    """What a named picture data set is, and where it can be had."""
+
+    shape: tuple[int, ...]
+    """One picture."""
+    num_classes: int
+    tfds_name: str | None = None
+    """The tensorflow-datasets set that it is made from."""
+    every_tenth_class: bool = False
+    """Keeps the classes 0, 10, ..., 90 only, as 0..9."""
+    embedded: bool = False
+    """Comes with the package or its dependencies, with no download."""
+
+
+IMAGE_SPECS: Mapping[str, ImageSpec] = MappingProxyType(
+    {
+        "mnist_8x8": ImageSpec((8, 8), 10, "mnist"),
+        "fashion_mnist_8x8": ImageSpec((8, 8), 10, "fashion_mnist"),
+        "cifar10_8x8": ImageSpec((8, 8), 10, "cifar10"),
+        "svhn_cropped_8x8": ImageSpec((8, 8), 10, "svhn_cropped"),
+        "cifar100_8x8": ImageSpec((8, 8), 100, "cifar100"),
+        "cifar100_10of100_8x8": ImageSpec((8, 8), 10, "cifar100", every_tenth_class=True),
+        "mnist_28": ImageSpec((28, 28), 10, "mnist"),
+        "fashion_mnist_28": ImageSpec((28, 28), 10, "fashion_mnist"),
+        "digits_8x8": ImageSpec((8, 8), 10, embedded=True),
+        "fashion_mnist_small_8x8": ImageSpec((8, 8), 10, embedded=True),
+        "fashion_mnist_small_28": ImageSpec((28, 28), 10, embedded=True),
+    }
+)
+"""The data sets known by name."""
+
+
+def _from_prepared(name: str, spec: ImageSpec | None, data_dir: Path | None) -> ImageData | None:
+    if data_dir is None:
+        return None
+    path = data_dir / f"{name}.npz"
+    return read_prepared(path, spec.shape if spec else None) if path.is_file() else None
+
+
+def _from_tfds(name: str, spec: ImageSpec | None, data_dir: Path | None) -> ImageData | None:
+    if spec is None or spec.tfds_name is None:
+        return None
+    from celo_tasks.datasets.tfds_images import read_tfds  # imports tensorflow-datasets, which is slow
+
+    return read_tfds(name)
+
+
+def _from_embedded(name: str, spec: ImageSpec | None, data_dir: Path | None) -> ImageData | None:
+    if spec is None or not spec.embedded:
+        return None
+    from celo_tasks.datasets.embedded_images import load_embedded
+
+    return load_embedded(name)
+
+
+_READERS: Mapping[str, Callable[[str, ImageSpec | None, Path | None], ImageData | None]] = MappingProxyType(
+    {"prepared": _from_prepared, "tfds": _from_tfds, "embedded": _from_embedded}
+)
+
+
+def _absent(name: str, source: Source, data_dir: Path | None) -> str:
+    """One sentence: what was looked for, and how to get it."""
+    looked = f"Data set {name!r} was not found"
+    if source != "auto":
+        looked += f" in source {source!r}"
+    if data_dir is not None and source in ("auto", "prepared"):
+        looked += f" ({data_dir / f'{name}.npz'} does not exist)"
+    if name not in IMAGE_SPECS:
+        return f"{looked}: give a --data-dir that has {name}.npz, or one of {', '.join(IMAGE_SPECS)}."
+    if IMAGE_SPECS[name].tfds_name is None:
+        return f"{looked}: it comes with the package, so use source='auto' or 'embedded'."
+    offline = ", ".join(known for known, spec in IMAGE_SPECS.items() if spec.embedded)
+    return (
+        f"{looked}: run `celo-tasks prepare {name}`, give a --data-dir that has {name}.npz, "
+        f"or use a data set that needs no download ({offline})."
+    )
+
+
+def load_images(name: str, *, data_dir: str | os.PathLike[str] | None = None, source: Source = "auto") -> ImageData:
+    """Loads a picture data set. Never downloads.
+
+    With ``source="auto"`` the first that has it is taken: ``<data_dir>/<name>.npz``; tensorflow-datasets, where the
+    set lies prepared (in array_record format) in its data directory on this machine; what comes with the package.
+
+    Args:
+        name: a name in ``IMAGE_SPECS``, or that of any npz in ``data_dir``.
+        data_dir: folder of prepared arrays: npz with x_train, y_train, x_test, y_test, all uint8.
+        source: "auto", or the only place to look in: "prepared" (``data_dir``), "tfds" or "embedded".
+
+    Returns:
+        The pictures, uint8 (N, H, W) or (N, H, W, 3), and the labels, uint8 (N,).
+
+    Raises:
+        FileNotFoundError: where no source has the set; the message says how to get it.
+        ValueError: for an unknown source, or a prepared file that is not as it should be.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"Unknown source {source!r}: use one of {', '.join(SOURCES)}.")
+    folder = None if data_dir is None else Path(data_dir).expanduser()
+    spec = IMAGE_SPECS.get(name)
+    for reader_name, reader in _READERS.items():
+        if source in ("auto", reader_name):
+            data = reader(name, spec, folder)
+            if data is not None:
+                return data
+    raise FileNotFoundError(_absent(name, source, folder))

@@ -1,0 +1,152 @@
+"""Picture data sets from tensorflow-datasets, read without tensorflow (array_record files)."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from celo_tasks.datasets.images import IMAGE_SPECS, ImageSpec
+from celo_tasks.datasets.prepared import ImageData, Uint8, write_prepared
+from celo_tasks.datasets.resize import to_grey, to_grey_8x8
+
+_FILE_FORMAT = "array_record"  # the one that is read without tensorflow
+_CHUNK = 1024  # records decoded at a time: the full-size pictures never lie in memory all at once
+
+
+def _data_dir(given: str | os.PathLike[str] | None) -> str | None:
+    """The directory to hand to tfds, which itself reads the variable only when it is first imported."""
+    return os.fspath(given) if given is not None else os.environ.get("TFDS_DATA_DIR")
+
+
+def _convert(images: Uint8, spec: ImageSpec) -> Uint8:
+    return to_grey_8x8(images) if spec.shape == (8, 8) else to_grey(images)
+
+
+def _chunks(records: Any) -> Iterator[tuple[Uint8, Uint8]]:
+    for start in range(0, len(records), _CHUNK):
+        rows = records.__getitems__(range(start, min(start + _CHUNK, len(records))))
+        yield np.stack([row["image"] for row in rows]), np.array([row["label"] for row in rows], np.uint8)
+
+
+def _read_split(records: Any, spec: ImageSpec) -> tuple[Uint8, Uint8]:
+    """Pictures and labels of one split, in the order of the files."""
+    images, labels = [np.empty((0, *spec.shape), np.uint8)], [np.empty(0, np.uint8)]
+    for image, label in _chunks(records):
+        if spec.every_tenth_class:
+            kept = label % 10 == 0
+            image, label = image[kept], label[kept] // 10
+        images.append(_convert(image, spec))
+        labels.append(label)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _read(builder: Any, spec: ImageSpec) -> ImageData:
+    splits = (_read_split(builder.as_data_source(split), spec) for split in ("train", "test"))
+    (x_train, y_train), (x_test, y_test) = splits
+    return ImageData(x_train, y_train, x_test, y_test)
+
+
+def _find(name: str, data_dir: str | None) -> Any | None:
+    """The builder of a set that lies prepared on this machine, in whatever file format; None where there is none."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        return None
+
+
+def _spec(name: str) -> ImageSpec:
+    spec = IMAGE_SPECS.get(name)
+    if spec is None or spec.tfds_name is None:
+        known = ", ".join(each for each, its in IMAGE_SPECS.items() if its.tfds_name)
+        raise ValueError(f"Data set {name!r} is not made from tensorflow-datasets: use one of {known}.")
+    return spec
+
+
+def _is_readable(builder: Any) -> bool:
+    return bool(builder.info.file_format.value == _FILE_FORMAT)
+
+
+def read_tfds(name: str, *, tfds_data_dir: str | os.PathLike[str] | None = None) -> ImageData | None:
+    """Reads a set that tensorflow-datasets has prepared on this machine. Downloads nothing.
+
+    Args:
+        name: a name in ``IMAGE_SPECS`` that has a ``tfds_name``.
+        tfds_data_dir: the data directory of tensorflow-datasets; by default the environment variable
+            TFDS_DATA_DIR, else its own default (~/tensorflow_datasets).
+
+    Returns:
+        The converted pictures, or None where the set does not lie there in array_record format.
+
+    Raises:
+        ValueError: for another name.
+    """
+    spec = _spec(name)
+    builder = _find(str(spec.tfds_name), _data_dir(tfds_data_dir))
+    return _read(builder, spec) if builder is not None and _is_readable(builder) else None
+
+
+def _lacks_tensorflow(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is that tensorflow is not installed."""
+    while error is not None:
+        if isinstance(error, ImportError) and "tensorflow'" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _download(tfds_name: str, data_dir: str | None) -> Any:
+    """Downloads a set and writes it as array_record files; shows tfds's own progress bars."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(tfds_name, data_dir=data_dir)
+    config = tfds.download.DownloadConfig(try_download_gcs=False)  # the bucket's ready-made files are tfrecord
+    try:
+        builder.download_and_prepare(file_format=_FILE_FORMAT, download_config=config)
+    except Exception as error:
+        if _lacks_tensorflow(error):
+            raise RuntimeError(
+                f"tensorflow-datasets needs tensorflow once, to prepare {tfds_name!r}: run "
+                "`pip install 'celo-tasks[prepare]'` and try again (what was downloaded is kept)."
+            ) from error
+        raise
+    return builder
+
+
+def prepare(
+    name: str, *, out_dir: str | os.PathLike[str], tfds_data_dir: str | os.PathLike[str] | None = None
+) -> Path:
+    """Downloads a data set with tensorflow-datasets, converts it and writes ``<out_dir>/<name>.npz``.
+
+    What tensorflow-datasets has prepared before is not downloaded again. The file appears complete or not at all.
+
+    Args:
+        name: a name in ``IMAGE_SPECS`` that has a ``tfds_name``.
+        out_dir: folder for the npz, to be given to ``load_images`` as ``data_dir``.
+        tfds_data_dir: the data directory of tensorflow-datasets; by default the environment variable
+            TFDS_DATA_DIR, else its own default (~/tensorflow_datasets).
+
+    Returns:
+        The path of the npz.
+
+    Raises:
+        ValueError: for another name, or where the set lies there already in a format that cannot be read
+            without tensorflow.
+        RuntimeError: where tensorflow-datasets itself needs tensorflow to prepare the set, and it is not installed.
+    """
+    spec, data_dir = _spec(name), _data_dir(tfds_data_dir)
+    tfds_name = str(spec.tfds_name)
+    builder = _find(tfds_name, data_dir)
+    if builder is None:
+        builder = _download(tfds_name, data_dir)
+    if not _is_readable(builder):
+        raise ValueError(
+            f"{builder.data_dir} holds {tfds_name!r} as {builder.info.file_format.value}, not {_FILE_FORMAT}: "
+            "give another directory for tensorflow-datasets (--tfds-data-dir), to prepare it there again."
+        )
+    path = Path(out_dir).expanduser() / f"{name}.npz"
+    write_prepared(path, _read(builder, spec))
+    return path

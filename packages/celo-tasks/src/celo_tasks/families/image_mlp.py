@@ -1,0 +1,109 @@
+"""Classification of small grey images by a multilayer perceptron: the tasks Celo is meta-trained on.
+
+Source: Celo (arXiv 2501.12670, section 4): one hidden layer of 32 ReLU units on 8x8 images, batch 64, cross entropy,
+truncated-normal initialisation with standard deviation 1/sqrt(fan_in), zero biases, pixels in [0, 1].
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from einops import rearrange
+
+from celo_tasks import datasets
+
+Array = jax.Array
+
+
+def fan_in_normal(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    """Normal numbers truncated at two standard deviations and scaled by 1/sqrt(fan_in); fan_in is all but the last axis."""
+    scale = 1.0 / math.sqrt(math.prod(shape[:-1]))
+    return scale * jax.random.truncated_normal(key, -2.0, 2.0, tuple(shape), dtype)
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU between them, on flat inputs (batch, inputs)."""
+
+    hidden_sizes: Sequence[int]
+    num_outputs: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns logits (batch, num_outputs)."""
+        for size in self.hidden_sizes:
+            x = nn.relu(nn.Dense(size, kernel_init=fan_in_normal)(x))
+        return nn.Dense(self.num_outputs, kernel_init=fan_in_normal)(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageMLP:
+    """A `celo_core.TaskFamily`: a task is one of several image sets of the same shape, picked at random.
+
+    Attributes:
+      datasets: names known to `celo_tasks.datasets.load_images`.
+      hidden_sizes: widths of the hidden layers.
+      batch_size: images per batch.
+      num_classes: logits.
+      image_shape: shape of an image.
+      data_dir: folder with prepared arrays, or ``None``.
+    """
+
+    datasets: tuple[str, ...]
+    hidden_sizes: tuple[int, ...] = (32,)
+    batch_size: int = 64
+    num_classes: int = 10
+    image_shape: tuple[int, ...] = (8, 8)
+    data_dir: str | None = None
+
+    @property
+    def name(self) -> str:
+        """E.g. ``"mlp_32_mnist_8x8"``."""
+        return "_".join(["mlp", *map(str, self.hidden_sizes), *self.datasets])
+
+    def load(self) -> dict[str, np.ndarray]:
+        """Training images uint8 (N, pixels) of all sets after one another, labels, and where each set begins and its size."""
+        sets = [datasets.load_images(name, data_dir=self.data_dir) for name in self.datasets]
+        images = [rearrange(one.x_train, "n ... -> n (...)") for one in sets]
+        sizes = np.asarray([len(x) for x in images], np.int32)
+        return {
+            "images": np.concatenate(images),
+            "labels": np.concatenate([one.y_train for one in sets]),
+            "offset": np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32),
+            "size": sizes,
+        }
+
+    def sample(self, key: Array) -> dict[str, Array]:
+        """``{"dataset": int32 ()}``, uniform."""
+        return {"dataset": jax.random.randint(key, (), 0, len(self.datasets), jnp.int32)}
+
+    def init(self, key: Array, config: Any) -> tuple[Any, None]:
+        """Parameters of the network; there is no model state."""
+        del config
+        return self._network().init(key, jnp.zeros((1, math.prod(self.image_shape))))["params"], None
+
+    def batch(self, key: Array, config: Any, data: Any) -> tuple[Array, Array]:
+        """Images float32 (batch, pixels) in [0, 1] and labels int32 (batch,)."""
+        index = jax.random.randint(key, (self.batch_size,), 0, data["size"][config["dataset"]])
+        index = index + data["offset"][config["dataset"]]
+        return data["images"][index].astype(jnp.float32) / 255.0, data["labels"][index].astype(jnp.int32)
+
+    def loss(self, params: Any, model_state: None, key: Array, config: Any, batch: tuple[Array, Array]) -> tuple[Array, None]:
+        """Mean cross entropy in nats."""
+        del key, config
+        images, labels = batch
+        logits = self._network().apply({"params": params}, images)
+        return jnp.mean(optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, self.num_classes))), model_state
+
+    def normalizer(self, loss: Array) -> Array:
+        """Loss clipped to [0, 1.5 log classes]; non-finite counts as the upper end (as the public task library does)."""
+        limit = 1.5 * math.log(self.num_classes)
+        return jnp.clip(jnp.nan_to_num(loss, nan=limit, posinf=limit, neginf=limit), 0.0, limit)
+
+    def _network(self) -> MLP:
+        return MLP(self.hidden_sizes, self.num_classes)
