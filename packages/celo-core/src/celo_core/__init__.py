@@ -18,8 +18,8 @@ from celo_core.protocols import LearnedOptimizer as LearnedOptimizer
 from celo_core.protocols import TaskFamily as TaskFamily
 from celo_core.schedulers import LSTMScheduler as LSTMScheduler
 from celo_core.schedulers import LSTMSchedulerConfig as LSTMSchedulerConfig
+from celo_core.training import TrainState as TrainState
 from celo_core.truncation import ConstantLength as ConstantLength
 from celo_core.truncation import LogUniformLength as LogUniformLength
-from celo_core.training import TrainState as TrainState
 
 __version__ = "0.1.0"

@@ -27,7 +27,7 @@ FACTORED_FLOOR = 1e-30
 
 
 class FactoredMoment(NamedTuple):
-    """Factored second moments of one decay for one tensor.
+    """Factored second moments of one decay for one tensor (or, in an optimizer's state, tuples of trees of these).
 
     Attributes:
       row: mean over the largest axis ``d0`` (shape of the tensor without ``d0``); for rank < 2 the full moment.
@@ -49,14 +49,32 @@ def factored_axes(shape: Sequence[int]) -> tuple[int, int] | None:
     return int(order[-2]), int(order[-1])
 
 
-def init_factored(shape: Sequence[int], dtype: Any) -> FactoredMoment:
-    """Zero factored moments for a tensor of ``shape``."""
-    axes = factored_axes(shape)
+def init_factored(parameter: Array, dtype: Any) -> FactoredMoment:
+    """Zero factored moments for a tensor.
+
+    They are made by the reductions that update them, so that they are sharded as the updated ones will be.
+    """
+    zeros = jnp.zeros_like(parameter, dtype=dtype)
+    axes = factored_axes(zeros.shape)
     if axes is None:
-        return FactoredMoment(jnp.zeros(shape, dtype), None)
+        return FactoredMoment(zeros, None)
     d1, d0 = axes
-    without = lambda axis: tuple(np.delete(np.asarray(shape), axis))
-    return FactoredMoment(jnp.zeros(without(d0), dtype), jnp.zeros(without(d1), dtype))
+    return FactoredMoment(jnp.sum(zeros, axis=d0), jnp.sum(zeros, axis=d1))
+
+
+def init_factored_trees(params: Any, num_decays: int, dtype: Any) -> FactoredMoment:
+    """Zero factored moments as an optimizer's state holds them.
+
+    Returns:
+      A `FactoredMoment` whose ``row`` and ``column`` are tuples of trees like ``params``, one per decay. An array, or
+      ``None``, stands in place of each parameter: containers that wrap each parameter take no structure there.
+    """
+    row = lambda p: init_factored(p, dtype).row
+    column = lambda p: init_factored(p, dtype).column
+    return FactoredMoment(
+        tuple(jax.tree.map(row, params) for _ in range(num_decays)),
+        tuple(jax.tree.map(column, params) for _ in range(num_decays)),
+    )
 
 
 def decay_average(old: Array, new: Array, decay: float) -> Array:

@@ -28,7 +28,7 @@ def save_checkpoint(path: str | os.PathLike[str], tree: Any, metadata: Mapping[s
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, metadata=header, **arrays)
+            np.savez(file, allow_pickle=False, **{"metadata": header, **arrays})
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -55,6 +55,7 @@ def load_checkpoint(path: str | os.PathLike[str], example: Any) -> Any:
       FileNotFoundError: there is no such file.
       ValueError: it is damaged, or holds other shapes or dtypes than ``example``.
     """
+    treedef: Any
     leaves, treedef = jax.tree.flatten(example)
     with _open(path) as archive:
         if len(archive.files) != len(leaves) + 1:

@@ -56,7 +56,7 @@ def check_theta(theta: Any, expected: Any, architecture: str) -> Any:
 
 
 def check_num_steps(num_steps: Any) -> None:
-    """Raises ValueError unless ``num_steps`` is a scalar of at least 1 (a traced value can be checked for shape only)."""
+    """Raises ValueError unless ``num_steps`` is a scalar of at least 1 (of a traced value only the shape is known)."""
     if num_steps is None or isinstance(num_steps, (bool, str)) or np.ndim(num_steps) != 0:
         raise ValueError(f"num_steps must be one number, the planned length of training in steps, not {num_steps!r}.")
     if not isinstance(num_steps, jax.core.Tracer) and not float(num_steps) >= 1:
@@ -76,13 +76,13 @@ def check_params(params: Any) -> None:
 
 
 def check_update_arguments(params: Any, value: Any, name: str) -> None:
-    """Raises ValueError with the way to pass them if ``params`` or ``value`` is missing or ``value`` is not a scalar."""
+    """Raises ValueError, saying how to pass them, if ``params`` or ``value`` is missing or ``value`` is no scalar."""
     if params is None:
         raise ValueError(f"{name} needs the parameters: call update(grads, state, params, value=loss).")
     if value is None:
         raise ValueError(
-            f"{name} needs the loss of this step: call update(grads, state, params, value=loss); with flax.nnx.Optimizer call "
-            "optimizer.update(model, grads, value=loss), and with linen's TrainState use celo_core.TrainState."
+            f"{name} needs the loss of this step: call update(grads, state, params, value=loss); with flax.nnx.Optimizer "
+            "call optimizer.update(model, grads, value=loss), and with linen's TrainState use celo_core.TrainState."
         )
     if np.ndim(value) != 0:
         raise ValueError(f"{name} needs a scalar loss as value, not one of shape {np.shape(value)}: pass its mean.")

@@ -28,9 +28,13 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
     Raises:
       ValueError: an unknown field, or a value of the wrong type.
     """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{cls.__name__} must be an object, not {data!r}.")
     hints = typing.get_type_hints(cls)
     if unknown := sorted(set(data) - {field.name for field in dataclasses.fields(cls)}):  # type: ignore[arg-type]
-        raise ValueError(f"{cls.__name__} has no field {', '.join(map(repr, unknown))}: the config is of another version.")
+        raise ValueError(
+            f"{cls.__name__} has no field {', '.join(map(repr, unknown))}: the config is of another version."
+        )
     return cls(**{name: _decode(hints[name], value, f"{cls.__name__}.{name}") for name, value in data.items()})
 
 

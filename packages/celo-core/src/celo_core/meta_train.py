@@ -120,7 +120,7 @@ class MetaTrainState(NamedTuple):
 
 
 class MetaTrainer:
-    """Runs one phase. All arrays with an axis over pairs are split over the devices; every pair has its own random keys.
+    """Runs one phase, with the pairs split over the devices; every pair has random keys of its own.
 
     Args:
       estimator: the meta-gradient, which knows the architecture and the problems.
@@ -198,7 +198,7 @@ class MetaTrainer:
             theta = optax.apply_updates(state.theta, updates)
             decay = self.config.average_decay
             average = jax.tree.map(lambda a, t: decay * a + (1 - decay) * t, state.average, theta)
-            metrics = {"meta_loss": loss, "gradient_norm": optax.global_norm(gradient), **info}
+            metrics = {"meta_loss": loss, "gradient_norm": optax.tree.norm(gradient), **info}
             return MetaTrainState(state.iteration + 1, theta, average, opt_state, pairs), metrics
 
         return jax.lax.scan(body, state, length=iterations)
@@ -268,7 +268,9 @@ def run_phase(
         if finish:
             break
     if done > done_before:
-        progress.show(f"{done} of {config.iterations} meta-iterations, {format_seconds(seconds)}; {checkpoint}", last=True)
+        progress.show(
+            f"{done} of {config.iterations} meta-iterations, {format_seconds(seconds)}; {checkpoint}", last=True
+        )
     return state
 
 
@@ -283,8 +285,8 @@ def _start(
     ):
         name = different[0]
         raise ValueError(
-            f"{checkpoint} was written with {name} = {found['settings'].get(name)!r}, not {identity.get(name)!r}: resume "
-            "with the same settings, or start in another folder."
+            f"{checkpoint} was written with {name} = {found['settings'].get(name)!r}, not {identity.get(name)!r}: "
+            "resume with the same settings, or start in another folder."
         )
     return trainer.load(checkpoint), float(found["seconds"])
 

@@ -57,7 +57,8 @@ class UnitwiseDense(nn.Module):
 class PerParameterMLP(nn.Module):
     """ReLU network that maps the features of every parameter to ``num_outputs`` numbers.
 
-    Parameters are named ``hidden_0``, ``hidden_1``, ... and ``output``, each with a ``kernel`` (in, out) and a ``bias`` (out,).
+    Parameters are named ``hidden_0``, ``hidden_1``, ... and ``output``, each with a ``kernel`` (in, out) and a
+    ``bias`` (out,).
     """
 
     hidden_sizes: Sequence[int] = (4, 4)

@@ -36,7 +36,7 @@ class LearnedOptimizer(Protocol):
 
 @runtime_checkable
 class TaskFamily(Protocol):
-    """A distribution over training problems. All functions but ``load`` are pure and can be traced, jitted and vmapped."""
+    """A distribution over training problems. All functions but ``load`` are pure: they can be jitted and vmapped."""
 
     @property
     def name(self) -> str:
@@ -59,7 +59,9 @@ class TaskFamily(Protocol):
         """A random training batch."""
         ...
 
-    def loss(self, params: PyTree, model_state: PyTree, key: Array, config: PyTree, batch: PyTree) -> tuple[Array, PyTree]:
+    def loss(
+        self, params: PyTree, model_state: PyTree, key: Array, config: PyTree, batch: PyTree
+    ) -> tuple[Array, PyTree]:
         """Scalar loss on a batch, and the new model state."""
         ...
 
@@ -76,6 +78,8 @@ class GradientEstimator(Protocol):
         """State: the inner problems in progress, and what the estimator remembers of its perturbations."""
         ...
 
-    def estimate(self, key: Array, theta: Theta, state: PyTree, data: PyTree) -> tuple[tuple[Theta, Array, dict[str, Array]], PyTree]:
-        """One estimate: ``(gradient, meta_loss, info), state``. ``data`` is what the task family's ``load`` returned."""
+    def estimate(
+        self, key: Array, theta: Theta, state: PyTree, data: PyTree
+    ) -> tuple[tuple[Theta, Array, dict[str, Array]], PyTree]:
+        """One estimate: ``(gradient, meta_loss, info), state``; ``data`` is what the family's ``load`` returned."""
         ...

@@ -17,10 +17,10 @@ from typing import Any
 
 import jax
 import numpy as np
+
 from celo_core import Celo, CeloConfig, LearnedOptimizer, LogUniformLength, TruncatedPES, checkpoints, configs
 from celo_core.checks import flatten_theta, unflatten_theta
 from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer, run_phase
-
 from celo_tasks.families import ImageMLP, Reparametrized
 
 PHASES = ("update_rule", "scheduler")
@@ -75,8 +75,8 @@ def meta_train(
 
     Args:
       recipe: settings; a folder belongs to one recipe.
-      folder: run folder: ``update_rule/`` and ``scheduler/`` with ``checkpoint.npz`` and ``log.jsonl`` each, and when all is
-        done ``theta.npz`` and ``run.json``.
+      folder: run folder: ``update_rule/`` and ``scheduler/`` with ``checkpoint.npz`` and ``log.jsonl`` each, and when
+        all is done ``theta.npz`` and ``run.json``.
       phases: which of them to run.
       data_dir: folder with prepared arrays, or ``None``.
       minutes: stop (with a checkpoint) after this long.
@@ -84,17 +84,19 @@ def meta_train(
       command: recorded as provenance.
 
     Returns:
-      The meta-trained theta, or ``None`` if the run was stopped before the end of the last phase asked for.
+      The theta of the phases done (both make a whole), or ``None`` if the run was stopped before the end of the last
+      phase asked for.
 
     Raises:
-      ValueError: settings do not fit the folder's checkpoint, or the scheduler's phase has no update rule to start from.
+      ValueError: settings do not fit the folder's checkpoint, or the scheduler's phase has no update rule to start
+        from.
     """
     folder = pathlib.Path(folder)
     family = Reparametrized(ImageMLP(recipe.datasets, data_dir=data_dir), recipe.levels)
     data = family.load()
     identity = {"recipe": json.loads(json.dumps(dataclasses.asdict(recipe))), "data": data_digest(data)}
     theta: dict[str, Any] = {}
-    for number, phase in enumerate(PHASES):
+    for number, phase in enumerate(PHASES[: PHASES.index(phases[-1]) + 1]):
         path = folder / phase / "theta.npz"
         if phase in phases and not path.exists():
             print(f"phase {number + 1} of 2: {phase.replace('_', ' ')}", file=sys.stderr)
@@ -106,13 +108,12 @@ def meta_train(
             if int(state.iteration) < recipe.iterations[number]:
                 return None
             save_theta(path, jax.device_get(state.average), identity)
-        if path.exists():
-            theta |= load_theta(path)
-        elif phase != phases[-1]:
+        if not path.exists():
             raise ValueError(f"there is no {path}: run the phase {phase} in this folder first.")
+        theta |= load_theta(path)
     if set(theta) == set(PHASES):
         write_json(folder / "run.json", provenance(recipe, folder, data_dir, data, command))
-    save_theta(folder / "theta.npz", theta, identity)
+        save_theta(folder / "theta.npz", theta, identity)
     return theta
 
 
@@ -121,8 +122,6 @@ def _trainer(recipe: Recipe, phase: int, theta: Mapping[str, Any], family: Any, 
     if phase == 0:
         architecture = Celo(CeloConfig(scheduler=None))
     else:
-        if not theta:
-            raise ValueError("the scheduler is trained on top of an update rule: run the phase update_rule in this folder first.")
         architecture = FrozenPart(Celo(), dict(theta))
     estimator = TruncatedPES(
         architecture,

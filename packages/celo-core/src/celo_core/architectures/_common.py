@@ -41,34 +41,30 @@ def map_tensors(function: Callable[..., tuple[Any, ...]], updates: Any, params: 
     """Applies ``function(gradient, parameter, *accumulators of this tensor)`` to every tensor.
 
     Args:
-      function: returns a new value per tensor for the update and for each accumulator.
+      function: takes, per accumulator, the tuple of this tensor's values, and returns a new tuple likewise.
       updates: tree of gradients.
       params: tree of parameters.
-      *accumulators: trees like ``updates``, or tuples of such trees (one per decay).
+      *accumulators: tuples of trees like ``updates``, one tree per decay.
 
     Returns:
-      The tree of updates, then one tree, or tuple of trees, per accumulator.
+      The tree of updates, then a tuple of trees per accumulator.
     """
+    treedef: Any
     gradients, treedef = jax.tree.flatten(updates)
     flat_params = treedef.flatten_up_to(params)
-    is_tuple = [type(tree) is tuple for tree in accumulators]
 
-    def flatten(tree: Any, several: bool) -> list[Any]:
-        if not several:
-            return treedef.flatten_up_to(tree)
-        columns = [treedef.flatten_up_to(one) for one in tree]
+    def by_tensor(trees: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        columns = [treedef.flatten_up_to(tree) for tree in trees]
         return [tuple(column[i] for column in columns) for i in range(len(gradients))]
 
-    flat = [flatten(tree, several) for tree, several in zip(accumulators, is_tuple, strict=True)]
+    flat = [by_tensor(trees) for trees in accumulators]
     results = [function(*arguments) for arguments in zip(gradients, flat_params, *flat, strict=True)]
     steps = treedef.unflatten([result[0] for result in results])
-    trees = []
-    for index, (old, several) in enumerate(zip(accumulators, is_tuple, strict=True), start=1):
-        if several:
-            trees.append(tuple(treedef.unflatten([r[index][i] for r in results]) for i in range(len(old))))
-        else:
-            trees.append(treedef.unflatten([result[index] for result in results]))
-    return (steps, *trees)
+    new = [
+        tuple(treedef.unflatten([result[index][i] for result in results]) for i in range(len(trees)))
+        for index, trees in enumerate(accumulators, start=1)
+    ]
+    return (steps, *new)
 
 
 def descend(

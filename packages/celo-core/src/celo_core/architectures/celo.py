@@ -74,7 +74,8 @@ class ScaleByCeloState(NamedTuple):
       count: steps taken, int32 ().
       momentum: per decay a tree like the parameters, accumulator_dtype.
       second_moment: a tree like the parameters, accumulator_dtype.
-      factored: per decay a tree with a `celo_core.accumulators.FactoredMoment` in place of each tensor.
+      factored: a `celo_core.accumulators.FactoredMoment` whose ``row`` and ``column`` are, per decay, a tree like the
+        parameters, accumulator_dtype.
       scheduler: state of the scheduler, or ``None`` without one.
     """
 
@@ -156,10 +157,7 @@ def scale_by_celo(
             count=jnp.zeros((), jnp.int32),
             momentum=tuple(_common.zeros_like(params, accumulator_dtype) for _ in config.momentum_decays),
             second_moment=_common.zeros_like(params, accumulator_dtype),
-            factored=tuple(
-                jax.tree.map(lambda p: accumulators.init_factored(jnp.shape(p), accumulator_dtype), params)
-                for _ in config.factored_decays
-            ),
+            factored=accumulators.init_factored_trees(params, len(config.factored_decays), accumulator_dtype),
             scheduler=None if scheduler is None else scheduler.init_state(theta["scheduler"]),
         )
 
@@ -174,25 +172,34 @@ def scale_by_celo(
             multiplier, scheduler_state = scheduler.step(
                 theta["scheduler"], state.scheduler, state.count, value, num_steps
             )
-        steps, momentum, second_moment, factored = _common.map_tensors(
-            lambda g, p, m, v, f: _update_tensor(theta["update_rule"], config, multiplier, g, p, m, v, f),
+        steps, momentum, (second_moment,), *moments = _common.map_tensors(
+            lambda *tensor: _update_tensor(theta["update_rule"], config, multiplier, *tensor),
             updates,
             params,
             state.momentum,
-            state.second_moment,
-            state.factored,
+            (state.second_moment,),
+            *state.factored,
         )
-        return steps, ScaleByCeloState(
-            optax.safe_increment(state.count), momentum, second_moment, factored, scheduler_state
-        )
+        count = optax.safe_increment(state.count)
+        factored = accumulators.FactoredMoment(*moments)
+        return steps, ScaleByCeloState(count, momentum, second_moment, factored, scheduler_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _update_tensor(
-    theta: Any, config: CeloConfig, multiplier: Array | None, g: Array, p: Array, momenta: Any, v: Any, factored: Any
-) -> tuple[Array, Any, Any, Any]:
+    theta: Any,
+    config: CeloConfig,
+    multiplier: Array | None,
+    g: Array,
+    p: Array,
+    momenta: tuple[Array, ...],
+    second_moment: tuple[Array],
+    rows: tuple[Array, ...],
+    columns: tuple[Any, ...],
+) -> tuple[Array, Any, Any, Any, Any]:
     """One tensor: its step in the gradient's dtype, and its new accumulators in the old ones' dtypes."""
+    (v,) = second_moment
     gradient = _common.finite_gradient(g, config.gradient_clip)
     parameter = _common.finite_parameter(p)
     squared = jnp.square(gradient)
@@ -201,21 +208,25 @@ def _update_tensor(
     ]
     new_v = accumulators.decay_average(v, squared, config.second_moment_decay)
     new_factored = [
-        accumulators.update_factored(moment, squared + accumulators.FACTORED_FLOOR, decay)
-        for moment, decay in zip(factored, config.factored_decays, strict=True)
+        accumulators.update_factored(
+            accumulators.FactoredMoment(row, column), squared + accumulators.FACTORED_FLOOR, decay
+        )
+        for row, column, decay in zip(rows, columns, config.factored_decays, strict=True)
     ]
     statistics = features_lib.tensor_statistics(gradient, parameter, new_momenta, new_v, new_factored)
     values, scales = features_lib.compute_features(config.features, statistics)
-    direction, magnitude = _mlp(config).apply({"params": theta}, values, scales)
+    outputs: Any = _mlp(config).apply({"params": theta}, values, scales)
+    direction, magnitude = outputs
     size = features_lib.parameter_scale(parameter) * config.step_scale
     size = size if multiplier is None else size * multiplier
     step = direction * jnp.exp(jnp.minimum(config.magnitude_scale * magnitude, _common.LARGEST_EXPONENT)) * size
     cast = functools.partial(jax.tree.map, lambda new, old: new.astype(old.dtype))
     return (
         _common.cast_finite(step, g.dtype),
-        cast(tuple(new_momenta), tuple(momenta)),
-        cast(new_v, v),
-        cast(tuple(new_factored), tuple(factored)),
+        cast(tuple(new_momenta), momenta),
+        (cast(new_v, v),),
+        cast(tuple(moment.row for moment in new_factored), rows),
+        cast(tuple(moment.column for moment in new_factored), columns),
     )
 
 

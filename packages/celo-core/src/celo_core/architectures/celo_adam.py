@@ -121,16 +121,19 @@ def scale_by_celo_adam(
         # 1 - b^k without the cancellation at small k.
         correction1, correction2 = (-jnp.expm1(k * jnp.log(jnp.float32(b))) for b in (config.b1, config.b2))
 
-        def one(g: Array, p: Array, m: Array, v: Array) -> tuple[Array, Array, Array]:
+        def one(g: Array, p: Array, momentum: tuple[Array], second: tuple[Array]) -> tuple[Array, Any, Any]:
             del p  # the step does not depend on it; `params` is asked for so that all architectures are called alike
+            (m,), (v,) = momentum, second
             gradient = _common.finite_gradient(g, config.gradient_clip)
             new_m = accumulators.decay_average(m, gradient, config.b1)
             new_v = accumulators.decay_average(v, jnp.square(gradient), config.b2)
             direction = (new_m / correction1) / (config.eps + jnp.sqrt(new_v / correction2 + config.eps_root))
             step = multiplier * config.step_scale * direction
-            return _common.cast_finite(step, g.dtype), new_m.astype(m.dtype), new_v.astype(v.dtype)
+            return _common.cast_finite(step, g.dtype), (new_m.astype(m.dtype),), (new_v.astype(v.dtype),)
 
-        steps, momentum, second_moment = _common.map_tensors(one, updates, params, state.momentum, state.second_moment)
+        steps, (momentum,), (second_moment,) = _common.map_tensors(
+            one, updates, params, (state.momentum,), (state.second_moment,)
+        )
         return steps, ScaleByCeloAdamState(count, momentum, second_moment, scheduler_state)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -76,8 +76,8 @@ def pair_gradient(
 class TruncatedPES:
     """PES over truncated unrolls of sampled problems; a `celo_core.protocols.GradientEstimator`.
 
-    A problem that ends within a window is masked for the rest of it, and a new one begins with the next window. Problems
-    begin out of phase. Both members of a pair see the same problem, initialisation, batches and keys.
+    A problem that ends within a window is masked for the rest of it, and a new one begins with the next window.
+    Problems begin out of phase. Both members of a pair see the same problem, initialisation, batches and keys.
 
     Attributes:
       architecture: the learned optimizer; its theta is what the gradient is for.
@@ -134,7 +134,8 @@ class TruncatedPES:
 
         Returns:
           ``((gradient, meta_loss, info), state)``: the gradient's mean over pairs, the mean normalised loss, and in
-          ``info`` float32 scalars: ``non_finite`` (fraction of inner losses that were not finite), ``step_size`` (median over networks
+          ``info`` float32 scalars: ``non_finite`` (fraction of inner losses that were not finite), ``step_size``
+          (median over networks
           of the distance moved per step relative to the parameters' norm), ``step_size_max``, ``resets``.
         """
         gradients, losses, info, state = jax.vmap(lambda s: self._window(key, theta, s, data))(state)
@@ -199,9 +200,12 @@ class TruncatedPES:
 
 def _normal_like(key: Array, tree: Any, scale: float) -> Any:
     """Independent normal numbers of standard deviation ``scale`` in the shape of a tree."""
+    treedef: Any
     leaves, treedef = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
-    return treedef.unflatten([scale * jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)])
+    return treedef.unflatten(
+        [scale * jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    )
 
 
 def _relative_distance(before: Any, after: Any) -> Array:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 Array = jax.Array
 
@@ -43,7 +44,7 @@ def init_loss_buffer(num_timescales: int) -> LossBuffer:
 
 
 def loss_rates(num_steps: Array, num_timescales: int) -> Array:
-    """Inverse time constants ``1 / half_life`` with half-lives ``logspace(1, log10 num_steps)``, float32 (timescales,)."""
+    """Inverse half-lives, of half-lives ``logspace(1, log10 num_steps)``, float32 (timescales,)."""
     exponents = jnp.linspace(1.0, jnp.log10(num_steps), num_timescales, dtype=jnp.float32)
     return 10.0 ** (-exponents)
 
@@ -73,7 +74,7 @@ def update_loss_buffer(buffer: LossBuffer, value: Array, num_steps: Array) -> tu
     value = jnp.asarray(value, jnp.float32)
     num_timescales = buffer.means.shape[0]
     rates = loss_rates(num_steps, num_timescales)
-    count = buffer.count + 1
+    count = optax.safe_increment(buffer.count)
     k = count.astype(jnp.float32)
 
     # The limit takes the old means with the new correction, as the published rule does.

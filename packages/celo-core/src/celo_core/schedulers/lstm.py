@@ -65,7 +65,7 @@ class LSTMNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, hidden: Array, cell: Array) -> tuple[Array, Array, Array]:
-        """Maps the input (num_inputs,) and the LSTM's state (hidden_size,) twice to the log multiplier and a new state."""
+        """Maps the input (num_inputs,) and the LSTM's state, twice (hidden_size,), to a log multiplier and a new state."""
         size = self.config.hidden_size
         pooled = nn.relu(nn.Dense(size, name="pooled_input")(x))
         x = nn.Dense(size, name="input")(x) + pooled
@@ -86,7 +86,7 @@ class LSTMScheduler:
     config: LSTMSchedulerConfig = LSTMSchedulerConfig()
 
     def init(self, key: Array) -> dict[str, Any]:
-        """Random theta whose multiplier starts near 1, so that the update rule trained without it is where training begins."""
+        """Random theta whose multiplier is near 1, so that training begins at the update rule trained without it."""
         config = self.config
         zeros = jnp.zeros((config.hidden_size,), jnp.float32)
         variables = LSTMNetwork(config).init(key, jnp.zeros((config.num_inputs,), jnp.float32), zeros, zeros)
@@ -121,7 +121,6 @@ class LSTMScheduler:
         num_steps = jnp.asarray(num_steps, jnp.float32)
         losses, loss_features = update_loss_buffer(state.losses, value, num_steps)
         inputs = jnp.concatenate([time_features(count.astype(jnp.float32) / num_steps), loss_features])
-        log_multiplier, hidden, cell = LSTMNetwork(self.config).apply(
-            {"params": theta["network"]}, inputs, state.hidden, state.cell
-        )
+        outputs: Any = LSTMNetwork(self.config).apply({"params": theta["network"]}, inputs, state.hidden, state.cell)
+        log_multiplier, hidden, cell = outputs
         return self.config.multiplier * jnp.exp(log_multiplier), LSTMSchedulerState(losses, hidden, cell)

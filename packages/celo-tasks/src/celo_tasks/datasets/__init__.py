@@ -3,6 +3,7 @@
 from celo_tasks.datasets.images import IMAGE_SPECS as IMAGE_SPECS
 from celo_tasks.datasets.images import ImageData as ImageData
 from celo_tasks.datasets.images import ImageSpec as ImageSpec
+from celo_tasks.datasets.images import is_available as is_available
 from celo_tasks.datasets.images import load_images as load_images
 from celo_tasks.datasets.resize import area_matrix as area_matrix
 from celo_tasks.datasets.resize import to_grey as to_grey

@@ -7,13 +7,11 @@ import numpy as np
 from celo_tasks.datasets.prepared import ImageData, read_prepared
 from celo_tasks.datasets.resize import area_average
 
-EMBEDDED_DIR = files("celo_tasks.datasets") / "embedded"
-
 _DIGITS_TEST_PER_CLASS = 34  # about a fifth of the 174 to 183 digits of each class
 
 
 def _fashion_mnist_small(size: int) -> ImageData:
-    with as_file(EMBEDDED_DIR / "fashion_mnist_small_28.npz") as path:
+    with as_file(files("celo_tasks.datasets") / "embedded" / "fashion_mnist_small_28.npz") as path:
         data = read_prepared(path, (28, 28))
     if size == 28:
         return data
@@ -51,4 +49,6 @@ def load_embedded(name: str) -> ImageData:
         return _digits()
     if name in ("fashion_mnist_small_8x8", "fashion_mnist_small_28"):
         return _fashion_mnist_small(28 if name.endswith("28") else 8)
-    raise ValueError(f"No embedded data set {name!r}: use digits_8x8, fashion_mnist_small_8x8 or fashion_mnist_small_28.")
+    raise ValueError(
+        f"No embedded data set {name!r}: use digits_8x8, fashion_mnist_small_8x8 or fashion_mnist_small_28."
+    )

@@ -91,6 +91,26 @@ def _absent(name: str, source: Source, data_dir: Path | None) -> str:
     )
 
 
+def is_available(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> bool:
+    """Whether ``load_images`` would find a set on this machine; reads no pictures.
+
+    Args:
+        name: as for ``load_images``.
+        data_dir: as for ``load_images``.
+
+    Returns:
+        True where there is a source that has it. A prepared file is not looked into.
+    """
+    spec = IMAGE_SPECS.get(name)
+    if data_dir is not None and (Path(data_dir).expanduser() / f"{name}.npz").is_file():
+        return True
+    if spec is None or spec.tfds_name is None:
+        return spec is not None and spec.embedded
+    from celo_tasks.datasets.tfds_images import has_tfds  # imports tensorflow-datasets, which is slow
+
+    return has_tfds(name)
+
+
 def load_images(name: str, *, data_dir: str | os.PathLike[str] | None = None, source: Source = "auto") -> ImageData:
     """Loads a picture data set. Never downloads.
 

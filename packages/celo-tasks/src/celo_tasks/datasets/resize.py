@@ -17,7 +17,8 @@ def _overlaps(size: int, out: int) -> NDArray[np.float64]:
     target = np.arange(out)[:, None] * size
     source = np.arange(size)[None, :] * out
     shared = np.minimum(target + size, source + out) - np.maximum(target, source)
-    return np.maximum(shared, 0).astype(np.float64)
+    overlaps: NDArray[np.float64] = np.maximum(shared, 0).astype(np.float64)
+    return overlaps
 
 
 def area_matrix(size: int, out: int = 8) -> NDArray[np.float64]:

@@ -70,6 +70,16 @@ def _is_readable(builder: Any) -> bool:
     return bool(builder.info.file_format.value == _FILE_FORMAT)
 
 
+def _find_readable(spec: ImageSpec, data_dir: str | None) -> Any | None:
+    builder = _find(str(spec.tfds_name), data_dir)
+    return builder if builder is not None and _is_readable(builder) else None
+
+
+def has_tfds(name: str) -> bool:
+    """Whether ``read_tfds`` would find a set (a name in ``IMAGE_SPECS`` that has a ``tfds_name``)."""
+    return _find_readable(_spec(name), _data_dir(None)) is not None
+
+
 def read_tfds(name: str, *, tfds_data_dir: str | os.PathLike[str] | None = None) -> ImageData | None:
     """Reads a set that tensorflow-datasets has prepared on this machine. Downloads nothing.
 
@@ -85,14 +95,14 @@ def read_tfds(name: str, *, tfds_data_dir: str | os.PathLike[str] | None = None)
         ValueError: for another name.
     """
     spec = _spec(name)
-    builder = _find(str(spec.tfds_name), _data_dir(tfds_data_dir))
-    return _read(builder, spec) if builder is not None and _is_readable(builder) else None
+    builder = _find_readable(spec, _data_dir(tfds_data_dir))
+    return None if builder is None else _read(builder, spec)
 
 
 def _lacks_tensorflow(error: BaseException | None) -> bool:
     """Whether an error, or one that led to it, is that tensorflow is not installed."""
     while error is not None:
-        if isinstance(error, ImportError) and "tensorflow'" in str(error):
+        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "tensorflow":
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -116,9 +126,7 @@ def _download(tfds_name: str, data_dir: str | None) -> Any:
     return builder
 
 
-def prepare(
-    name: str, *, out_dir: str | os.PathLike[str], tfds_data_dir: str | os.PathLike[str] | None = None
-) -> Path:
+def prepare(name: str, *, out_dir: str | os.PathLike[str], tfds_data_dir: str | os.PathLike[str] | None = None) -> Path:
     """Downloads a data set with tensorflow-datasets, converts it and writes ``<out_dir>/<name>.npz``.
 
     What tensorflow-datasets has prepared before is not downloaded again. The file appears complete or not at all.

@@ -1,7 +1,7 @@
 """Task augmentation by reparametrisation: the same problem in badly scaled coordinates.
 
-The augmented loss is ``f(c * p)`` and training starts from ``p0 / c``, so that the function is unchanged at the start but every
-gradient is scaled by c. Source: Celo (arXiv 2501.12670, section 4), after VeLO (arXiv 2211.09760).
+The augmented loss is ``f(c * p)`` and training starts from ``p0 / c``, so that the function is unchanged at the start
+but every gradient is scaled by c. Source: Celo (arXiv 2501.12670, section 4), after VeLO (arXiv 2211.09760).
 """
 
 import dataclasses
@@ -54,8 +54,11 @@ class Reparametrized:
         key_task, key_level, key_global, key_tensor, key_parameter = jax.random.split(key, 5)
         task = self.family.sample(key_task)
         params, _ = jax.eval_shape(self.family.init, key, task)
+        treedef: Any
         leaves, treedef = jax.tree.flatten(params)
-        uniform = lambda k, shape=(): jax.random.uniform(k, shape, minval=math.log(self.low), maxval=math.log(self.high))
+        uniform = lambda k, shape=(): jax.random.uniform(
+            k, shape, minval=math.log(self.low), maxval=math.log(self.high)
+        )
         used = tuple(dict.fromkeys(self.levels))
         draws = {
             "global": lambda: [jnp.broadcast_to(uniform(key_global), x.shape) for x in leaves],

@@ -22,7 +22,7 @@ Array = jax.Array
 
 
 def fan_in_normal(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-    """Normal numbers truncated at two standard deviations and scaled by 1/sqrt(fan_in); fan_in is all but the last axis."""
+    """Normal numbers, truncated at 2 and scaled by 1/sqrt(fan_in); fan_in is all axes but the last."""
     scale = 1.0 / math.sqrt(math.prod(shape[:-1]))
     return scale * jax.random.truncated_normal(key, -2.0, 2.0, tuple(shape), dtype)
 
@@ -67,7 +67,7 @@ class ImageMLP:
         return "_".join(["mlp", *map(str, self.hidden_sizes), *self.datasets])
 
     def load(self) -> dict[str, np.ndarray]:
-        """Training images uint8 (N, pixels) of all sets after one another, labels, and where each set begins and its size."""
+        """Training images uint8 (N, pixels) of all sets, one after another, labels, and each set's begin and size."""
         sets = [datasets.load_images(name, data_dir=self.data_dir) for name in self.datasets]
         images = [rearrange(one.x_train, "n ... -> n (...)") for one in sets]
         sizes = np.asarray([len(x) for x in images], np.int32)
@@ -93,7 +93,9 @@ class ImageMLP:
         index = index + data["offset"][config["dataset"]]
         return data["images"][index].astype(jnp.float32) / 255.0, data["labels"][index].astype(jnp.int32)
 
-    def loss(self, params: Any, model_state: None, key: Array, config: Any, batch: tuple[Array, Array]) -> tuple[Array, None]:
+    def loss(
+        self, params: Any, model_state: None, key: Array, config: Any, batch: tuple[Array, Array]
+    ) -> tuple[Array, None]:
         """Mean cross entropy in nats."""
         del key, config
         images, labels = batch
@@ -101,7 +103,7 @@ class ImageMLP:
         return jnp.mean(optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, self.num_classes))), model_state
 
     def normalizer(self, loss: Array) -> Array:
-        """Loss clipped to [0, 1.5 log classes]; non-finite counts as the upper end (as the public task library does)."""
+        """Loss clipped to [0, 1.5 log classes]; non-finite counts as the upper end, as in the public task library."""
         limit = 1.5 * math.log(self.num_classes)
         return jnp.clip(jnp.nan_to_num(loss, nan=limit, posinf=limit, neginf=limit), 0.0, limit)
 

@@ -1,0 +1,104 @@
+"""Sessions of the workspace: ``nox -l`` lists them, plain ``nox`` runs what a change must pass.
+
+Every package is tested in an environment of its own that holds that package and its declared dependencies alone.
+"""
+
+import pathlib
+import tomllib
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["lint", "types", "tests", "minimums", "wheel"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_external_run = True
+
+ROOT = pathlib.Path(__file__).parent
+PACKAGES = {"core": ["core"], "tasks": ["core", "tasks"], "zoo": ["core", "zoo"]}
+"""Package -> itself and the siblings that it depends on, which are installed from here."""
+
+
+def folder(package: str) -> str:
+    return f"packages/celo-{package}"
+
+
+def install(session: nox.Session, package: str, *requirements: str) -> None:
+    siblings = [f"./{folder(name)}" for name in PACKAGES[package][:-1]]
+    session.install(*siblings, f"./{folder(package)}[test]", *requirements)
+
+
+def minimum(text: str) -> list[str]:
+    """A requirement at its lowest declared version, or nothing for a sibling."""
+    requirement = Requirement(text)
+    if requirement.name.startswith("celo-"):
+        return []
+    lowest = [one.version for one in requirement.specifier if one.operator == ">="]
+    if not lowest:
+        raise ValueError(f"{text!r} has no lower bound: declare one that is tested.")
+    return [f"{requirement.name}=={lowest[0]}"]
+
+
+@nox.session
+@nox.parametrize("package", list(PACKAGES), ids=list(PACKAGES))
+def tests(session: nox.Session, package: str) -> None:
+    """Tests of one package, alone: nox -s "tests(core)" -- -k pes."""
+    install(session, package)
+    session.run("pytest", "-q", f"{folder(package)}/tests", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("package", list(PACKAGES), ids=list(PACKAGES))
+def minimums(session: nox.Session, package: str) -> None:
+    """Tests of one package (but the slow ones) on the lowest versions of its dependencies that it declares."""
+    declared = [
+        tomllib.loads((ROOT / folder(name) / "pyproject.toml").read_text())["project"]["dependencies"]
+        for name in PACKAGES[package]
+    ]
+    lowest: dict[str, str] = {}
+    for requirement in [pin for one in declared for text in one for pin in minimum(text)]:
+        name, version = requirement.split("==")
+        # Where two packages declare different bounds, the higher one is the lowest that suits both.
+        key = lambda v: [int(part) for part in v.split(".")]
+        lowest[name] = max(lowest.get(name, version), version, key=key)
+    install(session, package, *(f"{name}=={version}" for name, version in lowest.items()))
+    session.run("pytest", "-q", "-m", "not slow", f"{folder(package)}/tests", *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Builds the three wheels, and proves that celo-core's pulls in no sibling, tensorflow, data sets or hub."""
+    session.install("build")
+    dist = pathlib.Path(session.create_tmp()) / "dist"
+    for package in PACKAGES:
+        session.run("python", "-m", "build", "--wheel", "--outdir", str(dist), folder(package), silent=True)
+    session.run("python", "tools/check_wheels.py", str(dist))
+    (core,) = dist.glob("celo_core-*.whl")
+    session.install(str(core))
+    session.run("python", "tools/check_core_alone.py")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, import rules and formatting: nox -s lint -- --fix mends what it can."""
+    session.install("ruff>=0.9")
+    fix = "--fix" in session.posargs
+    for package in PACKAGES:
+        session.run("ruff", "check", *session.posargs, folder(package))
+    session.run("ruff", "check", *session.posargs, "noxfile.py", "tools")
+    session.run("ruff", "format", *([] if fix else ["--check"]), ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Static types of the three packages."""
+    session.install(*(f"./{folder(package)}" for package in PACKAGES), "mypy>=1.14")
+    for package in PACKAGES:
+        session.run("mypy", f"{folder(package)}/src", *session.posargs)
+
+
+@nox.session
+def quickstart(session: nox.Session) -> None:
+    """Trains networks with pretrained Celo beside tuned Adam and AdamW: a table, and a picture of the curves."""
+    session.install(*(f"./{folder(package)}" for package in PACKAGES))
+    session.run("celo-tasks", "quickstart", *session.posargs)

@@ -1,0 +1,81 @@
+"""Toy problems and a toy learned optimizer whose meta-gradients are known in closed form."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Quadratic:
+    """``loss = mean(p^2) / 2``, from ``p = 1``, with optional noise in the gradient; a `celo_core.TaskFamily`.
+
+    Attributes:
+      size: number of parameters.
+      noise: standard deviation of a random linear term ``mean(noise * p)``, drawn per batch.
+      broken: fraction of tasks whose loss is NaN.
+    """
+
+    size: int = 4
+    noise: float = 0.0
+    broken: float = 0.0
+    name = "quadratic"
+
+    def load(self) -> dict[str, Array]:
+        """No data."""
+        return {}
+
+    def sample(self, key: Array) -> Array:
+        """Whether the task is broken, bool ()."""
+        return jax.random.bernoulli(key, self.broken)
+
+    def init(self, key: Array, config: Array) -> tuple[Array, None]:
+        """Ones (size,)."""
+        del key, config
+        return jnp.ones((self.size,), jnp.float32), None
+
+    def batch(self, key: Array, config: Array, data: Any) -> Array:
+        """The linear term (size,)."""
+        del config, data
+        return self.noise * jax.random.normal(key, (self.size,))
+
+    def loss(self, params: Array, model_state: None, key: Array, config: Array, batch: Array) -> tuple[Array, None]:
+        """The loss, NaN for a broken task."""
+        del key
+        loss = jnp.mean(0.5 * params**2 + batch * params)
+        return jnp.where(config, jnp.nan, loss), model_state
+
+    def normalizer(self, loss: Array) -> Array:
+        """Clips to [-10, 10]; non-finite counts as 10."""
+        return jnp.clip(jnp.nan_to_num(loss, nan=10.0, posinf=10.0, neginf=10.0), -10.0, 10.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedSGD:
+    """Gradient descent whose log learning rate is learned; a `celo_core.LearnedOptimizer`.
+
+    theta: ``{"rule": {"log_learning_rate": ()}, "unused": {"bias": (2,)}}``. On `Quadratic` of size n a step multiplies the
+    parameters by ``1 - exp(log_learning_rate) / n``.
+    """
+
+    initial: float = -1.0
+    name = "learned_sgd"
+    config = None
+
+    def init(self, key: Array) -> dict[str, Any]:
+        """The initial log learning rate; the key is not used."""
+        del key
+        return {
+            "rule": {"log_learning_rate": jnp.asarray(self.initial, jnp.float32)},
+            "unused": {"bias": jnp.ones((2,), jnp.float32)},
+        }
+
+    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        """Gradient descent."""
+        del num_steps, kwargs
+        learning_rate = jnp.exp(theta["rule"]["log_learning_rate"])
+        return optax.with_extra_args_support(optax.stateless(lambda g, _: jax.tree.map(lambda x: -learning_rate * x, g)))

@@ -1,0 +1,22 @@
+"""Settings of this package's tests: eight simulated CPU devices, and where reference data lie."""
+
+import os
+import pathlib
+import sys
+
+# Before JAX starts. Simulated devices exist on the CPU only, whatever else the machine has.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+sys.path.insert(0, str(pathlib.Path(__file__).parent))  # helpers beside the tests, under any import mode of pytest
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> pathlib.Path:
+    """Folder of vectors computed by the reference implementation; tests that need it are skipped where it is absent."""
+    default = pathlib.Path(__file__).resolve().parents[3].parent / "shared"
+    folder = pathlib.Path(os.environ.get("CELO_SHARED", default)) / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"no reference vectors at {folder}: set CELO_SHARED to the folder that holds them")
+    return folder

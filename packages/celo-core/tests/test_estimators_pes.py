@@ -1,0 +1,179 @@
+"""PES against closed forms, the reference implementation's gradient, and properties that no seed may break."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from celo_core import ConstantLength, GradientEstimator, LogUniformLength, TruncatedPES
+from celo_core.estimators import pair_gradient
+from celo_core.testing.toys import LearnedSGD, Quadratic
+
+SIGMA = 0.02
+LENGTH, WINDOW = 20, 5
+
+
+def closed_form_gradient(log_learning_rate: float, length: int, size: int = 4) -> float:
+    """d/d log(lr) of mean_t c^(2t) / 2 over t < length, with c = 1 - lr/size, in float64."""
+    lr = np.exp(np.float64(log_learning_rate))
+    c, t = 1 - lr / size, np.arange(length)
+    return float(np.mean(t * c ** np.maximum(2 * t - 1, 0) * (-lr / size)))
+
+
+def estimates(persistent: bool, seeds: int, pairs: int = 16, lives: int = 4) -> np.ndarray:
+    """Gradient of the log learning rate by seed, averaged over whole lives of the problems."""
+    estimator = TruncatedPES(
+        LearnedSGD(),
+        Quadratic(),
+        num_pairs=pairs,
+        sigma=SIGMA,
+        truncation=WINDOW,
+        lengths=ConstantLength(LENGTH),
+        persistent=persistent,
+    )
+    theta = LearnedSGD().init(jax.random.key(0))
+    windows = LENGTH // WINDOW
+
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        def body(state, key):
+            (gradient, _, _), state = estimator.estimate(key, theta, state, {})
+            return state, gradient["rule"]["log_learning_rate"]
+
+        key_init, key_steps = jax.random.split(key)
+        state = estimator.init(key_init, theta)
+        # The first lives are shortened so that pairs get out of phase; afterwards a pair goes through its
+        # windows cyclically, and a whole number of lives weighs all windows equally.
+        _, gradients = jax.lax.scan(body, state, jax.random.split(key_steps, windows * (lives + 1)))
+        return jnp.mean(gradients[windows:])
+
+    return np.asarray(run(jax.random.split(jax.random.key(7), seeds)), np.float64)
+
+
+@functools.cache
+def interval(persistent: bool) -> tuple[float, float, float]:
+    """Closed form, mean over seeds, and half of a 99.99 % confidence interval."""
+    values = estimates(persistent, seeds=256)
+    return closed_form_gradient(-1.0, LENGTH), values.mean(), 3.9 * values.std(ddof=1) / np.sqrt(len(values))
+
+
+def test_pes_is_unbiased():
+    exact, mean, half_width = interval(persistent=True)
+    assert half_width < 0.2 * abs(exact), "the interval is too wide to show anything"
+    # Smoothing with sigma = 0.02 moves the gradient by a relative O(sigma^2), far inside the interval.
+    assert abs(mean - exact) < half_width, (exact, mean, half_width)
+
+
+def test_truncated_es_is_biased():
+    exact, mean, half_width = interval(persistent=False)
+    assert abs(mean - exact) > 3 * half_width, (exact, mean, half_width)
+    assert abs(mean) < abs(exact), (
+        "truncated ES sees only the current window, so it underrates the learning rate's effect"
+    )
+
+
+def test_reference_gradient(golden_dir):
+    """The reference implementation's gradients and accumulators, over windows with resets at every position.
+
+    Float32 sums of three tasks in another order: 1e-6 of the largest entry of a leaf (observed: 3e-7).
+    """
+    data = np.load(golden_dir / "pes_quadratic.npz")
+    for call in ("call0/", "call1/", "call2/"):
+        trees = {
+            part: {name: jnp.asarray(data[name]) for name in data.files if name.startswith(call + part + "/")}
+            for part in ("accumulator_in", "accumulator_out", "vec_pos", "grad")
+        }
+        strip = lambda tree, part, call=call: {name.removeprefix(call + part): leaf for name, leaf in tree.items()}
+        trees = {part: strip(tree, part) for part, tree in trees.items()}
+        difference = data[call + "pos_loss"] - data[call + "neg_loss"]
+        restarted = np.cumsum(data[call + "pos_is_done"], axis=0) > 0
+        gradient, accumulator = jax.vmap(
+            lambda d, m, r, a, e: pair_gradient(d, m, r, a, e, float(data["std"])), in_axes=(1, 1, 1, 0, 0)
+        )(difference, data[call + "pos_mask"], restarted, trees["accumulator_in"], trees["vec_pos"])
+        for name, expected in trees["grad"].items():
+            error = np.abs(np.mean(gradient[name], axis=0) - expected).max()
+            assert error <= 1e-6 * np.abs(expected).max(), (call, name, error)
+        chex.assert_trees_all_equal(accumulator, trees["accumulator_out"])
+
+
+def test_pair_gradient_by_hand():
+    difference = jnp.asarray([1.0, 2.0, 4.0, 8.0])
+    mask = jnp.asarray([True, True, False, True])
+    restarted = jnp.asarray([False, False, True, True])
+    gradient, accumulator = pair_gradient(difference, mask, restarted, jnp.asarray(3.0), jnp.asarray(0.5), sigma=0.5)
+    # (1 + 2) / 3 * (3 + 0.5) + 8 / 3 * 0.5, over 2 * 0.25
+    assert gradient == pytest.approx(((3 / 3) * 3.5 + 8 / 3 * 0.5) / 0.5, rel=1e-6)
+    assert accumulator == 0.5
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """An estimator on noisy quadratics whose length is no multiple of the window, its theta, and a jitted estimate."""
+    estimator = TruncatedPES(
+        LearnedSGD(),
+        Quadratic(noise=1.0, broken=0.25),
+        num_pairs=8,
+        sigma=1e-3,
+        truncation=5,
+        lengths=LogUniformLength(3, 17),
+    )
+    theta = LearnedSGD().init(jax.random.key(0))
+    return estimator, theta, jax.jit(estimator.estimate)
+
+
+def test_is_a_gradient_estimator(noisy):
+    assert isinstance(noisy[0], GradientEstimator)
+
+
+def test_accumulators_and_steps_at_every_boundary(noisy):
+    estimator, theta, estimate = noisy
+    state = estimator.init(jax.random.key(1), theta)
+    assert len(np.unique(state.length)) > 1, "problems should begin out of phase"
+    for number in range(12):
+        before = jax.device_get(state)
+        (gradient, loss, info), state = estimate(jax.random.key(number), theta, state, {})
+        chex.assert_tree_all_finite((gradient, loss))
+        reset = before.step >= before.length
+        assert info["resets"] == reset.sum()
+        np.testing.assert_array_equal(state.step, np.where(reset, 0, before.step) + estimator.truncation)
+        kept = np.asarray(state.length) == np.asarray(before.length)
+        assert np.all(kept | reset), "a problem keeps its length"
+        moved = np.asarray(state.accumulator["unused"]["bias"]) - before.accumulator["unused"]["bias"]
+        fresh = np.asarray(state.accumulator["unused"]["bias"])
+        # sigma = 1e-3: a sum of one window's perturbations is below 6 sigma.
+        assert np.abs(moved[~reset]).max(initial=0) < 6e-3
+        assert np.abs(fresh[reset]).max(initial=0) < 6e-3
+
+
+def test_antithetic_pairs_share_batches(noisy):
+    """The loss difference is of the order of sigma although the noise in the batches is of order one."""
+    estimator, theta, estimate = noisy
+    (gradient, _, _), _ = estimate(jax.random.key(0), theta, estimator.init(jax.random.key(1), theta), {})
+    # With batches of their own the difference would be of order 1 and the gradient of order 1 / sigma = 1000.
+    assert abs(float(gradient["rule"]["log_learning_rate"])) < 100
+
+
+def test_non_finite_losses_are_counted_and_harmless(noisy):
+    estimator, theta, estimate = noisy
+    (gradient, loss, info), _ = estimate(jax.random.key(3), theta, estimator.init(jax.random.key(2), theta), {})
+    chex.assert_tree_all_finite((gradient, loss))
+    assert 0 < info["non_finite"] < 1
+
+
+@pytest.mark.parametrize("wrong", [{"num_pairs": 0}, {"truncation": 0}, {"sigma": 0.0}])
+def test_wrong_settings(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        TruncatedPES(LearnedSGD(), Quadratic(), **wrong)
+
+
+def test_lengths_are_log_uniform():
+    lengths = np.asarray(jax.vmap(LogUniformLength(100, 2000).sample)(jax.random.split(jax.random.key(0), 4000)))
+    assert lengths.min() >= 100 and lengths.max() <= 2000
+    # The median of a log-uniform law is the geometric mean, 447; its sample error here is about 2.4 %.
+    assert np.median(lengths) == pytest.approx(np.sqrt(100 * 2000), rel=0.1)
+    with pytest.raises(ValueError, match="minimum"):
+        LogUniformLength(10, 5)

@@ -1,0 +1,160 @@
+"""The meta-trainer: it learns, resumes bit for bit, keeps frozen parts frozen, and leaves nothing half-written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from celo_core import ConstantLength, TruncatedPES, checkpoints
+from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer, run_phase
+from celo_core.testing.toys import LearnedSGD, Quadratic
+
+CONFIG = MetaTrainConfig(iterations=12, learning_rate=0.05, weight_decay=0.1, block=3, average_decay=0.5)
+
+
+def make_trainer(config=CONFIG, devices=None, **kwargs):
+    estimator = TruncatedPES(
+        kwargs.pop("architecture", LearnedSGD()),
+        Quadratic(noise=0.1),
+        num_pairs=8,
+        truncation=5,
+        lengths=ConstantLength(15),
+    )
+    return MetaTrainer(estimator, config, {}, devices=devices if devices is not None else jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, jax.device_get(run_phase(make_trainer(), folder))
+
+
+def test_resume_is_bit_for_bit(finished, tmp_path):
+    stops = iter([False, True])
+    run_phase(make_trainer(), tmp_path, stop=lambda: next(stops))
+    assert checkpoints.load_metadata(tmp_path / "checkpoint.npz")["iteration"] == 6
+    resumed = jax.device_get(run_phase(make_trainer(), tmp_path))
+    chex.assert_trees_all_equal(resumed, finished[1])
+    read = lambda folder: [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    strip = lambda lines: [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    assert strip(read(tmp_path)) == strip(read(finished[0]))
+
+
+@pytest.mark.slow
+def test_resume_after_kill(finished, tmp_path):
+    """Killed without warning: what the log says beyond the checkpoint is dropped, and the result is the same."""
+    script = textwrap.dedent(f"""
+        import sys, time; sys.path.insert(0, {os.path.dirname(__file__)!r})
+        from test_meta_train import make_trainer
+        from celo_core.meta_train import run_phase
+        run_phase(make_trainer(), {str(tmp_path)!r}, checkpoint_seconds=0.0, stop=lambda: time.sleep(0.4))
+    """)
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoint.npz").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = checkpoints.load_metadata(tmp_path / "checkpoint.npz")["iteration"]
+    assert 0 < done < CONFIG.iterations, "killed in the middle"
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"iteration": done + 3, "seconds": 0}) + '\n{"iterat')
+    chex.assert_trees_all_equal(jax.device_get(run_phase(make_trainer(), tmp_path)), finished[1])
+
+
+def test_devices_share_the_pairs(finished):
+    """Every pair has its own keys, so splitting them changes only the order of sums: a few float32 roundings."""
+    trainer = make_trainer(devices=jax.devices()[:4])
+    state, _ = trainer.run(trainer.init(), CONFIG.iterations)
+    chex.assert_trees_all_close(jax.device_get(state.theta), finished[1].theta, rtol=1e-5)
+
+
+def test_meta_training_finds_a_better_learning_rate(tmp_path):
+    config = MetaTrainConfig(iterations=100, learning_rate=0.05, block=25)
+    trainer = make_trainer(config)
+    state, metrics = trainer.run(trainer.init(), 100)
+    assert metrics["meta_loss"][-20:].mean() < 0.7 * metrics["meta_loss"][:20].mean()
+    assert state.theta["rule"]["log_learning_rate"] > LearnedSGD().initial
+
+
+def test_frozen_part_stays_and_is_not_in_the_state(tmp_path):
+    whole = LearnedSGD().init(jax.random.key(0))
+    architecture = FrozenPart(LearnedSGD(), {"unused": whole["unused"]})
+    trainer = make_trainer(architecture=architecture)
+    state, _ = trainer.run(trainer.init(), 3)
+    assert set(state.theta) == {"rule"}
+    merged = architecture.merge(jax.device_get(state.theta))
+    chex.assert_trees_all_equal(merged["unused"], whole["unused"])
+    assert merged["rule"]["log_learning_rate"] != whole["rule"]["log_learning_rate"]
+
+
+def test_weight_decay_would_move_an_unused_leaf_that_is_not_frozen(finished):
+    """Which is why a phase does not see what it does not train."""
+    assert np.all(finished[1].theta["unused"]["bias"] != 1.0)
+
+
+def test_average_is_the_running_average(finished):
+    trainer = make_trainer()
+    state, average = trainer.init(), None
+    for _ in range(3):
+        before = jax.device_get(state.average)
+        state, _ = trainer.run(state, 1)
+        average = jax.tree.map(lambda a, t: 0.5 * a + 0.5 * t, before, jax.device_get(state.theta))
+        chex.assert_trees_all_close(jax.device_get(state.average), average, rtol=1e-6)
+
+
+def test_other_settings_are_refused(finished):
+    folder, _ = finished
+    other = MetaTrainConfig(**{**CONFIG.__dict__, "learning_rate": 0.01})
+    with pytest.raises(ValueError, match="learning_rate = 0.05, not 0.01"):
+        run_phase(make_trainer(other), folder)
+
+
+def test_damaged_checkpoint_is_refused(finished, tmp_path):
+    whole = (finished[0] / "checkpoint.npz").read_bytes()
+    (tmp_path / "checkpoint.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        run_phase(make_trainer(), tmp_path)
+
+
+def test_checkpoint_of_another_shape_is_refused(finished):
+    with pytest.raises(ValueError, match="settings that it was written with"):
+        checkpoints.load_checkpoint(finished[0] / "checkpoint.npz", {"a": jax.ShapeDtypeStruct((3,), np.float32)})
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        checkpoints.load_metadata(finished[0] / "other.npz")
+
+
+def test_failure_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.npz"
+    checkpoints.save_checkpoint(path, [np.arange(3)], {"number": 1})
+
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        checkpoints.save_checkpoint(path, [np.arange(4)], {"number": 2})
+    assert checkpoints.load_metadata(path) == {"number": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.npz"]
+
+
+def test_stops_after_minutes(tmp_path):
+    state = run_phase(make_trainer(), tmp_path, minutes=0.0)
+    assert int(state.iteration) == CONFIG.block
+
+
+def test_progress_says_rate_time_left_loss_and_step_size(tmp_path, capsys):
+    from celo_core.progress import ProgressLine
+
+    run_phase(make_trainer(), tmp_path, progress=ProgressLine(stream=sys.stderr, interval=0.0))
+    lines = capsys.readouterr().err.splitlines()
+    assert all("meta-loss" in line and "step size" in line for line in lines[:-1])
+    assert "inner steps/s" in lines[1] and "left" in lines[1]

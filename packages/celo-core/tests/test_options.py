@@ -1,0 +1,67 @@
+"""Weight decay, its mask, and the accumulators' dtype."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from celo_core import ARCHITECTURES, get_architecture
+from celo_core.testing import check_optimizer
+
+PARAMS = {"bias": jnp.array([1.0, -2.0]), "kernel": jnp.arange(6.0).reshape(3, 2)}
+GRADS = jax.tree.map(lambda p: 0.1 * p + 0.3, PARAMS)
+architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
+
+
+@functools.cache
+def theta_of(architecture):
+    return get_architecture(architecture).init(jax.random.key(0))
+
+
+def update(architecture, **options):
+    tx = get_architecture(architecture).build(theta_of(architecture), 10, **options)
+    return tx.update(GRADS, tx.init(PARAMS), PARAMS, value=jnp.float32(1.0))
+
+
+@architectures
+def test_weight_decay_is_added_to_the_learned_step(architecture):
+    plain, _ = update(architecture)
+    decayed, _ = update(architecture, weight_decay=0.01)
+    for name, p in PARAMS.items():
+        np.testing.assert_allclose(decayed[name] - plain[name], -0.01 * p, rtol=1e-4, atol=1e-7)  # float32 differences
+
+
+@architectures
+def test_mask_of_weight_decay(architecture):
+    plain, _ = update(architecture)
+    mask = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+    decayed, _ = update(architecture, weight_decay=0.01, mask=mask)
+    np.testing.assert_array_equal(decayed["bias"], plain["bias"])
+    assert np.any(decayed["kernel"] != plain["kernel"])
+
+
+@architectures
+def test_accumulator_dtype(architecture):
+    """Moments are kept in bfloat16, updates stay float32 and are close to those of float32 moments."""
+    build = lambda num_steps: get_architecture(architecture).build(
+        theta_of(architecture), num_steps, accumulator_dtype=jnp.bfloat16
+    )
+    check_optimizer(build, only={"check_state_types", "check_dtypes", "check_mixed_precision"})
+    state = build(10).init(PARAMS)
+    moments = jax.tree.leaves((state[0].momentum, state[0].second_moment))
+    assert {leaf.dtype for leaf in moments} == {jnp.dtype(jnp.bfloat16)}
+    updates, _ = update(architecture, accumulator_dtype=jnp.bfloat16)
+    # The first step reads only zero moments, and writes rounded ones after it used the exact ones.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, update(architecture)[0])
+
+
+@architectures
+def test_updates_descend(architecture):
+    """The sign: with theta that asks for a step along the gradient's sign, the loss falls."""
+    if architecture != "celo_adam":
+        pytest.skip("a random update rule has no direction of its own")
+    updates, _ = update(architecture)
+    for name, grad in GRADS.items():
+        np.testing.assert_array_equal(np.sign(updates[name]), -np.sign(grad))

@@ -1,0 +1,143 @@
+"""The scheduler: evaluated once per step, bounded features, closed forms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from celo_core import LSTMScheduler, LSTMSchedulerConfig, get_architecture
+from celo_core.schedulers.loss_features import (
+    init_loss_buffer,
+    loss_rates,
+    time_features,
+    update_loss_buffer,
+)
+
+buffer_step = jax.jit(update_loss_buffer)
+
+
+def products_with(jaxpr, shape):
+    """Number of matrix products in a jaxpr, at any depth, that have an operand of ``shape``."""
+    count = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            count += any(variable.aval.shape == shape for variable in equation.invars)
+        for parameter in equation.params.values():
+            for item in parameter if isinstance(parameter, (tuple, list)) else [parameter]:
+                inner = getattr(item, "jaxpr", item)
+                count += products_with(inner, shape) if hasattr(inner, "eqns") else 0
+    return count
+
+
+@functools.cache
+def theta_of(architecture):
+    return get_architecture(architecture).init(jax.random.key(0))
+
+
+@pytest.mark.parametrize("architecture", ["celo", "celo_adam"])
+@pytest.mark.parametrize("num_tensors", [0, 1, 5])
+def test_one_lstm_whatever_the_number_of_tensors(architecture, num_tensors):
+    tx = get_architecture(architecture).build(theta_of(architecture), 100)
+    params = [jnp.ones((3, 2))] * num_tensors
+    step = lambda grads, state, value: tx.update(grads, state, params, value=value)
+    jaxpr = jax.make_jaxpr(step)(params, tx.init(params), jnp.float32(1.0))
+    assert products_with(jaxpr.jaxpr, (128, 256)) == 1
+
+
+def test_counting_of_products():
+    """The counter above sees products inside nested functions."""
+    kernel = jnp.ones((128, 256))
+    twice = jax.jit(lambda x: jax.lax.cond(x[0] > 0, lambda: x @ kernel, lambda: 2 * x @ kernel))
+    assert products_with(jax.make_jaxpr(twice)(jnp.ones((128,))).jaxpr, (128, 256)) == 2
+
+
+def test_lstm_in_closed_form():
+    """With zero kernels only biases act: every gate is known."""
+    scheduler = LSTMScheduler(LSTMSchedulerConfig(hidden_size=2, num_timescales=3))
+    theta = jax.tree.map(jnp.zeros_like, scheduler.init(jax.random.key(0)))
+    theta["network"]["gates"]["bias"] = jnp.repeat(jnp.array([0.5, 0.25, -1.0, 2.0]), 2)  # input, cell, forget, output
+    theta["network"]["step_size"]["bias"] = jnp.array([3.0])
+    theta["initial_cell"] = jnp.array([0.4, -0.2])
+    state = scheduler.init_state(theta)
+    multiplier, state = scheduler.step(theta, state, jnp.int32(0), jnp.float32(1.0), 10)
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
+    cell = sigmoid(-1.0 + 1.0) * np.array([0.4, -0.2]) + sigmoid(0.5) * np.tanh(0.25)
+    np.testing.assert_allclose(state.cell, cell, rtol=1e-6)
+    np.testing.assert_allclose(state.hidden, sigmoid(2.0) * np.tanh(cell), rtol=1e-6)
+    np.testing.assert_allclose(multiplier, 0.1 * np.exp(3.0), rtol=1e-6)
+
+
+def test_random_scheduler_starts_near_one():
+    scheduler = LSTMScheduler()
+    theta = scheduler.init(jax.random.key(3))
+    multiplier, _ = scheduler.step(theta, scheduler.init_state(theta), jnp.int32(0), jnp.float32(2.0), 100)
+    assert 0.5 < multiplier < 2.0
+
+
+def test_time_features():
+    np.testing.assert_allclose(time_features(jnp.float32(0.4))[3], 0.0, atol=1e-6)
+    np.testing.assert_allclose(time_features(jnp.float32(0.2))[0], np.tanh(1.7), rtol=1e-6)
+    assert time_features(jnp.float32(0.0)).shape == (9,)
+
+
+def test_half_lives():
+    """From 10 to num_steps, in equal ratios."""
+    half_lives = 1 / np.asarray(loss_rates(jnp.float32(10_000), 10), np.float64)
+    np.testing.assert_allclose(half_lives, np.logspace(1, 4, 10), rtol=1e-5)  # float32 powers
+
+
+def run_losses(losses, num_steps=100.0):
+    buffer, features = init_loss_buffer(10), []
+    for value in losses:
+        buffer, made = buffer_step(buffer, jnp.float32(value), jnp.float32(num_steps))
+        features.append(np.asarray(made))
+    return buffer, np.array(features)
+
+
+def test_constant_loss():
+    """All corrected means equal the loss: nothing has improved and nothing got worse, so each feature is -1 after two steps."""
+    buffer, features = run_losses([2.0] * 5)
+    np.testing.assert_allclose(buffer.running_min, 2.0, rtol=1e-6)
+    assert np.all(features[:2] == 0)
+    assert np.all(np.abs(features) <= 1)
+
+
+def test_decreasing_and_increasing_loss_differ():
+    _, down = run_losses(np.linspace(5, 1, 20))
+    _, up = run_losses(np.linspace(1, 5, 20))
+    assert np.all(down[-1] == -1.0)  # every mean is at its minimum
+    assert np.all(up[-1] > -1.0)
+
+
+def test_spike_is_limited():
+    """A loss counts as at most twice the largest mean, taken with the next step's correction."""
+    steady, _ = run_losses([1.0] * 10)
+    spiked, _ = run_losses([1.0] * 10 + [1e6])
+    decay = np.exp(-np.asarray(loss_rates(jnp.float32(100.0), 10), np.float64))
+    limit = 2 * np.max(np.asarray(steady.means, np.float64) / (1 - decay**11))
+    expected = decay * np.asarray(steady.means, np.float64) + (1 - decay) * limit
+    np.testing.assert_allclose(spiked.means, expected, rtol=1e-5)  # float32
+    assert 1.5 < limit <= 2.0
+
+
+def test_first_loss_is_not_limited():
+    buffer, _ = run_losses([1e6])
+    np.testing.assert_allclose(buffer.running_min, 1e6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_first_loss_is_left_out(bad):
+    left_out, _ = run_losses([bad])
+    assert left_out.count == 0
+    with_bad, _ = run_losses([bad, 3.0, 2.0])
+    without, _ = run_losses([3.0, 2.0])
+    jax.tree.map(np.testing.assert_array_equal, with_bad, without)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_later_loss_counts_as_the_limit(bad):
+    with_bad, _ = run_losses([3.0, 2.0, bad])
+    with_huge, _ = run_losses([3.0, 2.0, 1e20])
+    jax.tree.map(np.testing.assert_array_equal, with_bad, with_huge)

@@ -1,0 +1,92 @@
+"""Classification of one image set by any flax network: the image tasks that optimizers are judged on.
+
+The pixels are in [0, 1], the loss is the cross entropy and batches are drawn with replacement, as in the public task
+library whose tasks the papers use (arXiv 2211.09760, section 4).
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from celo_tasks import datasets
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageClassifier:
+    """A `celo_core.TaskFamily` of one task, with held-out images.
+
+    Attributes:
+      name: name in results.
+      network: maps float32 images (batch, *input_shape) to logits (batch, num_classes).
+      dataset: a name known to `celo_tasks.datasets.load_images`.
+      input_shape: shape in which an image is given to the network, e.g. (784,) or (28, 28, 1).
+      batch_size: images per batch.
+      num_classes: logits.
+      data_dir: folder with prepared arrays, or ``None``.
+    """
+
+    name: str
+    network: nn.Module
+    dataset: str
+    input_shape: tuple[int, ...]
+    batch_size: int = 128
+    num_classes: int = 10
+    data_dir: str | None = None
+
+    def load(self) -> dict[str, np.ndarray]:
+        """Training images uint8 (N, *input_shape) and labels uint8 (N,)."""
+        data = datasets.load_images(self.dataset, data_dir=self.data_dir)
+        return {"images": data.x_train.reshape(-1, *self.input_shape), "labels": data.y_train}
+
+    def load_held_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """All test images, float32 (N, *input_shape) in [0, 1], and their labels int32 (N,), for `metrics`."""
+        data = datasets.load_images(self.dataset, data_dir=self.data_dir)
+        images = data.x_test.reshape(-1, *self.input_shape).astype(np.float32) / 255.0
+        return images, data.y_test.astype(np.int32)
+
+    def sample(self, key: Array) -> dict[str, Array]:
+        """Empty: all tasks are alike."""
+        del key
+        return {}
+
+    def init(self, key: Array, config: Any) -> tuple[Any, None]:
+        """Parameters of the network; there is no model state."""
+        del config
+        return self.network.init(key, jnp.zeros((1, *self.input_shape)))["params"], None
+
+    def batch(self, key: Array, config: Any, data: Any) -> tuple[Array, Array]:
+        """Images float32 (batch, *input_shape) in [0, 1] and labels int32 (batch,)."""
+        del config
+        index = jax.random.randint(key, (self.batch_size,), 0, data["labels"].shape[0])
+        return data["images"][index].astype(jnp.float32) / 255.0, data["labels"][index].astype(jnp.int32)
+
+    def loss(self, params: Any, model_state: None, key: Array, config: Any, batch: Any) -> tuple[Array, None]:
+        """Mean cross entropy in nats."""
+        del key
+        return self.metrics(params, model_state, config, batch)["loss"], model_state
+
+    def metrics(self, params: Any, model_state: None, config: Any, batch: tuple[Array, Array]) -> dict[str, Array]:
+        """``{"loss": mean cross entropy in nats, "accuracy": share of images classified right}``, float32 ()."""
+        del model_state, config
+        images, labels = batch
+        logits = self.network.apply({"params": params}, images)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return {"loss": jnp.mean(losses), "accuracy": jnp.mean(jnp.argmax(logits, -1) == labels)}
+
+    def normalizer(self, loss: Array) -> Array:
+        """Loss clipped to [0, 1.5 log classes]; non-finite counts as the upper end (as in the public task library)."""
+        return clip_cross_entropy(loss, self.num_classes)
+
+
+def clip_cross_entropy(loss: Array, num_classes: int) -> Array:
+    """A cross entropy clipped to [0, 1.5 log num_classes]; a non-finite one counts as the upper end."""
+    limit = 1.5 * math.log(num_classes)
+    return jnp.clip(jnp.nan_to_num(loss, nan=limit, posinf=limit, neginf=limit), 0.0, limit)

@@ -1,0 +1,25 @@
+"""Fixtures for the tests of celo_tasks."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the full prepared data sets: $CELO_SHARED/data, else ../shared/data beside the repository."""
+    root = os.environ.get("CELO_SHARED") or Path(__file__).resolve().parents[3].parent / "shared"
+    folder = Path(root) / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the full data sets, and {folder} does not exist (set CELO_SHARED)")
+    return folder
+
+
+@pytest.fixture
+def no_tfds_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Points tensorflow-datasets to an empty directory, so that a test does not see what this machine has."""
+    folder = tmp_path / "tensorflow_datasets"
+    folder.mkdir()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
+    return folder

@@ -1,0 +1,252 @@
+"""Loading by name: the order of the sources, the embedded sets, and what is said where something is amiss."""
+
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pytest
+
+from celo_tasks.datasets import (
+    IMAGE_SPECS,
+    ImageData,
+    is_available,
+    load_images,
+    load_text,
+    prepared,
+    tfds_images,
+    to_grey_8x8,
+)
+from celo_tasks.datasets.embedded_images import load_embedded
+
+EMBEDDED = [name for name, spec in IMAGE_SPECS.items() if spec.embedded]
+
+
+def make_data(seed: int = 0, shape: tuple[int, ...] = (8, 8), train: int = 12, test: int = 6) -> ImageData:
+    rng = np.random.default_rng(seed)
+
+    def split(count: int) -> tuple[np.ndarray, np.ndarray]:
+        return rng.integers(0, 256, (count, *shape), dtype=np.uint8), rng.integers(0, 10, count, dtype=np.uint8)
+
+    return ImageData(*split(train), *split(test))
+
+
+def assert_equal(got: ImageData, expected: ImageData) -> None:
+    for field, array in expected._asdict().items():
+        np.testing.assert_array_equal(getattr(got, field), array, err_msg=field)
+        assert getattr(got, field).dtype == np.uint8
+
+
+def test_sources_are_tried_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from_tfds, from_disk = make_data(1), make_data(2)
+    monkeypatch.setattr(tfds_images, "read_tfds", lambda name: from_tfds)
+    assert_equal(load_images("mnist_8x8", data_dir=tmp_path), from_tfds)
+    prepared.write_prepared(tmp_path / "mnist_8x8.npz", from_disk)
+    assert_equal(load_images("mnist_8x8", data_dir=tmp_path), from_disk)
+    assert_equal(load_images("mnist_8x8", data_dir=tmp_path, source="tfds"), from_tfds)
+
+
+def test_prepared_arrays_come_before_embedded_ones(tmp_path: Path) -> None:
+    ours = make_data()
+    prepared.write_prepared(tmp_path / "digits_8x8.npz", ours)
+    assert_equal(load_images("digits_8x8", data_dir=tmp_path), ours)
+    assert_equal(load_images("digits_8x8", data_dir=tmp_path, source="embedded"), load_embedded("digits_8x8"))
+    assert_equal(load_images("digits_8x8", data_dir=tmp_path / "nowhere"), load_embedded("digits_8x8"))
+
+
+def test_any_npz_in_the_data_dir_has_a_name(tmp_path: Path) -> None:
+    ours = make_data(shape=(9, 11, 3))
+    prepared.write_prepared(tmp_path / "mine.npz", ours)
+    assert_equal(load_images("mine", data_dir=str(tmp_path)), ours)
+
+
+def test_availability_without_reading(tmp_path: Path, no_tfds_data: Path) -> None:
+    assert all(is_available(name) == spec.embedded for name, spec in IMAGE_SPECS.items())
+    assert not is_available("mine", data_dir=tmp_path)
+    prepared.write_prepared(tmp_path / "mine.npz", make_data())
+    prepared.write_prepared(tmp_path / "mnist_8x8.npz", make_data())
+    assert is_available("mine", data_dir=tmp_path)
+    assert is_available("mnist_8x8", data_dir=str(tmp_path))
+    assert not is_available("cifar10_8x8", data_dir=tmp_path)
+
+
+def test_an_absent_set_says_what_to_do(tmp_path: Path, no_tfds_data: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        load_images("cifar10_8x8", data_dir=tmp_path)
+    message = str(caught.value)
+    assert all(part in message for part in ("`celo-tasks prepare cifar10_8x8`", "--data-dir", *EMBEDDED))
+    assert str(tmp_path / "cifar10_8x8.npz") in message
+    assert not any(no_tfds_data.iterdir())  # nothing was downloaded
+
+
+def test_an_unknown_name_lists_the_known_ones(no_tfds_data: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        load_images("imagenet")
+    assert all(name in str(caught.value) for name in IMAGE_SPECS)
+
+
+def test_an_embedded_set_is_not_to_be_prepared() -> None:
+    with pytest.raises(FileNotFoundError, match="comes with the package"):
+        load_images("digits_8x8", source="prepared")
+
+
+def test_an_unknown_source_is_refused() -> None:
+    with pytest.raises(ValueError, match="auto, prepared, tfds, embedded"):
+        load_images("digits_8x8", source="web")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x_test": None, "y_test": None}, "lacks x_test, y_test"),
+        (
+            {"x_train": np.zeros((12, 8, 8), np.float32)},
+            r"x_train must be uint8 \(N, 8, 8\), found float32 \(12, 8, 8\)",
+        ),
+        ({"x_train": np.zeros((12, 9, 8), np.uint8)}, r"x_train must be .*found uint8 \(12, 9, 8\)"),
+        ({"y_train": np.zeros(12, np.int64)}, r"y_train must be uint8 \(N,\), found int64 \(12,\)"),
+        ({"y_train": np.zeros(11, np.uint8)}, "12 pictures but 11 labels in train"),
+        ({"x_train": np.array([{}] * 12, object)}, "not an npz of plain arrays"),
+    ],
+)
+def test_a_faulty_file_is_named_with_its_fault(tmp_path: Path, change: dict[str, np.ndarray], message: str) -> None:
+    path = tmp_path / "mnist_8x8.npz"
+    arrays = {name: array for name, array in (make_data()._asdict() | change).items() if array is not None}
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_images("mnist_8x8", data_dir=tmp_path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x80\x04K\x01.", b"text"])
+def test_a_file_that_is_no_npz(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mnist_8x8.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is not an npz of plain arrays.*x_train, x_test: uint8 \(N, 8, 8\)"):
+        load_images("mnist_8x8", data_dir=tmp_path)
+
+
+def test_a_single_array_is_no_npz(tmp_path: Path) -> None:
+    path = tmp_path / "mnist_8x8.npz"
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match="is not an npz of plain arrays"):
+        load_images("mnist_8x8", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool) -> None:
+    path = tmp_path / "sub" / "mnist_8x8.npz"
+    old = make_data(1)
+    if existing:
+        prepared.write_prepared(path, old)
+
+    def cut_off(file: IO[bytes], **arrays: np.ndarray) -> None:
+        file.write(b"half a file")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        prepared.write_prepared(path, make_data(2))
+    assert [each.name for each in path.parent.iterdir()] == (["mnist_8x8.npz"] if existing else [])
+    if existing:
+        assert_equal(prepared.read_prepared(path), old)
+
+
+@pytest.mark.parametrize("size", [8, 28])
+def test_embedded_fashion_mnist(size: int) -> None:
+    data = load_images(f"fashion_mnist_small_{'8x8' if size == 8 else 28}", source="embedded")
+    assert data.x_train.shape == (2000, size, size)
+    assert data.x_test.shape == (500, size, size)
+    assert all(array.dtype == np.uint8 for array in data)
+    np.testing.assert_array_equal(np.bincount(data.y_train), [200] * 10)
+    np.testing.assert_array_equal(np.bincount(data.y_test), [50] * 10)
+    train = {image.tobytes() for image in data.x_train}
+    assert len(train) == 2000  # no picture twice, and none of those in the test split
+    assert not any(image.tobytes() in train for image in data.x_test)
+
+
+def test_embedded_8x8_is_made_from_28() -> None:
+    small, full = load_embedded("fashion_mnist_small_8x8"), load_embedded("fashion_mnist_small_28")
+    np.testing.assert_array_equal(small.x_test, to_grey_8x8(full.x_test))
+    np.testing.assert_array_equal(small.y_test, full.y_test)
+
+
+def test_embedded_fashion_mnist_comes_from_the_official_splits(shared_data: Path) -> None:
+    part = load_embedded("fashion_mnist_small_28")
+    full = load_images("fashion_mnist_28", data_dir=shared_data, source="prepared")
+    for split in ("train", "test"):
+        pairs = zip(getattr(full, f"x_{split}"), getattr(full, f"y_{split}"), strict=True)
+        known = {(image.tobytes(), int(label)) for image, label in pairs}
+        chosen = zip(getattr(part, f"x_{split}"), getattr(part, f"y_{split}"), strict=True)
+        assert all((image.tobytes(), int(label)) in known for image, label in chosen)
+
+
+def test_embedded_digits() -> None:
+    data = load_images("digits_8x8", source="embedded")
+    assert data.x_train.shape == (1457, 8, 8)
+    assert data.x_test.shape == (340, 8, 8)
+    assert all(array.dtype == np.uint8 for array in data)
+    np.testing.assert_array_equal(np.bincount(data.y_test), [34] * 10)
+    assert np.ptp(np.bincount(data.y_train)) <= 9  # the whole set has 174 to 183 of each
+    levels = np.unique(data.x_train)
+    np.testing.assert_array_equal(levels, np.rint(np.arange(17) * 255 / 16))
+
+
+def test_an_unknown_embedded_set() -> None:
+    with pytest.raises(ValueError, match="digits_8x8, fashion_mnist_small_8x8"):
+        load_embedded("mnist_8x8")
+
+
+def test_licence_and_origin_stand_beside_the_data() -> None:
+    folder = files("celo_tasks.datasets") / "embedded"
+    licence = (folder / "fashion_mnist_small_28.LICENSE.txt").read_text(encoding="utf-8")
+    assert "Copyright © 2017 Zalando SE" in licence
+    assert "Permission is hereby granted, free of charge" in licence
+    assert "public domain" in (folder / "shakespeare.ORIGIN.txt").read_text(encoding="utf-8")
+    sizes = [len(item.read_bytes()) for item in folder.iterdir() if item.name.endswith((".npz", ".txt"))]
+    assert sum(sizes) < 1.5e6  # it is in every wheel
+
+
+def test_embedded_text() -> None:
+    text = load_text()
+    assert text.train.dtype == text.valid.dtype == np.uint8
+    assert text.train.tobytes().startswith(b"First Citizen:\nBefore we proceed")
+    assert text.valid.tobytes().endswith(b"\n")
+    assert 190_000 < len(text.train) + len(text.valid) <= 200_000
+    assert max(text.train.max(), text.valid.max()) < 128
+
+
+def test_text_of_the_data_dir_comes_first_and_is_split_by_position(tmp_path: Path) -> None:
+    (tmp_path / "shakespeare.txt").write_bytes(bytes(range(200, 220)))
+    text = load_text("shakespeare", data_dir=tmp_path)
+    np.testing.assert_array_equal(text.train, np.arange(200, 218))
+    np.testing.assert_array_equal(text.valid, [218, 219])
+
+
+def test_text_errors(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nope\.txt.*shakespeare"):
+        load_text("nope", data_dir=tmp_path)
+    (tmp_path / "tiny.txt").write_bytes(b"123456789")
+    with pytest.raises(ValueError, match="9 bytes"):
+        load_text("tiny", data_dir=tmp_path)
+
+
+_IMPORT = """
+import sys
+opened = []
+sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+import celo_tasks, celo_tasks.datasets
+heavy = {"tensorflow", "tensorflow_datasets", "sklearn", "matplotlib", "PIL", "array_record"} & set(sys.modules)
+assert not heavy, heavy
+read = [path for path in opened if "celo_tasks" in path and not path.endswith((".py", ".pyc")) and ".pyc." not in path]
+assert not read, read
+"""
+
+
+def test_importing_reads_no_data_and_nothing_heavy() -> None:
+    result = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert not result.stdout + result.stderr

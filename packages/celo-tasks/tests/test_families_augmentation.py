@@ -1,0 +1,75 @@
+"""Reparametrisation: the same function in other coordinates."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from celo_tasks.families import LEVELS, ImageMLP, Reparametrized
+
+INNER = ImageMLP(("digits_8x8",), hidden_sizes=(8,), batch_size=16)
+
+
+def sampled(level: str, seed: int = 0) -> tuple[Reparametrized, dict[str, Any]]:
+    family = Reparametrized(INNER, (level,))
+    return family, family.sample(jax.random.key(seed))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_function_is_unchanged_and_gradient_scaled(level: str) -> None:
+    family, config = sampled(level)
+    key = jax.random.key(1)
+    batch = family.batch(key, config, family.load())
+    plain, _ = INNER.init(key, config["task"])
+    scaled, _ = family.init(key, config)
+    loss, grads = jax.value_and_grad(lambda p: family.loss(p, None, key, config, batch)[0])(scaled)
+    expected_loss, expected = jax.value_and_grad(lambda p: INNER.loss(p, None, key, config["task"], batch)[0])(plain)
+    # x / c * c is x but for a rounding.
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    expected = jax.tree.map(jnp.multiply, expected, config["scale"])
+    for found, wanted in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5 * float(jnp.abs(wanted).max()))
+
+
+@pytest.mark.parametrize(("level", "distinct"), [("global", 1), ("tensor", 4), ("parameter", 64 * 8 + 8 + 8 * 10 + 10)])
+def test_levels(level: str, distinct: int) -> None:
+    _, config = sampled(level)
+    scales = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(config["scale"])])
+    assert scales.min() >= 1e-3 * (1 - 1e-5) and scales.max() <= 1e3 * (1 + 1e-5)
+    # Of a few hundred uniform float32 draws a pair may agree.
+    assert distinct - 3 <= len(np.unique(scales)) <= distinct
+
+
+def test_scales_are_log_uniform() -> None:
+    family = Reparametrized(INNER, ("parameter",), low=1e-2, high=1e2)
+    scales = jax.tree.leaves(jax.vmap(family.sample)(jax.random.split(jax.random.key(0), 30))["scale"])
+    logs = np.log10(np.concatenate([np.ravel(leaf) for leaf in scales]))
+    # 18,300 draws: quantiles of a uniform distribution are known to about 0.4 % of its range of 4.
+    np.testing.assert_allclose(np.quantile(logs, [0.1, 0.5, 0.9]), [-1.6, 0.0, 1.6], atol=0.08)
+
+
+def test_a_level_named_twice_is_twice_as_likely() -> None:
+    family = Reparametrized(INNER, ("global", "global", "tensor"))
+
+    def is_global(key: jax.Array) -> jax.Array:
+        first = jnp.stack([leaf.reshape(-1)[0] for leaf in jax.tree.leaves(family.sample(key)["scale"])])
+        return jnp.all(first == first[0])
+
+    share = float(jnp.mean(jax.vmap(is_global)(jax.random.split(jax.random.key(0), 900))))
+    assert abs(share - 2 / 3) < 0.08  # five standard errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"levels": ("layer",)}, "layer"),
+        ({"levels": ()}, "none"),
+        ({"low": 0.0}, "low"),
+        ({"low": 2.0, "high": 1.0}, "low"),
+    ],
+)
+def test_mistakes_are_explained(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Reparametrized(INNER, **arguments)

@@ -1,0 +1,168 @@
+"""The folder that a learned optimizer is stored in, read with every byte checked and written whole or not at all.
+
+* model.safetensors: theta, float32 arrays named by their slash path
+* config.json: format version, architecture, config and provenance
+* README.md: model card
+* checksums: SHA-256 of the other three, in the format of sha256sum
+"""
+
+import hashlib
+import os
+import pathlib
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+CARD = "README.md"
+CHECKSUMS = "checksums"
+
+LISTED = (CARD, CONFIG, WEIGHTS)
+"""The files that `CHECKSUMS` lists, in its order."""
+
+LARGEST = {WEIGHTS: 64 * 2**20, CONFIG: 2**20, CARD: 2**20, CHECKSUMS: 2**12}
+"""Largest size in bytes that is read of each file."""
+
+_LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
+
+
+class ChecksumError(ValueError):
+    """A file's content is not what its checksum promises."""
+
+
+def check_size(name: str, size: int, where: str) -> None:
+    """Raises ValueError if a file of ``size`` bytes is too large to be what its name says."""
+    if size > LARGEST[name]:
+        raise ValueError(
+            f"{where}: {name} has {size:,} bytes, more than the {LARGEST[name]:,} allowed: it is no learned optimizer "
+            "of this package."
+        )
+
+
+def read(folder: pathlib.Path, where: str, *, digest: str | None = None) -> dict[str, bytes]:
+    """The content of the four files, read once and checked before anything is parsed.
+
+    Args:
+      folder: the folder.
+      where: what to call it in messages.
+      digest: SHA-256 that the checksums file itself must have.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ChecksumError: a file, or the checksums file, is altered.
+      ValueError: a file is too large.
+    """
+    checksums = _read_file(folder, CHECKSUMS, where)
+    if digest is not None and hashlib.sha256(checksums).hexdigest() != digest:
+        raise ChecksumError(
+            f"{where}: its checksums are not those that this version of celo-zoo was made with: install it again."
+        )
+    expected = parse_checksums(checksums, where)
+    files = {CHECKSUMS: checksums}
+    for name in LISTED:
+        files[name] = _read_file(folder, name, where)
+        if hashlib.sha256(files[name]).hexdigest() != expected[name]:
+            raise ChecksumError(
+                f"{where}: {name} does not have the SHA-256 in {CHECKSUMS}, so it is damaged or altered: get it again."
+            )
+    return files
+
+
+def _read_file(folder: pathlib.Path, name: str, where: str) -> bytes:
+    try:
+        with open(folder / name, "rb") as file:
+            check_size(name, os.fstat(file.fileno()).st_size, where)
+            return file.read(LARGEST[name] + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(
+            f"{where}: there is no {name}; a learned optimizer's folder holds {', '.join((CHECKSUMS, *LISTED))}."
+        ) from None
+
+
+def parse_checksums(data: bytes, where: str) -> dict[str, str]:
+    """SHA-256 by file name.
+
+    Raises:
+      ChecksumError: malformed, or not exactly one line for each of `LISTED`.
+    """
+    lines = data.decode("utf-8", "replace").split("\n")
+    matches = [_LINE.fullmatch(line) for line in lines[:-1]]
+    if lines[-1] != "" or None in matches:
+        raise ChecksumError(
+            f"{where}: {CHECKSUMS} is not in the format of sha256sum, so it is damaged or altered: get it again."
+        )
+    digests = {match[2]: match[1] for match in matches if match}
+    if len(matches) != len(LISTED) or set(digests) != set(LISTED):
+        raise ChecksumError(
+            f"{where}: {CHECKSUMS} does not list exactly {', '.join(LISTED)}: get the folder again, or upgrade "
+            "celo-zoo if it was written by a newer version."
+        )
+    return digests
+
+
+def format_checksums(files: Mapping[str, bytes]) -> bytes:
+    """The checksums file for the files of `LISTED`."""
+    return "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in LISTED).encode()
+
+
+def write(
+    folder: str | os.PathLike[str],
+    files: Mapping[str, bytes],
+    *,
+    overwrite: bool = False,
+    check: Callable[[pathlib.Path], None] = lambda folder: None,
+) -> pathlib.Path:
+    """Writes the files and their checksums as a folder that appears whole or not at all.
+
+    Args:
+      folder: where; missing parents are made.
+      files: content by name, one for each of `LISTED`.
+      overwrite: replace an existing folder. Only one that holds nothing but a learned optimizer is replaced. For a
+        moment between two renames neither the old nor the new one is there; if the second fails, the old one is put
+        back.
+      check: called with the finished temporary folder before it takes its place; what it raises aborts the writing.
+
+    Raises:
+      FileExistsError: the folder exists, and ``overwrite`` is off or it holds other files.
+      OSError: it could not be written; an older one is still there.
+    """
+    target = pathlib.Path(os.path.realpath(pathlib.Path(folder).expanduser()))
+    _check_replaceable(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (target.with_name(f".{target.name}.{secrets.token_hex(4)}.{kind}") for kind in ("tmp", "old"))
+    temporary.mkdir()
+    try:
+        for name, content in {**files, CHECKSUMS: format_checksums(files)}.items():
+            with open(temporary / name, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        check(temporary)
+        if target.exists():
+            os.rename(target, old)
+        try:
+            os.rename(temporary, target)
+        except BaseException:
+            if old.exists():
+                os.rename(old, target)
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def _check_replaceable(target: pathlib.Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"{target} exists: choose another folder, or say that it is to be overwritten.")
+    if not target.is_dir():
+        raise FileExistsError(f"{target} is not a folder: choose another name.")
+    if strange := sorted({entry.name for entry in target.iterdir()} - {CHECKSUMS, *LISTED}):
+        raise FileExistsError(
+            f"{target} holds other files, such as {strange[0]!r}, and is not replaced: choose another folder."
+        )

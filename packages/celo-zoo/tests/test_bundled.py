@@ -1,0 +1,47 @@
+"""The weights inside the package: present, whole, documented and at work."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import celo_zoo
+from celo_core.checks import flatten_theta
+from celo_zoo import models
+
+
+def test_celo_is_bundled():
+    assert "celo" in celo_zoo.names()
+
+
+@pytest.mark.parametrize("name", celo_zoo.names())
+def test_bundled(name):
+    model = models.load_model(name)
+    expected = flatten_theta(models.expected_shapes(model.architecture))
+    leaves = flatten_theta(model.theta)
+    assert {path: leaf.shape for path, leaf in leaves.items()} == {path: leaf.shape for path, leaf in expected.items()}
+    assert all(np.isfinite(leaf).all() for leaf in leaves.values())
+    for field in ("command", "commit", "data", "seeds", "seconds", "hardware"):
+        assert model.document["provenance"].get(field), field
+
+
+@pytest.mark.parametrize("name", celo_zoo.names())
+def test_bundled_trains_a_quadratic(name):
+    num_steps = 100
+    tx = celo_zoo.optimizer(name, num_steps)
+    target = jnp.linspace(-1.0, 1.0, 12).reshape(4, 3)
+
+    def loss_of(params):
+        return jnp.mean((params - target) ** 2)
+
+    def step(carry, _):
+        params, state = carry
+        loss, gradient = jax.value_and_grad(loss_of)(params)
+        updates, state = tx.update(gradient, state, params, value=loss)
+        return (optax.apply_updates(params, updates), state), loss
+
+    start = jnp.full((4, 3), 0.5)
+    (params, _), losses = jax.jit(lambda carry: jax.lax.scan(step, carry, length=num_steps))((start, tx.init(start)))
+    assert np.isfinite(losses).all()
+    assert loss_of(params) < 0.5 * losses[0]

@@ -1,0 +1,394 @@
+"""Saving and loading: exact, complete, and closed to anything else."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import yaml
+from conftest import PROVENANCE
+
+import celo_zoo
+from celo_core import ARCHITECTURES, CeloConfig, LSTMSchedulerConfig, get_architecture
+from celo_core.checks import flatten_theta
+from celo_zoo import folders, models
+
+
+def random_theta(architecture, seed=0):
+    return jax.jit(architecture.init)(jax.random.key(seed))
+
+
+def assert_same_bits(left, right):
+    left, right = flatten_theta(left), flatten_theta(right)
+    assert left.keys() == right.keys()
+    for path, leaf in left.items():
+        assert np.shape(leaf) == np.shape(right[path])
+        assert np.asarray(leaf).tobytes() == np.asarray(right[path]).tobytes()
+
+
+def rewrite(folder, target, **changes):
+    """A copy whose config.json is changed and whose checksums are right again."""
+    files = {name: (folder / name).read_bytes() for name in folders.LISTED}
+    document = json.loads(files[folders.CONFIG]) | changes
+    files[folders.CONFIG] = json.dumps(document).encode()
+    return folders.write(target, files)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_round_trip(name, seed, tmp_path):
+    architecture = get_architecture(name)
+    theta = random_theta(architecture, seed)
+    folder = celo_zoo.save(theta, architecture.config, tmp_path / "a" / "b", metadata=PROVENANCE)
+    loaded, config = celo_zoo.load(folder)
+    assert_same_bits(loaded, theta)
+    assert config == architecture.config
+    assert type(config) is type(architecture.config)
+    assert celo_zoo.info(str(folder)) == {
+        "format_version": 1,
+        "architecture": name,
+        "config": json.loads((folder / "config.json").read_text())["config"],
+        "provenance": PROVENANCE,
+    }
+    assert sorted(os.listdir(folder)) == ["README.md", "checksums", "config.json", "model.safetensors"]
+    assert os.listdir(tmp_path / "a") == ["b"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CeloConfig(scheduler=None),
+        CeloConfig(hidden_sizes=(8,), scheduler=LSTMSchedulerConfig(hidden_size=7, multiplier=0.3)),
+    ],
+    ids=["no scheduler", "other sizes"],
+)
+def test_other_configs(config, tmp_path):
+    theta = random_theta(get_architecture("celo", config))
+    loaded, read = celo_zoo.load(celo_zoo.save(theta, config, tmp_path / "model"))
+    assert read == config
+    assert_same_bits(loaded, theta)
+
+
+def test_strided_and_double_leaves(tmp_path):
+    architecture = get_architecture("celo_adam")
+    theta = jax.tree.map(lambda leaf: np.asfortranarray(np.asarray(leaf, np.float64)), random_theta(architecture))
+    loaded, _ = celo_zoo.load(celo_zoo.save(theta, architecture.config, tmp_path / "model"))
+    for path, leaf in flatten_theta(loaded).items():
+        assert leaf.dtype == jnp.float32
+        np.testing.assert_array_equal(leaf, np.asarray(flatten_theta(theta)[path], np.float32))
+
+
+def test_checksums_are_those_of_sha256sum(model_folder):
+    lines = (model_folder / "checksums").read_text().splitlines()
+    assert lines == [
+        f"{hashlib.sha256((model_folder / name).read_bytes()).hexdigest()}  {name}"
+        for name in ("README.md", "config.json", "model.safetensors")
+    ]
+
+
+def test_optimizer_takes_the_keywords_of_the_architecture(model_folder):
+    params, gradient = jnp.array([2.0, -1.0]), jnp.zeros(2)
+
+    def first_update(**kwargs):
+        tx = celo_zoo.optimizer(model_folder, 10, **kwargs)
+        return tx.update(gradient, tx.init(params), params, value=jnp.float32(1.0))[0]
+
+    decayed = first_update(weight_decay=0.1) - first_update()
+    np.testing.assert_allclose(decayed, -0.1 * params, rtol=1e-5)  # a few roundings of float32
+    assert isinstance(celo_zoo.optimizer(model_folder, 10), optax.GradientTransformationExtraArgs)
+    with pytest.raises(TypeError, match="wieght_decay"):
+        celo_zoo.optimizer(model_folder, 10, wieght_decay=0.1)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_parser(monkeypatch):
+    """Makes every parser of file contents fail the test."""
+
+    def reached(*arguments, **keywords):
+        pytest.fail("a file was parsed before it was checked")
+
+    monkeypatch.setattr(models.tensors, "decode", reached)
+    monkeypatch.setattr(models.json, "loads", reached)
+
+
+def copy_of(folder, target):
+    target.mkdir()
+    for name in os.listdir(folder):
+        (target / name).write_bytes((folder / name).read_bytes())
+    return target
+
+
+FILES = ("README.md", "checksums", "config.json", "model.safetensors")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_altered_file_is_refused_before_parsing(name, model_folder, tmp_path, no_parser):
+    folder = copy_of(model_folder, tmp_path / "copy")
+    data = (folder / name).read_bytes()
+    # Every byte of the small checksums file; of the others the ends and a random sample.
+    random = np.random.default_rng(0)
+    everywhere = len(data) if name == "checksums" else 40
+    positions = {0, len(data) - 1, *random.permutation(len(data))[:everywhere].tolist()}
+    for position in sorted(positions):
+        altered = bytearray(data)
+        altered[position] ^= int(random.integers(1, 256))
+        (folder / name).write_bytes(altered)
+        with pytest.raises(celo_zoo.ChecksumError, match="get"):
+            celo_zoo.load(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.999])
+def test_truncated_file_is_refused_before_parsing(name, keep, model_folder, tmp_path, no_parser):
+    folder = copy_of(model_folder, tmp_path / "copy")
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[: int(keep * len(data))])
+    with pytest.raises(celo_zoo.ChecksumError):
+        celo_zoo.load(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file_is_refused_before_parsing(name, model_folder, tmp_path, no_parser):
+    folder = copy_of(model_folder, tmp_path / "copy")
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"there is no {name}"):
+        celo_zoo.load(folder)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text + text.splitlines(keepends=True)[0],
+        lambda text: "".join(text.splitlines(keepends=True)[:-1]),
+        lambda text: text + "0" * 64 + "  other.bin\n",
+        lambda text: text.replace("config.json", "../config.json"),
+        lambda text: text.rstrip("\n"),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.upper(),
+    ],
+    ids=["line twice", "line missing", "unknown file", "path", "no last newline", "CRLF", "upper case"],
+)
+def test_unusual_checksums_are_refused(edit, model_folder, tmp_path, no_parser):
+    folder = copy_of(model_folder, tmp_path / "copy")
+    (folder / "checksums").write_bytes(edit((folder / "checksums").read_text()).encode())
+    with pytest.raises(celo_zoo.ChecksumError):
+        celo_zoo.load(folder)
+
+
+def test_files_beside_are_ignored(model_folder, tmp_path):
+    folder = copy_of(model_folder, tmp_path / "copy")
+    (folder / ".gitattributes").write_text("x")
+    assert_same_bits(celo_zoo.load(folder)[0], celo_zoo.load(model_folder)[0])
+
+
+def test_large_files_are_refused(model_folder, tmp_path, no_parser, monkeypatch):
+    folder = copy_of(model_folder, tmp_path / "copy")
+    os.truncate(folder / "model.safetensors", 64 * 2**20 + 1)  # sparse: takes no room on the disk
+    with pytest.raises(ValueError, match=r"67,108,865 bytes, more than the 67,108,864 allowed"):
+        celo_zoo.load(folder)
+
+
+def test_newer_version_is_refused(model_folder, tmp_path):
+    with pytest.raises(ValueError, match="format version 2 and this celo-zoo reads up to 1: upgrade celo-zoo"):
+        celo_zoo.load(rewrite(model_folder, tmp_path / "newer", format_version=2, architecture="of the future"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": None}, "no format_version"),
+        ({"format_version": True}, "no format_version"),
+        ({"format_version": "1"}, "no format_version"),
+        ({"format_version": 0}, "no format_version"),
+        ({"architecture": "adamw"}, "unknown architecture 'adamw'"),
+        ({"architecture": 3}, "lacks an architecture"),
+        ({"architecture": "celo_adam"}, "has no field"),
+        ({"config": []}, "lacks an architecture"),
+        ({"config": {"hidden_sizes": [-1]}}, "does not fit this version of celo-core"),
+        ({"config": {"hidden_sizes": "ab"}}, "must be a list"),
+        ({"config": {"surprise": 1}}, "has no field 'surprise'"),
+        ({"config": {"hidden_sizes": [5, 4]}}, r"has shape \(4,\), not \(5,\)"),
+        ({"config": {"scheduler": None}}, "unknown leaves scheduler"),
+        ({"provenance": None}, "lacks an architecture, a config or a provenance"),
+    ],
+)
+def test_unfit_config_is_refused(changes, message, model_folder, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        celo_zoo.load(rewrite(model_folder, tmp_path / "unfit", **changes))
+
+
+@pytest.mark.parametrize("text", [b"", b"3", b"{", b"[" * 200_000, b'{"format_version": NaN}', b"\xff"])
+def test_config_that_is_not_json_is_refused(text, model_folder, tmp_path):
+    files = {name: (model_folder / name).read_bytes() for name in folders.LISTED} | {folders.CONFIG: text}
+    with pytest.raises(ValueError, match=r"config\.json"):
+        celo_zoo.load(folders.write(tmp_path / "unfit", files))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_non_finite_theta_is_refused(number, model_folder, tmp_path):
+    theta, config = celo_zoo.load(model_folder)
+    theta["update_rule"]["output"]["bias"] = jnp.array([0.0, number], jnp.float32)
+    with pytest.raises(ValueError, match="'update_rule/output/bias' has numbers that are not finite"):
+        celo_zoo.save(theta, config, tmp_path / "model")
+    leaves = {path: np.asarray(leaf) for path, leaf in flatten_theta(theta).items()}
+    files = {name: (model_folder / name).read_bytes() for name in folders.LISTED}
+    files[folders.WEIGHTS] = models.tensors.encode(leaves)
+    with pytest.raises(ValueError, match="'update_rule/output/bias' has numbers that are not finite"):
+        celo_zoo.load(folders.write(tmp_path / "by hand", files))
+    assert os.listdir(tmp_path) == ["by hand"]
+
+
+def test_save_refuses_what_does_not_belong_together(model_folder, tmp_path):
+    theta, config = celo_zoo.load(model_folder)
+    with pytest.raises(ValueError, match="lacks update_rule"):
+        celo_zoo.save({"scheduler": theta["scheduler"]}, config, tmp_path / "model")
+    with pytest.raises(ValueError, match="no architecture has a config of type dict"):
+        celo_zoo.save(theta, {"hidden_sizes": [4, 4]}, tmp_path / "model")
+    with pytest.raises(ValueError, match="not JSON"):
+        celo_zoo.save(theta, config, tmp_path / "model", metadata={"loss": float("nan")})
+    with pytest.raises(ValueError, match="not JSON"):
+        celo_zoo.save(theta, config, tmp_path / "model", metadata={"when": object()})
+    assert os.listdir(tmp_path) == []
+
+
+# --- atomic writing --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["third file", "read back", "first rename", "keyboard"])
+def failing(request, monkeypatch):
+    """Something breaks in the middle of a save."""
+    if request.param == "read back":
+        monkeypatch.setattr(models.tensors, "same_bits", lambda left, right: "scheduler/initial_cell" not in left)
+        monkeypatch.setattr(models.tensors, "encode", lambda leaves, encode=_encode: encode(leaves))
+        return OSError
+    error = KeyboardInterrupt if request.param == "keyboard" else OSError
+    calls = []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if request.param == "first rename" or len(calls) == 3:
+            raise error("no space left on device")
+
+    monkeypatch.setattr(folders.os, "rename" if request.param == "first rename" else "fsync", fail)
+    return error
+
+
+def _encode(leaves):
+    import safetensors.numpy
+
+    return safetensors.numpy.save(dict(leaves))
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_failed_save_leaves_nothing(exists, failing, model_folder, tmp_path):
+    theta, config = celo_zoo.load(model_folder)
+    target = tmp_path / "model"
+    if exists:
+        copy_of(model_folder, target)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(failing):
+        celo_zoo.save(theta, config, target, metadata={"command": "another"}, overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert os.listdir(tmp_path) == (["model"] if exists else [])
+
+
+def test_failure_of_the_second_rename_puts_the_old_folder_back(model_folder, tmp_path, monkeypatch):
+    theta, config = celo_zoo.load(model_folder)
+    target = copy_of(model_folder, tmp_path / "model")
+    rename, calls = os.rename, []
+
+    def fail_once(source, destination):
+        calls.append(destination)
+        if len(calls) == 2:
+            raise OSError("disk on fire")
+        rename(source, destination)
+
+    monkeypatch.setattr(folders.os, "rename", fail_once)
+    with pytest.raises(OSError, match="disk on fire"):
+        celo_zoo.save(theta, config, target, metadata={"command": "another"}, overwrite=True)
+    assert len(calls) == 3
+    assert os.listdir(tmp_path) == ["model"]
+    assert celo_zoo.info(target)["provenance"] == PROVENANCE
+
+
+def test_overwrite(model_folder, tmp_path):
+    theta, config = celo_zoo.load(model_folder)
+    target = celo_zoo.save(theta, config, tmp_path / "model")
+    with pytest.raises(FileExistsError, match="exists: choose another folder"):
+        celo_zoo.save(theta, config, target, metadata={"command": "two"})
+    assert celo_zoo.info(target)["provenance"] == {}
+    celo_zoo.save(theta, config, target, metadata={"command": "two"}, overwrite=True)
+    assert celo_zoo.info(target)["provenance"] == {"command": "two"}
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_overwrite_spares_other_folders_and_files(model_folder, tmp_path):
+    theta, config = celo_zoo.load(model_folder)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("years of work")
+    (tmp_path / "note").write_text("a file")
+    with pytest.raises(FileExistsError, match=r"holds other files, such as 'chapter1.tex'"):
+        celo_zoo.save(theta, config, tmp_path / "thesis", overwrite=True)
+    with pytest.raises(FileExistsError, match="is not a folder"):
+        celo_zoo.save(theta, config, tmp_path / "note", overwrite=True)
+    assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "years of work"
+    assert (tmp_path / "note").read_text() == "a file"
+
+
+def test_overwrite_through_a_link(model_folder, tmp_path):
+    theta, config = celo_zoo.load(model_folder)
+    target = celo_zoo.save(theta, config, tmp_path / "model")
+    (tmp_path / "link").symlink_to(target)
+    celo_zoo.save(theta, config, tmp_path / "link", metadata={"command": "two"}, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert celo_zoo.info(target)["provenance"] == {"command": "two"}
+
+
+# --- model cards and imports -----------------------------------------------------------------------------------------
+
+
+def test_card(model_folder):
+    text = (model_folder / "README.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "license": "apache-2.0",
+        "library_name": "celo",
+        "tags": ["celo", "learned-optimizer", "meta-learning", "optax", "jax"],
+    }
+    assert "- command: `celo-tasks meta-train --out runs/'x'`\n" in body
+    for key in ("commit", "hardware"):
+        assert f"`{PROVENANCE[key]}`" in body
+    assert "100 to 2000 steps" in body
+    assert "35,803 meta-trained values" in body
+
+
+def test_card_without_metadata_and_own_card(model_folder, tmp_path):
+    theta, config = celo_zoo.load(model_folder)
+    assert "Nothing was recorded" in (celo_zoo.save(theta, config, tmp_path / "a") / "README.md").read_text()
+    folder = celo_zoo.save(theta, config, tmp_path / "b", card="# Mine\n", metadata={"license": "mit: [really]"})
+    assert (folder / "README.md").read_text() == "# Mine\n"
+    folder = celo_zoo.save(theta, config, tmp_path / "c", metadata={"license": "mit: [really]"})
+    assert yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])["license"] == "mit: [really]"
+
+
+def test_import_is_light():
+    code = (
+        "import os, sys, builtins\n"
+        "import celo_core\n"
+        "opened = []\n"
+        "sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == 'open' else None)\n"
+        "import celo_zoo\n"
+        "assert 'huggingface_hub' not in sys.modules and 'safetensors' not in sys.modules\n"
+        "data = [name for name in opened if name.endswith(('.json', '.safetensors', 'checksums'))]\n"
+        "assert not data, data\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,128 @@
+"""Names: bundled, folders and repositories; the index's digest; the tool that bundles; the entry point."""
+
+import importlib.metadata
+import importlib.util
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import celo_zoo
+from celo_zoo import bundled, references
+
+TOOL = pathlib.Path(__file__).resolve().parents[3] / "tools" / "bundle_weights.py"
+
+
+@pytest.fixture
+def tool():
+    if not TOOL.is_file():
+        pytest.skip("tools/bundle_weights.py is part of the repository, not of the package")
+    spec = importlib.util.spec_from_file_location("bundle_weights", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def bundle(tool, package_root, model_folder):
+    """A package with the test's model as ``celo``."""
+    tool.bundle(model_folder, "celo", package_root)
+    return package_root
+
+
+def test_bundled_weights_load_by_name(bundle, model_folder):
+    assert celo_zoo.names() == ["celo"]
+    theta, config = celo_zoo.load("celo")
+    expected, expected_config = celo_zoo.load(model_folder)
+    assert config == expected_config
+    for left, right in zip(jax.tree.leaves(theta), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_bundling_twice_replaces(bundle, tool, model_folder, tmp_path):
+    theta, config = celo_zoo.load(model_folder)
+    other = celo_zoo.save(
+        theta, config, tmp_path / "other", metadata=celo_zoo.info(model_folder)["provenance"] | {"seeds": [7]}
+    )
+    checksum = tool.bundle(other, "celo", bundle)
+    assert json.loads((bundle / "index.json").read_text()) == {"celo": checksum}
+    assert celo_zoo.info("celo")["provenance"]["seeds"] == [7]
+    assert sorted(path.name for path in bundle.iterdir()) == ["index.json", "weights"]
+
+
+def test_bundling_refuses_unfit_weights(tool, package_root, model_folder, tmp_path):
+    theta, config = celo_zoo.load(model_folder)
+    bare = celo_zoo.save(theta, config, tmp_path / "bare", metadata={"command": "x"})
+    with pytest.raises(ValueError, match="lacks commit, data, seeds, seconds, hardware"):
+        tool.bundle(bare, "celo", package_root)
+    (bare / "config.json").write_text("{}")
+    with pytest.raises(celo_zoo.ChecksumError):
+        tool.bundle(bare, "celo", package_root)
+    with pytest.raises(ValueError, match="no name for weights"):
+        tool.bundle(model_folder, "../celo", package_root)
+    assert celo_zoo.names() == []
+    assert not (package_root / "weights").exists()
+
+
+def test_bundled_weights_must_match_the_index(bundle, model_folder, tmp_path):
+    theta, config = celo_zoo.load(model_folder)
+    # A whole folder, right in itself, but not the one that the package was made with.
+    celo_zoo.save(theta, config, bundle / "weights" / "celo", overwrite=True)
+    with pytest.raises(celo_zoo.ChecksumError, match="install it again"):
+        celo_zoo.load("celo")
+
+
+def test_unknown_name_lists_the_names(bundle):
+    with pytest.raises(ValueError, match=r"unknown weights 'sgd': give a bundled name \(celo\)"):
+        celo_zoo.load("sgd")
+
+
+def test_entry_point(bundle):
+    (entry,) = importlib.metadata.entry_points(group="celo.optimizers", name="celo")
+    tx = entry.load()(20)
+    params = np.ones(3, np.float32)
+    updates, _ = tx.update(params, tx.init(params), params, value=np.float32(1.5))
+    assert updates.shape == (3,)
+
+
+def test_parse(bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "celo").mkdir()
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    assert references.parse("celo") == references.Bundled("celo")
+    assert references.parse("./celo") == references.Folder(pathlib.Path("celo"))
+    assert references.parse(pathlib.Path("celo")) == references.Folder(pathlib.Path("celo"))
+    assert references.parse("runs/one") == references.Folder(pathlib.Path("runs/one"))
+    assert references.parse("runs/two") == references.Hub("runs/two", "main")
+    assert references.parse("owner/repo@v1.0") == references.Hub("owner/repo", "v1.0")
+    assert references.parse("owner/repo", "refs/pr/1") == references.Hub("owner/repo", "refs/pr/1")
+    assert references.parse("owner/repo@v1", "v1") == references.Hub("owner/repo", "v1")
+
+
+@pytest.mark.parametrize(
+    ("ref", "revision", "error", "message"),
+    [
+        ("", None, ValueError, "unknown weights ''"),
+        ("a/b/c", None, ValueError, "unknown weights"),
+        ("../x/y", None, FileNotFoundError, "there is no folder"),
+        ("/no/such/folder", None, FileNotFoundError, "there is no folder"),
+        (pathlib.Path("no/such"), None, FileNotFoundError, "there is no folder"),
+        ("owner/re po", None, ValueError, "unknown weights"),
+        ("owner/..", None, ValueError, "unknown weights"),
+        ("owner/repo@", None, ValueError, "not a revision"),
+        ("owner/repo@a..b", None, ValueError, "not a revision"),
+        ("owner/repo@/etc", None, ValueError, "not a revision"),
+        ("owner/repo", "", ValueError, "not a revision"),
+        ("owner/repo@a", "b", ValueError, "two revisions"),
+        ("celo", "main", ValueError, "has no revision 'main'"),
+    ],
+)
+def test_unfit_references(ref, revision, error, message, bundle):
+    with pytest.raises(error, match=message):
+        celo_zoo.load(ref, revision=revision)
+
+
+def test_index_of_this_package_is_consistent():
+    assert {path.name for path in (bundled.ROOT / "weights").glob("*")} == set(bundled.names())

@@ -1,0 +1,59 @@
+"""Makes the small data sets that come inside celo-tasks from their full versions; deterministic.
+
+    python tools/make_embedded_data.py --data-dir DIR
+
+DIR holds fashion_mnist_28.npz (x_train, y_train, x_test, y_test: uint8, the official splits) and tinyshakespeare.txt.
+Of Fashion-MNIST, 200 training and 50 test pictures of each class are drawn with a fixed seed, and kept in the order
+of the official set; the 8x8 version is computed from them when it is loaded. Of the plays, whole lines are kept up to
+200 kB. The licence of Fashion-MNIST and a note on the text's origin stand beside the data and are not made here.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from celo_tasks.datasets.prepared import ImageData, Uint8, read_prepared, write_prepared
+
+SEED = 20170825
+TRAIN_PER_CLASS = 200
+TEST_PER_CLASS = 50
+TEXT_BYTES = 200_000
+OUT_DIR = Path(__file__).resolve().parents[1] / "packages/celo-tasks/src/celo_tasks/datasets/embedded"
+
+
+def balanced(rng: np.random.Generator, labels: Uint8, per_class: int) -> np.ndarray:
+    """Indices, ascending, of ``per_class`` examples of every class."""
+    drawn = [rng.choice(np.flatnonzero(labels == label), per_class, replace=False) for label in np.unique(labels)]
+    return np.sort(np.concatenate(drawn))
+
+
+def small_images(data: ImageData) -> ImageData:
+    """A class-balanced part of a data set, each split taken from its own."""
+    rng = np.random.default_rng(SEED)
+    train = balanced(rng, data.y_train, TRAIN_PER_CLASS)
+    test = balanced(rng, data.y_test, TEST_PER_CLASS)
+    return ImageData(data.x_train[train], data.y_train[train], data.x_test[test], data.y_test[test])
+
+
+def small_text(text: bytes) -> bytes:
+    """The beginning of a text, up to the last line end within the limit."""
+    return text[: text.rindex(b"\n", 0, TEXT_BYTES) + 1]
+
+
+def main() -> None:
+    """Writes both files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the full data sets")
+    parser.add_argument("--out-dir", type=Path, default=OUT_DIR, help="default: inside the package")
+    args = parser.parse_args()
+    images = small_images(read_prepared(args.data_dir / "fashion_mnist_28.npz", (28, 28)))
+    write_prepared(args.out_dir / "fashion_mnist_small_28.npz", images)
+    text = small_text((args.data_dir / "tinyshakespeare.txt").read_bytes())
+    (args.out_dir / "shakespeare.txt").write_bytes(text)
+    for path in sorted(args.out_dir.glob("*.*")):
+        print(f"{path.name}: {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

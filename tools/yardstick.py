@@ -1,0 +1,100 @@
+"""Measures weights on the distribution that Celo is meta-trained on: mean training loss over 100, 500 and 2,000 steps.
+
+    python tools/yardstick.py --data-dir arrays --out docs/results/yardstick.json celo weights/mine run/update_rule/theta.npz
+
+Four 8x8 image sets, MLP 64-32-10, batch 64, reparametrised at the level of the whole task with scales log-uniform in [0.001, 1000],
+four problems of each set, losses clipped at 5. A ``.npz`` of an unfinished run is an update rule without its scheduler;
+a ``.state`` file is a published checkpoint of the reference implementation; anything else is what celo_zoo.load takes.
+"""
+
+import argparse
+import dataclasses
+import functools
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import celo_zoo
+from celo_core import Celo, CeloConfig, get_architecture
+from celo_core.unroll import InnerProblem, train
+from celo_tasks import meta_training
+from celo_tasks.families import ImageMLP, Reparametrized
+
+DATASETS = ("mnist_8x8", "fashion_mnist_8x8", "cifar10_8x8", "cifar100_10of100_8x8")
+PROBLEMS, STEPS, HORIZONS, CLIP = 4, 2000, (100, 500, 2000), 5.0
+
+
+class ClippedImageMLP(ImageMLP):
+    """The family with the yardstick's own bound on losses."""
+
+    def normalizer(self, loss: jax.Array) -> jax.Array:
+        """Clips to [0, 5]; non-finite counts as 5."""
+        return jnp.clip(jnp.nan_to_num(loss, nan=CLIP, posinf=CLIP, neginf=CLIP), 0.0, CLIP)
+
+
+def load(reference: str) -> tuple[Any, Any]:
+    """The architecture and theta of a weights file, folder or name."""
+    if reference.endswith(".npz"):
+        theta = meta_training.load_theta(reference)
+        return (Celo() if "scheduler" in theta else Celo(CeloConfig(scheduler=None))), theta
+    theta, config = celo_zoo.convert_published(reference) if reference.endswith(".state") else celo_zoo.load(reference)
+    name = "celo" if isinstance(config, CeloConfig) else "celo_adam"
+    return dataclasses.replace(get_architecture(name), config=config), theta  # type: ignore[type-var]
+
+
+def measure(reference: str, data_dir: str, seed: int) -> dict[str, Any]:
+    """Mean losses by data set and over all."""
+    architecture, theta = load(reference)
+    curves = {}
+    for number, name in enumerate(DATASETS):
+        family = Reparametrized(ClippedImageMLP((name,), data_dir=data_dir), ("global",))
+        problem, data = InnerProblem(architecture, family), family.load()
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def run(problem: InnerProblem, theta: Any, keys: jax.Array, data: Any) -> jax.Array:
+            one = lambda key: train(problem, theta, key, problem.family.sample(key), data, STEPS)[1]
+            return jnp.mean(jax.vmap(one)(keys), axis=0)
+
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), PROBLEMS)
+        curves[name] = np.asarray(run(problem, theta, keys, data))
+    summary = lambda curve: {
+        **{str(h): round(float(curve[:h].mean()), 4) for h in HORIZONS},
+        "last_100": round(float(curve[-100:].mean()), 4),
+    }
+    mean = np.mean(list(curves.values()), axis=0)
+    return {"mean": summary(mean), "by_data_set": {name: summary(curve) for name, curve in curves.items()}}
+
+
+def main() -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", nargs="+", help="names, folders, .npz or .state files; LABEL=WEIGHTS gives a label")
+    parser.add_argument("--data-dir", required=True, help="folder of the prepared arrays")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    results = {}
+    for item in options.weights:
+        label, _, reference = item.rpartition("=")
+        results[label or reference] = result = measure(reference, options.data_dir, options.seed)
+        print(label or reference, result["mean"], flush=True)
+    if options.out:
+        record = {
+            "steps": STEPS,
+            "problems_per_data_set": PROBLEMS,
+            "seed": options.seed,
+            "machine": meta_training.hardware(),
+            "versions": {"python": platform.python_version(), "jax": jax.__version__},
+            "results": results,
+        }
+        meta_training.write_json(options.out, record)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
