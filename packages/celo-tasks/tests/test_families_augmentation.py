@@ -14,18 +14,21 @@ INNER = ImageMLP(("digits_8x8",), hidden_sizes=(8,), batch_size=16)
 
 def sampled(level: str, seed: int = 0) -> tuple[Reparametrized, dict[str, Any]]:
     family = Reparametrized(INNER, (level,))
-    return family, family.sample(jax.random.key(seed))
+    return family, jax.jit(family.sample)(jax.random.key(seed))
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_function_is_unchanged_and_gradient_scaled(level: str) -> None:
     family, config = sampled(level)
     key = jax.random.key(1)
-    batch = family.batch(key, config, family.load())
+    batch = family.batch(key, config, jax.device_put(family.load()))
     plain, _ = INNER.init(key, config["task"])
     scaled, _ = family.init(key, config)
-    loss, grads = jax.value_and_grad(lambda p: family.loss(p, None, key, config, batch)[0])(scaled)
-    expected_loss, expected = jax.value_and_grad(lambda p: INNER.loss(p, None, key, config["task"], batch)[0])(plain)
+    outer, inner = (
+        jax.jit(jax.value_and_grad(lambda p, one=one, task=task: one.loss(p, None, key, task, batch)[0]))
+        for one, task in ((family, config), (INNER, config["task"]))
+    )
+    (loss, grads), (expected_loss, expected) = outer(scaled), inner(plain)
     # x / c * c is x but for a rounding.
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
     expected = jax.tree.map(jnp.multiply, expected, config["scale"])
@@ -44,7 +47,7 @@ def test_levels(level: str, distinct: int) -> None:
 
 def test_scales_are_log_uniform() -> None:
     family = Reparametrized(INNER, ("parameter",), low=1e-2, high=1e2)
-    scales = jax.tree.leaves(jax.vmap(family.sample)(jax.random.split(jax.random.key(0), 30))["scale"])
+    scales = jax.tree.leaves(jax.jit(jax.vmap(family.sample))(jax.random.split(jax.random.key(0), 30))["scale"])
     logs = np.log10(np.concatenate([np.ravel(leaf) for leaf in scales]))
     # 18,300 draws: quantiles of a uniform distribution are known to about 0.4 % of its range of 4.
     np.testing.assert_allclose(np.quantile(logs, [0.1, 0.5, 0.9]), [-1.6, 0.0, 1.6], atol=0.08)
@@ -57,7 +60,7 @@ def test_a_level_named_twice_is_twice_as_likely() -> None:
         first = jnp.stack([leaf.reshape(-1)[0] for leaf in jax.tree.leaves(family.sample(key)["scale"])])
         return jnp.all(first == first[0])
 
-    share = float(jnp.mean(jax.vmap(is_global)(jax.random.split(jax.random.key(0), 900))))
+    share = float(jnp.mean(jax.jit(jax.vmap(is_global))(jax.random.split(jax.random.key(0), 900))))
     assert abs(share - 2 / 3) < 0.08  # five standard errors
 
 

@@ -56,10 +56,11 @@ def test_all_sets_are_sampled() -> None:
     assert 150 < int(jnp.sum(drawn == 0)) < 250
 
 
-@pytest.mark.parametrize("shape", [(28, 28), (7, 10), (5, 5)])
-@pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("size", [1, 3, 5])
-def test_patch_convolution_is_a_convolution(shape: tuple[int, int], stride: int, size: int) -> None:
+@pytest.mark.parametrize(
+    ("shape", "size", "stride"),
+    [((28, 28), 3, 1), ((28, 28), 3, 2), ((7, 10), 3, 2), ((7, 10), 3, 3), ((5, 6), 5, 1), ((7, 7), 1, 2)],
+)
+def test_patch_convolution_is_a_convolution(shape: tuple[int, int], size: int, stride: int) -> None:
     x = jax.random.normal(jax.random.key(0), (2, *shape, 3))
     layer = PatchConv(4, kernel_size=size, stride=stride)
     params = layer.init(jax.random.key(1), x)["params"]
@@ -69,7 +70,7 @@ def test_patch_convolution_is_a_convolution(shape: tuple[int, int], stride: int,
         x, params["kernel"], (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
     )
     with jax.default_matmul_precision("highest"):
-        found = layer.apply({"params": params}, x)
+        found = jax.jit(layer.apply)({"params": params}, x)
     # Sums of at most 75 products of order 1/sqrt(75) in another order: a few units in the last place of numbers near 1.
     np.testing.assert_allclose(found, expected + params["bias"], atol=3e-6)
 
@@ -85,8 +86,8 @@ def test_patch_convolution_has_the_convolution_s_gradient() -> None:
         return jnp.sum(jnp.sin(out + params["bias"]))
 
     with jax.default_matmul_precision("highest"):
-        found = jax.grad(lambda p: jnp.sum(jnp.sin(layer.apply({"params": p}, x))))(params)
-        expected = jax.grad(reference)(params)
+        found = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(layer.apply({"params": p}, x)))))(params)
+        expected = jax.jit(jax.grad(reference))(params)
     for name in expected:
         # Sums over 32 positions of numbers of order 1, in another order.
         np.testing.assert_allclose(found[name], expected[name], atol=2e-5, err_msg=name)

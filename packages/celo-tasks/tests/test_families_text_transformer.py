@@ -11,22 +11,22 @@ from celo_tasks.families import TextTransformer, TransformerLM
 FAMILY = TextTransformer(width=16, batch_size=8, length=16)
 
 
-@pytest.mark.parametrize("position", [0, 7, 15])
+@pytest.mark.parametrize("position", [1, 9])
 def test_later_tokens_do_not_change_earlier_logits(position: int) -> None:
     network = TransformerLM(num_layers=2, width=16, num_heads=4, max_length=16)
     tokens = jax.random.randint(jax.random.key(0), (2, 16), 0, 256)
-    params = network.init(jax.random.key(1), tokens)
+    params, apply = jax.jit(network.init)(jax.random.key(1), tokens), jax.jit(network.apply)
     changed = tokens.at[:, position].set((tokens[:, position] + 1) % 256)
-    before, after = network.apply(params, tokens), network.apply(params, changed)
+    before, after = apply(params, tokens), apply(params, changed)
     np.testing.assert_array_equal(before[:, :position], after[:, :position])
     assert np.abs(before[:, position:] - after[:, position:]).max(axis=(0, 2)).min() > 0  # and all later ones see it
 
 
 def test_heads_attend_separately() -> None:
-    shapes = [TransformerLM(1, 16, heads, 8).init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32)) for heads in (1, 4)]
     tokens = jnp.arange(8)[None]
-    logits = [TransformerLM(1, 16, heads, 8).apply(shapes[0], tokens) for heads in (1, 4)]
-    assert jax.tree.map(jnp.shape, shapes[0]) == jax.tree.map(jnp.shape, shapes[1])
+    one, four = (TransformerLM(1, 16, heads, 8) for heads in (1, 4))
+    params = jax.jit(one.init)(jax.random.key(0), tokens)
+    logits = [jax.jit(network.apply)(params, tokens) for network in (one, four)]
     assert np.abs(logits[0] - logits[1]).max() > 1e-3
 
 

@@ -1,7 +1,10 @@
 """Settings and fixtures of this package's tests."""
 
+import hashlib
+import json
 import os
 import pathlib
+import shutil
 import sys
 
 # Before huggingface_hub is imported: it reads its environment then.
@@ -49,6 +52,15 @@ def package_root(tmp_path, monkeypatch):
     (root / "index.json").write_text("{}\n")
     monkeypatch.setattr(bundled, "ROOT", root)
     return root
+
+
+@pytest.fixture
+def bundle(package_root, model_folder):
+    """A package with the test's model as ``celo``."""
+    shutil.copytree(model_folder, package_root / "weights" / "celo")
+    checksum = hashlib.sha256((model_folder / "checksums").read_bytes()).hexdigest()
+    (package_root / "index.json").write_text(json.dumps({"celo": checksum}))
+    return package_root
 
 
 @pytest.fixture(scope="session")

@@ -53,26 +53,21 @@ def test_convert(tmp_path, capsys):
     assert not (tmp_path / "wrong").exists()
 
 
-def test_list(package_root, model_folder, capsys):
+def test_empty_list(package_root, capsys):
     assert main(["list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
-    checksum = bundle_by_hand(package_root, model_folder)
+    assert main(["list"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_list(bundle, capsys):
     assert main(["list", "--json"]) == 0
+    checksum = json.loads((bundle / "index.json").read_text())["celo"]
     assert json.loads(capsys.readouterr().out) == [
-        {"name": "tiny", "architecture": "celo", "values": 35803, "checksum": checksum}
+        {"name": "celo", "architecture": "celo", "values": 35803, "checksum": checksum}
     ]
     assert main(["list"]) == 0
-    assert capsys.readouterr().out == "tiny  celo, 35,803 values\n"
-
-
-def bundle_by_hand(package_root, model_folder):
-    import hashlib
-    import shutil
-
-    shutil.copytree(model_folder, package_root / "weights" / "tiny")
-    checksum = hashlib.sha256((model_folder / "checksums").read_bytes()).hexdigest()
-    (package_root / "index.json").write_text(json.dumps({"tiny": checksum}))
-    return checksum
+    assert capsys.readouterr().out == "celo  celo, 35,803 values\n"
 
 
 def test_mistakes_end_with_2(package_root, capsys):

@@ -25,13 +25,6 @@ def tool():
     return module
 
 
-@pytest.fixture
-def bundle(tool, package_root, model_folder):
-    """A package with the test's model as ``celo``."""
-    tool.bundle(model_folder, "celo", package_root)
-    return package_root
-
-
 def test_bundled_weights_load_by_name(bundle, model_folder):
     assert celo_zoo.names() == ["celo"]
     theta, config = celo_zoo.load("celo")
@@ -41,15 +34,17 @@ def test_bundled_weights_load_by_name(bundle, model_folder):
         np.testing.assert_array_equal(left, right)
 
 
-def test_bundling_twice_replaces(bundle, tool, model_folder, tmp_path):
+def test_bundling_twice_replaces(package_root, tool, model_folder, tmp_path):
+    tool.bundle(model_folder, "celo", package_root)
+    assert celo_zoo.info("celo") == celo_zoo.info(model_folder)
     theta, config = celo_zoo.load(model_folder)
     other = celo_zoo.save(
         theta, config, tmp_path / "other", metadata=celo_zoo.info(model_folder)["provenance"] | {"seeds": [7]}
     )
-    checksum = tool.bundle(other, "celo", bundle)
-    assert json.loads((bundle / "index.json").read_text()) == {"celo": checksum}
+    checksum = tool.bundle(other, "celo", package_root)
+    assert json.loads((package_root / "index.json").read_text()) == {"celo": checksum}
     assert celo_zoo.info("celo")["provenance"]["seeds"] == [7]
-    assert sorted(path.name for path in bundle.iterdir()) == ["index.json", "weights"]
+    assert sorted(path.name for path in package_root.iterdir()) == ["index.json", "weights"]
 
 
 def test_bundling_refuses_unfit_weights(tool, package_root, model_folder, tmp_path):

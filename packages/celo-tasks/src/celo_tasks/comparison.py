@@ -89,6 +89,10 @@ class Outcome:
         """Smoothed curves, means over seeds, (candidates, steps)."""
         return np.stack([curves.smooth(candidate.losses).mean(axis=0) for candidate in self.candidates])
 
+    def best_curve(self) -> curves.Curve:
+        """The smoothed curve of the best candidate, (steps,)."""
+        return self.smoothed()[self.candidates.index(self.best)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -115,7 +119,8 @@ class Comparison:
         reference, outcome = self.outcome(baseline), self.outcome(name)
         if reference is None or outcome is None or name == baseline:
             return None
-        return curves.speedup(curves.envelope(reference.smoothed()), outcome.best.final_loss, self.num_steps)
+        # The same smoothing on both sides: a smoothed curve lags behind its losses.
+        return curves.speedup(curves.envelope(reference.smoothed()), float(outcome.best_curve()[-1]), self.num_steps)
 
 
 class _Program:

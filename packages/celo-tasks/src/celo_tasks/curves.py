@@ -80,7 +80,7 @@ def speedup(baseline: Curve, level: float, steps: int) -> Speedup:
 
     Args:
       baseline: the baseline's `envelope`.
-      level: the optimizer's final loss.
+      level: the optimizer's final loss, smoothed as the baseline's curves are.
       steps: the steps that it took.
 
     Returns:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from celo_tasks.comparison import Comparison, Outcome
 
@@ -60,13 +60,13 @@ def _lines(axes: Axes, outcome: Outcome, color: str) -> None:
 
 def _scale(axes: Axes, comparison: Comparison) -> None:
     """Axis limits from the best curves, since hopeless ones would squeeze them; logarithmic where it pays."""
-    best = [outcome.smoothed()[outcome.candidates.index(outcome.best)] for outcome in comparison.outcomes]
+    best = [outcome.best_curve() for outcome in comparison.outcomes]
     low, high = min(curve.min() for curve in best), max(curve.max() for curve in best)
     if low > 0 and high / low > 3:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.25, high * 1.25)
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
-        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         margin = 0.06 * (high - low) or 0.1

@@ -33,10 +33,11 @@ COLUMNS = (
 )
 
 NOTES = """\
-Training loss: mean of the last 5 % of steps, in nats. Held-out: on data never trained on.
+Training loss: mean of the last 5 % of steps, in nats. Held-out: on data never trained on. The sets are small: a network
+that comes to fit all of its images overfits, whatever the optimizer.
 Learning rate: the best of those tried, by training loss. A star marks the edge of the grid: a better one may lie outside.
 Speed-up over Adam, in steps: how many steps tuned Adam (the best of its learning rates at each step, in hindsight) needs
-for the training loss that the optimizer ends at, over the steps that the optimizer took.
+for the training loss that the optimizer ends at (both smoothed), over the steps that the optimizer took.
   below 1, e.g. 0.50: Adam is faster, it needs half the steps
   "> 1.00": the optimizer is faster, Adam does not get there in as many steps
 Time: median over the run; a step that takes longer must be worth it."""
@@ -95,7 +96,7 @@ def sentences(comparison: Comparison) -> list[str]:
         if speedup.baseline_steps is not None:
             found.append(f"{begin} tuned Adam is there after {speedup.baseline_steps}: speed-up {speedup}.")
             continue
-        own = curves.first_step(curves.envelope(outcome.smoothed()), adam.best.final_loss)
+        own = curves.first_step(curves.envelope(outcome.smoothed()), float(adam.best_curve()[-1]))
         more = f" ({name} passes Adam's final loss after {own})" if own is not None else ""
         found.append(f"{begin} tuned Adam does not get there in {comparison.num_steps}: speed-up {speedup}{more}.")
     return found

@@ -111,4 +111,7 @@ def _limits(provenance: Mapping[str, Any]) -> list[str]:
     else:
         limits.append("Models much larger than those of its meta-training may train badly.")
     limits.append("`num_steps` matters: the learned schedule is stretched over it, so stop training there.")
+    notes = provenance.get("notes")
+    # One line each, so that a note cannot add headings or front matter of its own.
+    limits += [" ".join(str(note).split()) for note in notes] if isinstance(notes, list) else []
     return limits

@@ -16,6 +16,7 @@ Evolution Strategies", arXiv 2112.13835.
 import dataclasses
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -63,7 +64,13 @@ def pair_gradient(
     Returns:
       ``(gradient, accumulator)``: trees like theta. The new accumulator holds this window's perturbation alone if a
       new problem began within the window.
+
+    Raises:
+      AssertionError: the steps, or the trees, differ in shape.
     """
+    chex.assert_rank(loss_difference, 1)
+    chex.assert_equal_shape([loss_difference, mask, restarted])
+    chex.assert_trees_all_equal_shapes(accumulator, perturbation)
     weight = mask / jnp.maximum(jnp.sum(mask), 1) / (2 * sigma**2)
     continued = jnp.sum(loss_difference * weight * ~restarted)
     anew = jnp.sum(loss_difference * weight * restarted)

@@ -1,0 +1,90 @@
+"""Writes the README's results from the results files: the quickstart's table and the yardstick of meta-training.
+
+nox -s quickstart -- --out docs/results/quickstart
+python tools/yardstick.py --data-dir arrays --out docs/results/yardstick.json ...
+python tools/update_readme.py [--check]
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def quickstart_table(results: dict[str, Any]) -> str:
+    """One row per task and optimizer of the quickstart's results.json."""
+    lines = [
+        "| task | optimizer | learning rate | final training loss | held-out loss | speed-up over Adam | time per step, x Adam |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for task in results["tasks"]:
+        for one in task["optimizers"]:
+            rate = "none" if one["learning_rate"] is None else f"{one['learning_rate']:g}"
+            speedup = one["speedup_over_adam"]
+            factor = "-" if not speedup else f"{'> ' if speedup['is_lower_bound'] else ''}{speedup['factor']:.2f}"
+            lines.append(
+                f"| {task['task']} | {one['name']} | {rate}{'*' if one['learning_rate_at_edge'] else ''} "
+                f"| {one['final_loss']:.3g} | {one['held_out']['loss']:.3g} | {'1' if one['name'] == 'adam' else factor} "
+                f"| {one['time_over_adam']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def yardstick_table(results: dict[str, Any]) -> str:
+    """One row per set of weights of yardstick.json."""
+    horizons = ("100", "500", "2000", "last_100")
+    lines = ["| weights | steps 1-100 | 1-500 | 1-2000 | 1901-2000 |", "|---|---:|---:|---:|---:|"]
+    for name, one in results["results"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{one['mean'][h]:.3f}" for h in horizons) + " |")
+    return "\n".join(lines)
+
+
+def section(quickstart: dict[str, Any], yardstick: dict[str, Any]) -> str:
+    """The README's section between its markers."""
+    settings, rates = quickstart["settings"], len(quickstart["settings"]["learning_rates"])
+    return f"""\
+What `nox -s quickstart` printed ({quickstart["machine"]}; {settings["steps"]} steps, {settings["seeds"]} seed(s);
+[every number](docs/results/quickstart/results.json)). Adam and AdamW have the best of {rates} learning rates for each
+task, a star marking the edge of the grid. Speed-up: the steps that tuned Adam needs to reach the optimizer's final loss,
+over the steps taken; above 1, and "> 1.00" (Adam does not get there), the optimizer is the faster one, below 1 Adam is.
+A step of Celo costs more time than one of Adam: the last column.
+
+{quickstart_table(quickstart)}
+
+![training curves](docs/results/quickstart/curves.png)
+
+On the distribution of its meta-training (8x8 images, MLP 64-32-10, badly scaled by up to a thousand; mean training loss,
+lower is better; {yardstick["problems_per_data_set"]} problems of each of four data sets,
+[numbers](docs/results/yardstick.json)), beside the weights that the paper's authors published:
+
+{yardstick_table(yardstick)}"""
+
+
+def main() -> int:
+    """Runs the command; with --check returns 1 if the README is not what the results files say."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the README is out of date")
+    options = parser.parse_args()
+    folder = ROOT / "docs/results"
+    text = section(
+        json.loads((folder / "quickstart/results.json").read_text()),
+        json.loads((folder / "yardstick.json").read_text()),
+    )
+    readme = ROOT / "README.md"
+    old = readme.read_text()
+    new = re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{text}\n{END}", old, flags=re.DOTALL)
+    if options.check:
+        if new != old:
+            print("README.md is not what docs/results says: run python tools/update_readme.py.", file=sys.stderr)
+        return int(new != old)
+    readme.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
