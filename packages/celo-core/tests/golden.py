@@ -2,7 +2,6 @@
 
 import numpy as np
 
-
 LEAVES = ("conv", "mat", "scalar", "sq", "t3", "vec")
 
 

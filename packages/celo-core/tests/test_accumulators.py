@@ -57,7 +57,9 @@ def test_factored_moments_of_a_rank_one_square():
     for _ in range(3):
         moment = update_factored(moment, q, 0.5)
     weight = 1 - 0.5**3
-    np.testing.assert_allclose(moment.row, weight * b * a.mean(), rtol=1e-6)  # axis 0 is the larger: averaged for the row
+    np.testing.assert_allclose(
+        moment.row, weight * b * a.mean(), rtol=1e-6
+    )  # axis 0 is the larger: averaged for the row
     np.testing.assert_allclose(moment.column, weight * a * b.mean(), rtol=1e-6)
     restored = np.outer(moment.column, moment.row) / np.mean(moment.row)
     np.testing.assert_allclose(restored, weight * np.outer(a, b), rtol=1e-6)

@@ -45,7 +45,9 @@ def test_round_trip(config):
 
 def test_defaults_fill_what_is_left_out():
     assert configs.from_json(CeloConfig, {}) == CeloConfig()
-    assert configs.from_json(CeloConfig, {"scheduler": {"hidden_size": 8}}).scheduler == LSTMSchedulerConfig(hidden_size=8)
+    assert configs.from_json(CeloConfig, {"scheduler": {"hidden_size": 8}}).scheduler == LSTMSchedulerConfig(
+        hidden_size=8
+    )
     assert configs.from_json(CeloConfig, {"scheduler": None}).scheduler is None
 
 

@@ -26,7 +26,7 @@ def test_optimizer(architecture, check):
 
 
 @architectures
-@pytest.mark.parametrize("check", LEARNED_CHECKS + (meta_parameters.check_registry,), ids=name_of)
+@pytest.mark.parametrize("check", (*LEARNED_CHECKS, meta_parameters.check_registry), ids=name_of)
 def test_learned_optimizer(architecture, check):
     check(get_architecture(architecture))
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import CeloAdamConfig, CeloConfig, celo, celo_adam
+from celo_core import CeloConfig, celo, celo_adam
 from celo_core.schedulers.loss_features import init_loss_buffer, update_loss_buffer
 
 # Largest error of a parameter over the largest movement of its tensor.
@@ -71,12 +71,19 @@ def test_parameters(golden_dir, name):
 def moments_of(state, leaf, celo_state):
     """Our accumulators of one tensor under the reference's names."""
     if not celo_state:
-        return {"mom_rolling/m": state.momentum[leaf][..., None], "rms_rolling/rms": state.second_moment[leaf][..., None]}
+        return {
+            "mom_rolling/m": state.momentum[leaf][..., None],
+            "rms_rolling/rms": state.second_moment[leaf][..., None],
+        }
     stack = lambda trees: np.stack([tree[leaf] for tree in trees], axis=-1)
     moments = {"mom_rolling/m": stack(state.momentum), "rms_rolling/rms": state.second_moment[leaf][..., None]}
     if state.factored.column[0][leaf] is None:
         return {**moments, "fac_rolling/v_diag": stack(state.factored.row)}
-    return {**moments, "fac_rolling/v_row": stack(state.factored.row), "fac_rolling/v_col": stack(state.factored.column)}
+    return {
+        **moments,
+        "fac_rolling/v_row": stack(state.factored.row),
+        "fac_rolling/v_col": stack(state.factored.column),
+    }
 
 
 @names
@@ -91,7 +98,11 @@ def test_states(golden_dir, name):
                 wanted = data[f"{prefix}/{kind}/{leaf}"]
                 # Sums of products of float32; an entry that nearly cancels is judged by the tensor's largest.
                 np.testing.assert_allclose(
-                    ours, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max(), err_msg=f"{name} {kind} {leaf} step {step}"
+                    ours,
+                    wanted,
+                    rtol=1e-5,
+                    atol=1e-5 * np.abs(wanted).max(),
+                    err_msg=f"{name} {kind} {leaf} step {step}",
                 )
         assert state.count == data[f"{prefix}/iteration"] == step
         if state.scheduler is None:
@@ -112,7 +123,9 @@ def test_states(golden_dir, name):
 @pytest.mark.parametrize("name", [name for name in TOLERANCES if "phase1" not in name])
 def test_multiplier_and_loss_features(golden_dir, name):
     data, _, states = replay(golden_dir / f"{name}.npz")
-    assert (np.ptp(data["sched/lr_mult"], axis=1) <= 1e-6 * data["sched/lr_mult"].max(axis=1)).all()  # one for all tensors
+    assert (
+        np.ptp(data["sched/lr_mult"], axis=1) <= 1e-6 * data["sched/lr_mult"].max(axis=1)
+    ).all()  # one for all tensors
     kernel, bias = data["theta/rnn_params/step_size/w"], data["theta/rnn_params/step_size/b"]
     hidden = np.stack([state.scheduler.hidden for state in states]).astype(np.float64)
     multipliers = 0.1 * np.exp(hidden @ kernel + bias)[:, 0]

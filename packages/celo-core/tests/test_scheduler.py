@@ -97,7 +97,7 @@ def run_losses(losses, num_steps=100.0):
 
 
 def test_constant_loss():
-    """All corrected means equal the loss: nothing has improved and nothing got worse, so each feature is -1 after two steps."""
+    """All corrected means and minima equal the loss; features are zero for two steps and bounded."""
     buffer, features = run_losses([2.0] * 5)
     np.testing.assert_allclose(buffer.running_min, 2.0, rtol=1e-6)
     assert np.all(features[:2] == 0)

@@ -32,7 +32,7 @@ def test_mlp_layers() -> None:
 
 
 def test_published_task_has_2410_parameters() -> None:
-    params, model_state = ImageMLP(("digits_8x8",)).init(jax.random.key(0), {})
+    params, model_state = jax.eval_shape(lambda key: ImageMLP(("digits_8x8",)).init(key, {}), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 2410
     assert model_state is None
 
@@ -95,7 +95,11 @@ def test_patch_convolution_has_the_convolution_s_gradient() -> None:
 
 def test_convnet_strides() -> None:
     network = ConvNet((4, 8), (2, 2), 10)
-    params = network.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
-    assert params["PatchConv_0"]["kernel"].shape == (3, 3, 1, 4)
-    assert params["PatchConv_1"]["kernel"].shape == (3, 3, 4, 8)
-    assert network.apply({"params": params}, jnp.zeros((5, 28, 28, 1))).shape == (5, 10)
+    variables = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    assert variables["params"]["PatchConv_0"]["kernel"].shape == (3, 3, 1, 4)
+    assert variables["params"]["PatchConv_1"]["kernel"].shape == (3, 3, 4, 8)
+    images = jnp.zeros((5, 28, 28, 1))
+    assert jax.eval_shape(network.apply, variables, images).shape == (5, 10)
+    _, state = jax.eval_shape(lambda v: network.apply(v, images, capture_intermediates=True), variables)
+    convolutions = [state["intermediates"][f"PatchConv_{i}"]["__call__"][0].shape for i in (0, 1)]
+    assert convolutions == [(5, 14, 14, 4), (5, 7, 7, 8)]

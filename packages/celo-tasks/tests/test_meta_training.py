@@ -37,6 +37,12 @@ def test_theta_is_that_of_celo_and_the_update_rule_is_frozen_in_phase_2(run_fold
     assert set(meta_training.load_theta(run_folder / "scheduler" / "theta.npz")) == {"scheduler"}
 
 
+def test_theta_round_trips_whatever_the_order_of_its_names(tmp_path):
+    theta = {"b": {"y": np.ones(3, np.float32), "x": np.zeros(3, np.float32)}, "a": np.full(3, 2, np.float32)}
+    meta_training.save_theta(tmp_path / "theta.npz", theta, {})
+    chex.assert_trees_all_equal(meta_training.load_theta(tmp_path / "theta.npz"), theta)
+
+
 def test_provenance_and_logs(run_folder):
     run = json.loads((run_folder / "run.json").read_text())
     assert {"command", "commit", "recipe", "data", "seeds", "seconds", "inner_steps", "hardware", "versions"} <= set(run)

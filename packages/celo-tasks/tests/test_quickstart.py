@@ -39,7 +39,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setattr(quickstart, "TASKS", tasks)
 
     def run(out: Path, **settings: Any) -> Any:
-        given = {"tasks": ("first", "second"), "steps": 60, "learning_rates": (3e-3, 3e-2, 1e30), **settings}
+        given = {"tasks": ("first",), "steps": 60, "learning_rates": (3e-3, 3e-2, 1e30), **settings}
         return quickstart.run(Settings(**given), out, find=lambda _: stand_in, progress=ProgressLine(io.StringIO()))
 
     return run
@@ -52,15 +52,15 @@ def test_table_json_and_picture(run: Callable[..., Any], tmp_path: Path, capsys:
 
     printed = capsys.readouterr().out
     table = [line for line in printed.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + 2 * 3 and len({len(line) for line in table}) == 1  # aligned
-    assert [line.split("|")[2].strip() for line in table[2:]] == ["celo", "adam", "adamw"] * 2
+    assert len(table) == 2 + 3 and len({len(line) for line in table}) == 1  # aligned
+    assert [line.split("|")[2].strip() for line in table[2:]] == ["celo", "adam", "adamw"]
     assert "in all" in printed and "speed-up" in printed
     assert table == [line for line in (out / "results.md").read_text().splitlines() if line.startswith("|")]
 
     results = json.loads((out / "results.json").read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
     assert results["complete"] and results["versions"]["jax"] == jax.__version__ and results["seconds"] > 0
     assert results["settings"]["steps"] == 60 and results["machine"]
-    assert [task["description"] for task in results["tasks"]] == ["a small MLP", "the same again"]
+    assert [task["description"] for task in results["tasks"]] == ["a small MLP"]
     for task, comparison in zip(results["tasks"], comparisons, strict=True):
         assert task["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
         celo, adam, _ = task["optimizers"]
@@ -76,7 +76,7 @@ def test_table_json_and_picture(run: Callable[..., Any], tmp_path: Path, capsys:
     png = (out / "curves.png").read_bytes()
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", png[16:24])
-    assert width > 1000 and height > 400
+    assert width > 500 and height > 400
 
 
 def test_a_crash_leaves_whole_files_only(
@@ -94,7 +94,7 @@ def test_a_crash_leaves_whole_files_only(
 
     monkeypatch.setattr(plots, "draw", draw_once)
     with pytest.raises(RuntimeError, match="crash"):
-        run(tmp_path, optimizers=("adam",), steps=4)
+        run(tmp_path, tasks=("first", "second"), optimizers=("adam",), steps=4)
     results = json.loads((tmp_path / "results.json").read_text())
     assert calls == [1, 2] and not results["complete"] and len(results["tasks"]) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "results.json", "results.md"]

@@ -88,7 +88,7 @@ def test_one_program_serves_all_chunks_rates_and_seeds(monkeypatch: pytest.Monke
     traces: list[Any] = []
     build = lambda rate, _: traces.append(rate) or optax.with_extra_args_support(optax.adam(rate))
     compare(Distance(), Contestant("adam", "", build, (0.1, 0.2, 0.3)), num_steps=40, seeds=2)
-    assert len(traces) == 2  # one of init, one of the steps
+    assert len(traces) == 2  # one of the optimizer's init, one of the steps
 
 
 def test_divergence_is_the_worst_and_harms_nothing() -> None:

@@ -129,13 +129,8 @@ class _Program:
     def __init__(self, family: TaskFamily, contestant: Contestant, num_steps: int) -> None:
         self._family = family
         self._build = lambda learning_rate: contestant.build(learning_rate, num_steps)
-        self.init = jax.jit(self._init)
+        self.init = jax.jit(lambda params, learning_rate: self._build(learning_rate).init(params))
         self.advance = jax.jit(self._advance, static_argnames="length")
-
-    def _init(self, key: Array, learning_rate: Array) -> Any:
-        key_config, key_init, _ = jax.random.split(key, 3)
-        params, model_state = self._family.init(key_init, self._family.sample(key_config))
-        return params, model_state, self._build(learning_rate).init(params)
 
     def _advance(
         self, trainee: Any, key: Array, learning_rate: Array, data: Any, start: Array, length: int
@@ -162,13 +157,14 @@ class _Program:
 class _Run:
     """One network in training."""
 
-    def __init__(self, program: _Program, learning_rate: float | None, seed: int) -> None:
+    def __init__(self, program: _Program, learning_rate: float | None, seed: int, network: Any) -> None:
         self.learning_rate, self.seed = learning_rate, seed
         self.losses: list[NDArray[np.float32]] = []
         self._program = program
         self._key = jax.random.key(seed)
         self._rate = jnp.float32(0.0 if learning_rate is None else learning_rate)
-        self.trainee = program.init(self._key, self._rate)
+        params, model_state = network
+        self.trainee = (params, model_state, program.init(params, self._rate))
 
     def advance(self, data: Any, start: int, length: int) -> float:
         """Takes ``length`` steps; returns the seconds that they took."""
@@ -211,21 +207,29 @@ def compare(
     if num_steps < 1 or seeds < 1 or not contestants:
         raise ValueError("a comparison needs at least one optimizer, one step and one seed.")
     data = jax.device_put(family.load())
+    initial = jax.jit(lambda key: _initial(family, key))
+    networks = [initial(jax.random.key(seed)) for seed in range(seeds)]
     runs: dict[str, list[_Run]] = {}
     for contestant in contestants:
         program = _Program(family, contestant, num_steps)
         rates = contestant.learning_rates or (None,)
-        runs[contestant.name] = [_Run(program, rate, seed) for rate in rates for seed in range(seeds)]
+        runs[contestant.name] = [
+            _Run(program, rate, seed, network) for rate in rates for seed, network in enumerate(networks)
+        ]
     seconds = _train(runs, data, num_steps, progress or ProgressLine(), label or family.name)
     del data
-    judge = _judge(family)
-    params = jax.tree.leaves(runs[contestants[0].name][0].trainee[0])
+    judge, params = _judge(family), jax.tree.leaves(networks[0][0])
     return Comparison(
         family.name,
         sum(leaf.size for leaf in params),
         num_steps,
         tuple(_outcome(one, runs[one.name], seconds[one.name], judge) for one in contestants),
     )
+
+
+def _initial(family: TaskFamily, key: Array) -> tuple[Any, Any]:
+    key_config, key_init, _ = jax.random.split(key, 3)
+    return family.init(key_init, family.sample(key_config))
 
 
 def _train(

@@ -143,7 +143,7 @@ def _trainer(recipe: Recipe, phase: int, theta: Mapping[str, Any], family: Any, 
 
 def save_theta(path: pathlib.Path, theta: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     """Writes theta atomically, with its leaves' paths and shapes."""
-    leaves = flatten_theta(theta)
+    leaves = dict(sorted(flatten_theta(theta).items()))  # the order in which the metadata list them
     shapes = {name: list(np.shape(leaf)) for name, leaf in leaves.items()}
     checkpoints.save_checkpoint(path, list(leaves.values()), {**metadata, "leaves": shapes})
 

@@ -37,7 +37,9 @@ def cast_finite(step: Array, dtype: Any) -> Array:
     return jnp.clip(step, -limit, limit).astype(dtype) if limit < 1e30 else step.astype(dtype)
 
 
-def map_tensors(function: Callable[..., tuple[Any, ...]], updates: Any, params: Any, *accumulators: Any) -> tuple[Any, ...]:
+def map_tensors(
+    function: Callable[..., tuple[Any, ...]], updates: Any, params: Any, *accumulators: Any
+) -> tuple[Any, ...]:
     """Applies ``function(gradient, parameter, *accumulators of this tensor)`` to every tensor.
 
     Args:

@@ -59,7 +59,9 @@ class CeloConfig:
         if unknown := sorted(set(self.features) - set(features_lib.FEATURES)):
             raise ValueError(f"unknown features {unknown}: choose from {', '.join(features_lib.FEATURES)}.")
         if len(self.momentum_decays) != len(self.factored_decays):
-            raise ValueError("momentum_decays and factored_decays must have the same length: they are combined pairwise.")
+            raise ValueError(
+                "momentum_decays and factored_decays must have the same length: they are combined pairwise."
+            )
 
     @property
     def num_features(self) -> int:

@@ -38,7 +38,9 @@ def conformance_check(function: F) -> F:
     return wrapper  # type: ignore[return-value]
 
 
-def make_params(shapes: Mapping[str, tuple[int, ...]] = SHAPES, dtype: Any = jnp.float32, seed: int = 0) -> dict[str, Any]:
+def make_params(
+    shapes: Mapping[str, tuple[int, ...]] = SHAPES, dtype: Any = jnp.float32, seed: int = 0
+) -> dict[str, Any]:
     """Standard normal parameters of the given shapes."""
     rng = np.random.default_rng(seed)
     return {name: jnp.asarray(rng.standard_normal(shape), dtype) for name, shape in shapes.items()}
@@ -66,10 +68,16 @@ def first_update(tx: optax.GradientTransformationExtraArgs, params: Any, **extra
     return tx.update(gradient(params), tx.init(params), params, value=loss(params), **extra_args)
 
 
+def assert_same_structure(actual: Any, expected: Any, what: str) -> None:
+    """Asserts that two trees have the same structure."""
+    found, wanted = str(jax.tree.structure(actual)), str(jax.tree.structure(expected))
+    if found != wanted:
+        raise AssertionError(f"{what}: the structure is {found}, not {wanted}")
+
+
 def assert_close(actual: Any, expected: Any, what: str, tolerance: float = 0.0) -> None:
     """Asserts that two trees are equal up to ``tolerance`` times the largest magnitude in each expected leaf."""
-    if jax.tree.structure(actual) != jax.tree.structure(expected):
-        raise AssertionError(f"{what}: the structure is {jax.tree.structure(actual)}, not {jax.tree.structure(expected)}")
+    assert_same_structure(actual, expected, what)
     leaves = jax.tree_util.tree_leaves_with_path(expected)
     for got, (path, wanted) in zip(jax.tree.leaves(actual), leaves, strict=True):
         a, b = np.asarray(got).astype(np.float64), np.asarray(wanted).astype(np.float64)
@@ -91,15 +99,16 @@ def assert_finite(tree: Any, what: str) -> None:
 
 def assert_same_types(actual: Any, expected: Any, what: str) -> None:
     """Asserts equal structure, shapes, dtypes and weak types of two trees of ``jax.ShapeDtypeStruct``."""
-    if jax.tree.structure(actual) != jax.tree.structure(expected):
-        raise AssertionError(f"{what}: the structure is {jax.tree.structure(actual)}, not {jax.tree.structure(expected)}")
+    assert_same_structure(actual, expected, what)
     leaves = jax.tree_util.tree_leaves_with_path(expected)
     for got, (path, wanted) in zip(jax.tree.leaves(actual), leaves, strict=True):
         for attribute in ("shape", "dtype", "weak_type"):
             a, b = getattr(got, attribute), getattr(wanted, attribute)
             if a != b:
                 name = jax.tree_util.keystr(path)
-                raise AssertionError(f"{what}: the {attribute} of leaf {name} is {a} in the new state and {b} in the old")
+                raise AssertionError(
+                    f"{what}: the {attribute} of leaf {name} is {a} in the new state and {b} in the old"
+                )
 
 
 def assert_raises(kind: type[Exception], function: Callable[[], Any], *, naming: str, what: str) -> None:

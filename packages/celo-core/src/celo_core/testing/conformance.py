@@ -69,7 +69,7 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
 LEARNED_CHECKS: tuple[Callable[[LearnedOptimizer], None], ...] = (
     meta_parameters.check_protocol,
     meta_parameters.check_config_json,
-    meta_parameters.check_init_depends_on_key,
+    meta_parameters.check_init_of_theta,
     meta_parameters.check_numpy_theta,
     meta_parameters.check_vmap_over_theta,
     meta_parameters.check_theta_gradient,
@@ -101,7 +101,9 @@ def check_learned_optimizer(
     _run(LEARNED_CHECKS, learned, only, skip)
 
 
-def _run(checks: Sequence[Callable[[Any], None]], subject: Any, only: Collection[str] | None, skip: Collection[str]) -> None:
+def _run(
+    checks: Sequence[Callable[[Any], None]], subject: Any, only: Collection[str] | None, skip: Collection[str]
+) -> None:
     names = {check.__name__ for check in checks}
     if unknown := sorted((set(only or ()) | set(skip)) - names):
         raise ValueError(f"unknown checks {', '.join(unknown)}: choose from {', '.join(sorted(names))}.")

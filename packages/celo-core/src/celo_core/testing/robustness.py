@@ -1,5 +1,7 @@
 """Checks of bad input: finite in, finite out; clear errors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +35,9 @@ def check_non_finite_gradient(make: Make) -> None:
                 if step == bad_step:
                     grads["kernel"] = grads["kernel"].at[0, 1].set(number)
                 updates, state = tx.update(grads, state, params, value=loss(params))
-                assert_finite((updates, state), f"updates and state {step - bad_step} steps after a gradient of {number}")
+                assert_finite(
+                    (updates, state), f"updates and state {step - bad_step} steps after a gradient of {number}"
+                )
 
 
 @conformance_check
@@ -86,7 +90,9 @@ def check_missing_arguments(make: Make) -> None:
     assert_raises(ValueError, lambda: tx.update(grads, state, params), naming="value=", what="update without value")
     assert_raises(ValueError, lambda: tx.update(grads, state, value=1.0), naming="params", what="update without params")
     traced = jax.jit(lambda g, s, p: tx.update(g, s, p))
-    assert_raises(ValueError, lambda: traced(grads, state, params), naming="value=", what="a jitted update without value")
+    assert_raises(
+        ValueError, lambda: traced(grads, state, params), naming="value=", what="a jitted update without value"
+    )
 
 
 @conformance_check
@@ -96,17 +102,15 @@ def check_parameter_types(make: Make) -> None:
     for dtype in (jnp.int32, jnp.bool_, jnp.complex64):
         params = {**make_params(), "odd_one": jnp.ones((2,), dtype)}
         name = jnp.dtype(dtype).name
-        assert_raises(TypeError, lambda p=params: tx.init(p), naming="odd_one", what=f"init with {name} parameters")
+        init = functools.partial(tx.init, params)
+        assert_raises(TypeError, init, naming="odd_one", what=f"init with {name} parameters")
 
 
 @conformance_check
 def check_num_steps(make: Make) -> None:
     """A ``num_steps`` below one, or one that is no number, raises a ValueError that names it."""
     params = make_params()
+    build_and_update = lambda num_steps: first_update(make(num_steps), params)
     for num_steps in (0, -5, float("nan"), None, "many", np.ones(2)):
-        assert_raises(
-            ValueError,
-            lambda n=num_steps: first_update(make(n), params),
-            naming="num_steps",
-            what=f"num_steps={num_steps!r}",
-        )
+        attempt = functools.partial(build_and_update, num_steps)
+        assert_raises(ValueError, attempt, naming="num_steps", what=f"num_steps={num_steps!r}")

@@ -45,7 +45,7 @@ def check_compiles_once(make: Make) -> None:
 
 @conformance_check
 def check_state_types(make: Make) -> None:
-    """init and update agree on structure, shape, dtype and weak type, and ``jax.eval_shape(tx.init, params)`` tells them."""
+    """Init and update agree on structure, shape, dtype and weak type, and ``jax.eval_shape(tx.init, params)`` tells them."""
     params = make_params()
     tx = make(NUM_STEPS)
     abstract = jax.eval_shape(tx.init, params)
@@ -181,7 +181,9 @@ def check_explicit_sharding(make: Make, num_devices: int = 8) -> None:
         value = jnp.float32(1.0)
         before = jax.eval_shape(tx.init, params)
         updates, after = jax.eval_shape(lambda p, s: tx.update(p, s, p, value=value), params, before)
-    assert updates["tall"].sharding.spec == spec, f"the update is sharded as {updates['tall'].sharding.spec}, not {spec}"
+    assert updates["tall"].sharding.spec == spec, (
+        f"the update is sharded as {updates['tall'].sharding.spec}, not {spec}"
+    )
     spec_of = lambda x: PartitionSpec(*[None] * x.ndim) if x.sharding is None else x.sharding.spec
     for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
         change = f"from {spec_of(old)} to {spec_of(new)}"

@@ -12,6 +12,7 @@ from celo_core.testing._problem import (
     Make,
     assert_close,
     assert_finite,
+    assert_same_structure,
     conformance_check,
     first_update,
     gradient,
@@ -65,7 +66,9 @@ def check_dtypes(make: Make) -> None:
         before = tx.init(params)
         updates, after = tx.update(gradient(params), before, params, value=loss(params))
         for name, update in updates.items():
-            assert update.dtype == dtype, f"the update of {name} is {update.dtype} for gradients of {jnp.dtype(dtype).name}"
+            assert update.dtype == dtype, (
+                f"the update of {name} is {update.dtype} for gradients of {jnp.dtype(dtype).name}"
+            )
         assert_finite(updates, f"updates in {jnp.dtype(dtype).name}")
         dtypes = [jnp.result_type(x) for x in jax.tree.leaves(before)]
         new_dtypes = [jnp.result_type(x) for x in jax.tree.leaves(after)]
@@ -102,11 +105,12 @@ def check_ranks(make: Make) -> None:
 def check_empty_tree(make: Make) -> None:
     """A tree without parameters works."""
     tx = make(NUM_STEPS)
-    for params in ({}, (), {"nested": []}):
+    trees: tuple[Any, ...] = ({}, (), {"nested": []})
+    for params in trees:
         state = tx.init(params)
         updates, new_state = tx.update(params, state, params, value=jnp.float32(1.0))
-        assert jax.tree.structure(updates) == jax.tree.structure(params), f"updates of {params!r} are {updates!r}"
-        assert jax.tree.structure(new_state) == jax.tree.structure(state), "the state's structure changes"
+        assert_same_structure(updates, params, f"updates of {params!r}")
+        assert_same_structure(new_state, state, "the state after an update")
 
 
 class _Pair(NamedTuple):
@@ -125,7 +129,7 @@ def check_containers(make: Make) -> None:
     trees = ((kernel, bias), [kernel, bias], _Pair(kernel, bias), ((kernel,), {"b": (bias,)}))
     for tree in trees:
         updates, _ = first_update(tx, tree)
-        assert jax.tree.structure(updates) == jax.tree.structure(tree), f"updates of {tree!r} are {updates!r}"
+        assert_same_structure(updates, tree, f"updates of a {type(tree).__name__}")
         pair = dict(zip(("kernel", "bias"), jax.tree.leaves(updates), strict=True))
         # Statistics over tensors may be summed in another order.
         assert_close(pair, wanted, f"updates of a {type(tree).__name__}", 1e-6)
@@ -167,7 +171,9 @@ def check_counts(make: Make) -> None:
     assert counts, "the state has no field named count"
     _, new_state = train_step(tx, params, state)
     for (path, old), (_, new) in zip(counts, optax.tree.get_all_with_path(new_state, "count"), strict=True):
-        assert old.dtype == new.dtype == jnp.int32 and old.shape == (), f"{path} is {old.dtype}{old.shape}, not int32 ()"
+        assert old.dtype == new.dtype == jnp.int32 and old.shape == (), (
+            f"{path} is {old.dtype}{old.shape}, not int32 ()"
+        )
         assert int(new) == int(old) + 1, f"{path} goes from {old} to {new} in one step"
     largest = jnp.asarray(np.iinfo(np.int32).max, jnp.int32)
     is_count = lambda path: getattr(path[-1], "name", None) == "count"
