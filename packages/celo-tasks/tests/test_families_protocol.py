@@ -37,7 +37,13 @@ def make(family: TaskFamily, key: jax.Array, data: Any) -> tuple[Any, Any, Any, 
     return config, params, model_state, family.batch(keys[2], config, data)
 
 
-jitted_make = jax.jit(make, static_argnums=0)  # compiled once per family, for all tests
+def loss(family: TaskFamily, params: Any, model_state: Any, key: jax.Array, config: Any, batch: Any) -> jax.Array:
+    return family.loss(params, model_state, key, config, batch)[0]
+
+
+# Compiled once per family, for all tests.
+jitted_make = jax.jit(make, static_argnums=0)
+jitted_loss = jax.jit(jax.value_and_grad(loss, argnums=1), static_argnums=0)
 
 
 def problem(family: TaskFamily, seed: int) -> tuple[Any, Any, Any, Any]:
@@ -52,10 +58,9 @@ def test_protocol(family: tuple[TaskFamily, int]) -> None:
 def test_loss_and_gradient_at_init(family: tuple[TaskFamily, int]) -> None:
     task, classes = family
     config, params, model_state, batch = problem(task, 0)
-    loss_of = lambda p: task.loss(p, model_state, jax.random.key(0), config, batch)[0]
-    loss, grads = jax.jit(jax.value_and_grad(loss_of))(params)
+    value, grads = jitted_loss(task, params, model_state, jax.random.key(0), config, batch)
     # Logits of a freshly initialised network have a variance of at most about 1, which costs about half a nat.
-    assert loss.shape == () and abs(float(loss) - math.log(classes)) < 0.8
+    assert value.shape == () and abs(float(value) - math.log(classes)) < 0.8
     assert jax.tree.structure(grads) == jax.tree.structure(params)
     for path, leaf in jax.tree.leaves_with_path(grads):
         assert np.all(np.isfinite(leaf)), path
@@ -66,18 +71,18 @@ def test_same_under_jit_and_vmap(family: tuple[TaskFamily, int]) -> None:
     task, _ = family
     data = jax.device_put(task.load())
 
-    def loss(key: jax.Array) -> jax.Array:
+    def whole(key: jax.Array) -> jax.Array:
         config, params, model_state, batch = make(task, key, data)
-        return task.loss(params, model_state, key, config, batch)[0]
+        return loss(task, params, model_state, key, config, batch)
 
     def one(seed: int) -> jax.Array:
         config, params, model_state, batch = problem(task, seed)
-        return task.loss(params, model_state, jax.random.key(seed), config, batch)[0]
+        return jitted_loss(task, params, model_state, jax.random.key(seed), config, batch)[0]
 
     one_by_one = np.asarray([one(seed) for seed in (0, 1, 0)])
     keys = jnp.stack([jax.random.key(seed) for seed in (0, 1, 0)])
     # Batched matrix products sum in another order: float32 rounding of a few hundred terms.
-    np.testing.assert_allclose(jax.jit(jax.vmap(loss))(keys), one_by_one, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.vmap(whole))(keys), one_by_one, rtol=1e-5)
     assert one_by_one[0] == one_by_one[2] != one_by_one[1]  # the key matters, and nothing else does
 
 
@@ -95,9 +100,9 @@ def test_held_out_metrics(name: str) -> None:
     config, params, model_state, _ = problem(task, 3)
     batch = task.load_held_out()
     metrics = jax.jit(task.metrics)(params, model_state, config, batch)
-    loss, _ = jax.jit(task.loss)(params, model_state, jax.random.key(0), config, batch)
-    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
-    assert abs(float(loss) - math.log(classes)) < 0.8
+    value = jax.jit(loss, static_argnums=0)(task, params, model_state, jax.random.key(0), config, batch)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    assert abs(float(value) - math.log(classes)) < 0.8
     assert 0 <= float(metrics["accuracy"]) <= 0.4  # an untrained network guesses
 
 

@@ -45,7 +45,9 @@ def test_theta_round_trips_whatever_the_order_of_its_names(tmp_path):
 
 def test_provenance_and_logs(run_folder):
     run = json.loads((run_folder / "run.json").read_text())
-    assert {"command", "commit", "recipe", "data", "seeds", "seconds", "inner_steps", "hardware", "versions"} <= set(run)
+    assert {"command", "commit", "recipe", "data", "seeds", "seconds", "inner_steps", "hardware", "versions"} <= set(
+        run
+    )
     assert run["recipe"]["datasets"] == ["digits_8x8", "fashion_mnist_small_8x8"]
     assert len(run["data"]["sha256"]) == 64
     # 2 phases x 4 iterations x 2 pairs x 2 signs x 3 steps

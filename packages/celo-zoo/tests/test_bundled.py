@@ -45,3 +45,17 @@ def test_bundled_trains_a_quadratic(name):
     (params, _), losses = jax.jit(lambda carry: jax.lax.scan(step, carry, length=num_steps))((start, tx.init(start)))
     assert np.isfinite(losses).all()
     assert loss_of(params) < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("name", celo_zoo.names())
+def test_bundled_can_be_made_under_jit(name):
+    params = {"w": jnp.ones((3, 2))}
+
+    @jax.jit
+    def update(params):
+        tx = celo_zoo.optimizer(name, num_steps=10)
+        return tx.update(params, tx.init(params), params, value=1.0)[0]
+
+    tx = celo_zoo.optimizer(name, num_steps=10)
+    outside = tx.update(params, tx.init(params), params, value=1.0)[0]
+    np.testing.assert_allclose(update(params)["w"], outside["w"], rtol=1e-5)  # float32 sums fused otherwise

@@ -99,7 +99,7 @@ class Comparison:
     """All outcomes on a task.
 
     Attributes:
-      task: the family's name.
+      task: name of the task.
       num_parameters: of the network.
       num_steps: of every training.
       outcomes: one per contestant.
@@ -182,7 +182,7 @@ def compare(
     num_steps: int,
     seeds: int = 1,
     progress: ProgressLine | None = None,
-    label: str = "",
+    task: str | None = None,
 ) -> Comparison:
     """Trains the family's network under every contestant, at every learning rate, from every seed.
 
@@ -196,7 +196,7 @@ def compare(
       num_steps: length of every training.
       seeds: number of seeds, 0, 1, ...
       progress: where progress is shown.
-      label: what progress lines begin with.
+      task: the task's name in progress and results; by default the family's.
 
     Returns:
       Every curve and every time. A loss that is not finite counts as the family's normalizer says.
@@ -216,11 +216,11 @@ def compare(
         runs[contestant.name] = [
             _Run(program, rate, seed, network) for rate in rates for seed, network in enumerate(networks)
         ]
-    seconds = _train(runs, data, num_steps, progress or ProgressLine(), label or family.name)
+    seconds = _train(runs, data, num_steps, progress or ProgressLine(), task or family.name)
     del data
     judge, params = _judge(family), jax.tree.leaves(networks[0][0])
     return Comparison(
-        family.name,
+        task or family.name,
         sum(leaf.size for leaf in params),
         num_steps,
         tuple(_outcome(one, runs[one.name], seconds[one.name], judge) for one in contestants),

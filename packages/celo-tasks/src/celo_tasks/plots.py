@@ -60,11 +60,13 @@ def _lines(axes: Axes, outcome: Outcome, color: str) -> None:
 
 def _scale(axes: Axes, comparison: Comparison) -> None:
     """Axis limits from the best curves, since hopeless ones would squeeze them; logarithmic where it pays."""
-    best = [outcome.best_curve() for outcome in comparison.outcomes]
-    low, high = min(curve.min() for curve in best), max(curve.max() for curve in best)
+    best = np.stack([outcome.best_curve() for outcome in comparison.outcomes])
+    # The first steps, from the loss of guessing downwards, are steep everywhere and tell little.
+    settled = best[:, comparison.num_steps // 20 :]
+    low, high = settled.min(), settled.max()
     if low > 0 and high / low > 3:
         axes.set_yscale("log")
-        axes.set_ylim(low / 1.25, high * 1.25)
+        axes.set_ylim(low / 1.25, best.max() * 1.25)
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())

@@ -112,7 +112,7 @@ def run(
         description, make = TASKS[name]
         print(f"{number} of {len(settings.tasks)}: {description}", file=sys.stderr)
         comparisons.append(
-            compare(make(), chosen, num_steps=settings.steps, seeds=settings.seeds, progress=progress, label=name)
+            compare(make(), chosen, num_steps=settings.steps, seeds=settings.seeds, progress=progress, task=name)
         )
         _write(folder, settings, comparisons, time.monotonic() - begin)
     print(_text(comparisons))

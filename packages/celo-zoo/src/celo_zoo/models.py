@@ -232,7 +232,9 @@ def _expected_shapes(architecture: Any, config: Any) -> Any:
 def _checked_theta(theta: Any, architecture: LearnedOptimizer, where: str) -> dict[str, Any]:
     """Theta as float32 arrays, of the architecture's names and shapes and finite."""
     try:
-        checked = check_theta(theta, expected_shapes(architecture), architecture.name)
+        # Weights are constants: under jit too, where an optimizer may be made, they are read now.
+        with jax.ensure_compile_time_eval():
+            checked = check_theta(theta, expected_shapes(architecture), architecture.name)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     for path, leaf in flatten_theta(checked).items():

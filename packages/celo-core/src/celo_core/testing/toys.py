@@ -78,4 +78,6 @@ class LearnedSGD:
         """Gradient descent."""
         del num_steps, kwargs
         learning_rate = jnp.exp(theta["rule"]["log_learning_rate"])
-        return optax.with_extra_args_support(optax.stateless(lambda g, _: jax.tree.map(lambda x: -learning_rate * x, g)))
+        return optax.with_extra_args_support(
+            optax.stateless(lambda g, _: jax.tree.map(lambda x: -learning_rate * x, g))
+        )

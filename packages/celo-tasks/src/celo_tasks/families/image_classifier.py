@@ -77,7 +77,7 @@ class ImageClassifier:
         """``{"loss": mean cross entropy in nats, "accuracy": share of images classified right}``, float32 ()."""
         del model_state, config
         images, labels = batch
-        logits = self.network.apply({"params": params}, images)
+        logits: Any = self.network.apply({"params": params}, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return {"loss": jnp.mean(losses), "accuracy": jnp.mean(jnp.argmax(logits, -1) == labels)}
 

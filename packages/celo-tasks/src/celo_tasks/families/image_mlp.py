@@ -99,7 +99,7 @@ class ImageMLP:
         """Mean cross entropy in nats."""
         del key, config
         images, labels = batch
-        logits = self._network().apply({"params": params}, images)
+        logits: Any = self._network().apply({"params": params}, images)
         return jnp.mean(optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, self.num_classes))), model_state
 
     def normalizer(self, loss: Array) -> Array:

@@ -133,7 +133,7 @@ class TextTransformer:
         """``{"loss": mean cross entropy in nats per byte, "accuracy": share of bytes predicted right}``, float32 ()."""
         del model_state, config
         tokens, targets = batch
-        logits = self._network().apply({"params": params}, tokens)
+        logits: Any = self._network().apply({"params": params}, tokens)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         return {"loss": jnp.mean(losses), "accuracy": jnp.mean(jnp.argmax(logits, -1) == targets)}
 
