@@ -1,8 +1,10 @@
 """Fixtures for the tests of celo_tasks."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 
 
@@ -23,3 +25,12 @@ def no_tfds_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def fast_compilation() -> Iterator[None]:
+    """Has XLA skip most optimisations: for tests that compile much and compute little, it halves their time."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -12,6 +12,8 @@ from celo_core import TaskFamily
 from celo_tasks.comparison import HeldOut
 from celo_tasks.families import MLP, ConvNet, ImageClassifier, ImageMLP, Reparametrized, TextTransformer
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 SMALL_IMAGES = "fashion_mnist_small_8x8"
 
 FAMILIES: dict[str, tuple[TaskFamily, int]] = {

@@ -96,7 +96,7 @@ def test_data_dir_without_the_arrays(tmp_path, capsys):
 
 def test_offline_default_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    assert cli._default_datasets(None) == meta_training.OFFLINE_DATASETS
+    assert cli.default_datasets(None) == meta_training.OFFLINE_DATASETS
     assert "from the package are used" in capsys.readouterr().err
 
 
@@ -106,7 +106,7 @@ def test_paper_datasets_are_taken_where_present(tmp_path):
         np.savez(
             tmp_path / f"{name}.npz", x_train=arrays["x"], y_train=arrays["y"], x_test=arrays["x"], y_test=arrays["y"]
         )
-    assert cli._default_datasets(str(tmp_path)) == meta_training.PAPER_DATASETS
+    assert cli.default_datasets(str(tmp_path)) == meta_training.PAPER_DATASETS
 
 
 def test_help_teaches(capsys):

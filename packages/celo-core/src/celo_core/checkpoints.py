@@ -28,7 +28,7 @@ def save_checkpoint(path: str | os.PathLike[str], tree: Any, metadata: Mapping[s
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **{"metadata": header, **arrays})
+            np.savez(file, metadata=header, **arrays)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

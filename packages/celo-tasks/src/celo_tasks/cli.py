@@ -13,15 +13,15 @@ _META_TRAIN = """\
 Meta-train Celo in two phases: first the update rule with a step-size multiplier of 1, then the scheduler on top of it.
 
 The run's folder holds a checkpoint and a log (JSON lines) per phase. A run that was stopped, by Ctrl-C, by --minutes
-or by a crash,
-goes on where its last checkpoint left it when the same command is given again; the result is the same to the last bit.
-When both phases are done the folder holds theta.npz and run.json (what was run, on what, at which cost).
+or by a crash, goes on where its last checkpoint left it when the same command is given again; the result is the same
+to the last bit. When both phases are done the folder holds theta.npz and run.json (what was run, on what, at which
+cost).
 """
 
 _META_TRAIN_EXAMPLES = """\
 examples:
-  celo-tasks meta-train --out runs/first                      # the data inside the package, about half an hour on 2
-  cores celo-tasks meta-train --out runs/mine --data-dir ~/arrays   # prepared arrays: ~/arrays/mnist_8x8.npz and so on
+  celo-tasks meta-train --out runs/first                      # data from the package; half an hour on 2 cores
+  celo-tasks meta-train --out runs/mine --data-dir ~/arrays   # prepared arrays: ~/arrays/mnist_8x8.npz and so on
   celo-tasks meta-train --out runs/mine --minutes 10          # a stretch of ten minutes; again to go on
 """
 
@@ -85,7 +85,7 @@ def _add_meta_train(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     add("--phase", choices=("both", "update-rule", "scheduler"), default="both", help="which phase to run (both)")
     add("--minutes", type=float, metavar="M", help="stop after M minutes, with a checkpoint")
     devices = "on a CPU, split the work over N threads of their own (all cores)"
-    add("--cpu-devices", type=int, default=os.cpu_count(), metavar="N", help=devices)
+    add("--cpu-devices", type=int, default=default_cpu_devices(), metavar="N", help=devices)
 
     add = parser.add_argument_group("the problems").add_argument
     add("--data-dir", metavar="FOLDER", help="folder of arrays NAME.npz (x_train, y_train, x_test, y_test; uint8)")
@@ -122,7 +122,7 @@ def _meta_train(options: argparse.Namespace) -> int:
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", options.cpu_devices)
 
-    names = options.datasets or _default_datasets(options.data_dir)
+    names = options.datasets or default_datasets(options.data_dir)
     recipe = meta_training.Recipe(
         datasets=names,
         levels=options.augmentation,
@@ -157,7 +157,12 @@ def _meta_train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _default_datasets(data_dir: str | None) -> tuple[str, ...]:
+def default_cpu_devices() -> int:
+    """Devices to simulate on a CPU: one per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_datasets(data_dir: str | None) -> tuple[str, ...]:
     """The paper's image sets if all are there, else those inside the package."""
     from celo_tasks import datasets, meta_training
 

@@ -189,15 +189,15 @@ def provenance(
 
 
 def hardware() -> str:
-    """The devices used, e.g. ``"2 x cpu (AMD EPYC)"``."""
+    """The machine that computes, e.g. ``"1 x NVIDIA H100"`` or ``"2 cores of AMD EPYC"``."""
     devices = jax.devices()
-    kind = devices[0].device_kind
-    if devices[0].platform == "cpu":
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []:
-            if line.startswith("model name"):
-                kind = f"cpu ({line.split(':', 1)[1].strip()})"
-                break
-    return f"{len(devices)} x {kind}"
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}"
+    kind = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        kind = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), kind)
+    return f"{os.cpu_count()} cores of {kind}"
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

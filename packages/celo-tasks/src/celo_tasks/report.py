@@ -36,8 +36,9 @@ NOTES = """\
 Training loss: mean of the last 5 % of steps, in nats. Held-out: on data never trained on. The sets are small: a network
 that comes to fit all of its images overfits, whatever the optimizer.
 Learning rate: the best of those tried, by training loss. A star marks the edge of the grid: a better one may lie outside.
-Speed-up over Adam, in steps: how many steps tuned Adam (the best of its learning rates at each step, in hindsight) needs
-for the training loss that the optimizer ends at (both smoothed), over the steps that the optimizer took.
+Speed-up over Adam, in steps: how many steps tuned Adam needs for the training loss that the optimizer ends at, over the
+steps that the optimizer took. Losses are smoothed, and tuned Adam is the lowest so far of all its learning rates at each
+step: it is picked in hindsight, and may have been lower than where it ends.
   below 1, e.g. 0.50: Adam is faster, it needs half the steps
   "> 1.00": the optimizer is faster, Adam does not get there in as many steps
 Time: median over the run; a step that takes longer must be worth it."""
