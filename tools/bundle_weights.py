@@ -7,11 +7,11 @@ Weights are bundled only with a record of where they come from; an older bundle 
 
 import argparse
 import json
-import os
 import re
 import sys
 from pathlib import Path
 
+from celo_core.files import write_json
 from celo_zoo import folders, models
 
 PACKAGE = Path(__file__).resolve().parents[1] / "packages/celo-zoo/src/celo_zoo"
@@ -40,9 +40,7 @@ def bundle(folder: Path, name: str, package: Path = PACKAGE) -> str:
     checksum = models.load_model(written).checksum
     index_file = package / "index.json"
     index = json.loads(index_file.read_text()) | {name: checksum}
-    temporary = index_file.with_name(".index.json.tmp")
-    temporary.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, index_file)
+    write_json(index_file, dict(sorted(index.items())))
     return checksum
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import optax
 
 import celo_core
+from celo_core import files
 from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer
 from celo_core.testing.toys import LearnedSGD
 from celo_tasks import cli, meta_training
@@ -141,11 +142,11 @@ def main() -> int:
     for name, shapes in SIZES.items():
         record["update"][name] = update_cost(shapes)
         print(name, record["update"][name], flush=True)
-        meta_training.write_json(options.out, record)
+        files.write_json(options.out, record)
     for pairs in options.pairs:
         record["meta_training"].append(meta_rates(pairs, options.data_dir, datasets))
         print(record["meta_training"][-1], flush=True)
-        meta_training.write_json(options.out, record)
+        files.write_json(options.out, record)
     left = options.minutes - (time.monotonic() - begin) / 60
     if options.run and left > 0.5:
         data = ["--data-dir", options.data_dir] if options.data_dir else []

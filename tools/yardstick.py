@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import celo_zoo
-from celo_core import Celo, CeloConfig, get_architecture
+from celo_core import Celo, CeloConfig, files, get_architecture
 from celo_core.unroll import InnerProblem, train
 from celo_tasks import meta_training
 from celo_tasks.families import ImageMLP, Reparametrized
@@ -92,7 +92,7 @@ def main() -> int:
             "versions": {"python": platform.python_version(), "jax": jax.__version__},
             "results": results,
         }
-        meta_training.write_json(options.out, record)
+        files.write_json(options.out, record)
     return 0
 
 

@@ -11,9 +11,9 @@ import jax
 import optax
 import pytest
 
-from celo_core import TaskFamily
+from celo_core import TaskFamily, files
 from celo_core.progress import ProgressLine
-from celo_tasks import cli, plots, quickstart, report
+from celo_tasks import cli, plots, quickstart
 from celo_tasks.families import MLP, ImageClassifier
 from celo_tasks.quickstart import Settings
 
@@ -104,14 +104,14 @@ def test_a_crash_leaves_whole_files_only(
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    report.write_atomically(path, b"old")
+    files.write_bytes(path, b"old")
 
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(report.os, "fsync", fail)
+    monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        report.write_atomically(path, b"new")
+        files.write_bytes(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 

@@ -7,12 +7,13 @@ The leaves of a tree are stored in order. The tree's structure is not stored: th
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+
+from celo_core import files
 
 
 def save_checkpoint(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -> None:
@@ -21,20 +22,10 @@ def save_checkpoint(path: str | os.PathLike[str], tree: Any, metadata: Mapping[s
     Raises:
       OSError: the file could not be written; an older one at ``path`` is still there.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {f"leaf_{i:05d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
     header = np.frombuffer(json.dumps(dict(metadata), sort_keys=True).encode(), np.uint8)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, metadata=header, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
+    with files.written_atomically(path) as file:
+        np.savez(file, metadata=header, **arrays)  # type: ignore[arg-type]
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from celo_core import checkpoints
+from celo_core import checkpoints, files
 from celo_core.estimators import TruncatedPES
 from celo_core.progress import ProgressLine, format_seconds
 from celo_core.protocols import LearnedOptimizer, Theta
@@ -302,9 +302,7 @@ def _truncate_log(log: pathlib.Path, iteration: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError):  # a line cut short by the kill
             continue
-    temporary = log.with_name(f".{log.name}.tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    os.replace(temporary, log)
+    files.write_bytes(log, "".join(line + "\n" for line in kept).encode())
 
 
 def _log(log: pathlib.Path, done: int, seconds: float, metrics: Mapping[str, np.ndarray], inner_steps: int) -> None:

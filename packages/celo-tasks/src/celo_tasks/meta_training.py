@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from celo_core import Celo, CeloConfig, LearnedOptimizer, LogUniformLength, TruncatedPES, checkpoints, configs
+from celo_core import Celo, CeloConfig, LearnedOptimizer, LogUniformLength, TruncatedPES, checkpoints, configs, files
 from celo_core.checks import flatten_theta, unflatten_theta
 from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer, run_phase
 from celo_tasks.families import ImageMLP, Reparametrized
@@ -112,7 +112,7 @@ def meta_train(
             raise ValueError(f"there is no {path}: run the phase {phase} in this folder first.")
         theta |= load_theta(path)
     if set(theta) == set(PHASES):
-        write_json(folder / "run.json", provenance(recipe, folder, data_dir, data, command))
+        files.write_json(folder / "run.json", provenance(recipe, folder, data_dir, data, command))
         save_theta(folder / "theta.npz", theta, identity)
     return theta
 
@@ -198,14 +198,6 @@ def hardware() -> str:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
         kind = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), kind)
     return f"{os.cpu_count()} cores of {kind}"
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
 
 
 def _seconds(folder: pathlib.Path) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from celo_core import TaskFamily
+from celo_core import TaskFamily, files
 from celo_core.progress import ProgressLine, format_seconds
 from celo_tasks import baselines, plots, report
 from celo_tasks.baselines import Contestant
@@ -145,6 +145,6 @@ def _write(folder: Path, settings: Settings, comparisons: Sequence[Comparison], 
     }
     for task, name in zip(value["tasks"], settings.tasks, strict=False):
         task["description"] = TASKS[name][0]
-    report.write_atomically(folder / "curves.png", plots.draw(comparisons))
-    report.write_atomically(folder / "results.md", (_text(comparisons).strip() + "\n").encode())
-    report.write_atomically(folder / "results.json", (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+    files.write_bytes(folder / "curves.png", plots.draw(comparisons))
+    files.write_bytes(folder / "results.md", (_text(comparisons).strip() + "\n").encode())
+    files.write_bytes(folder / "results.json", (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

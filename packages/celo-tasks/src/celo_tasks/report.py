@@ -1,11 +1,8 @@
 """What a comparison found, as a table, as sentences and as JSON."""
 
 import math
-import os
 import platform
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import flax
@@ -168,23 +165,3 @@ def versions() -> dict[str, str]:
         "optax": optax.__version__,
         "celo-tasks": __version__,
     }
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole or not at all, and makes its folder.
-
-    Raises:
-      OSError: the file could not be written; an older one at ``path`` is still there.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are private to the user
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

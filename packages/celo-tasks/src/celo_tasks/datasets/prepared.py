@@ -1,7 +1,5 @@
 """Prepared arrays on disk: one npz per data set, checked when read, written whole or not at all."""
 
-import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -78,16 +76,7 @@ def write_prepared(path: Path, data: ImageData) -> None:
         path: the file; an existing one is replaced, missing folders are made.
         data: the arrays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, since a rename is atomic only within one file system.
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **data._asdict())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp's files are private to the user
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    from celo_core import files  # and with it JAX, which reading needs not wait for
+
+    with files.written_atomically(path) as file:
+        np.savez_compressed(file, **data._asdict())
