@@ -49,7 +49,8 @@ def section(quickstart: dict[str, Any], yardstick: dict[str, Any]) -> str:
     settings, rates = quickstart["settings"], len(quickstart["settings"]["learning_rates"])
     return f"""\
 What `nox -s quickstart` printed ({quickstart["machine"]}; {settings["steps"]} steps, {settings["seeds"]} seed(s);
-[every number](docs/results/quickstart/results.json)). Adam and AdamW have the best of {rates} learning rates for each
+[every number](docs/results/quickstart/results.json)). The images are of Fashion-MNIST's test split at 28x28; meta-training
+saw its training split at 8x8, and no text. Adam and AdamW have the best of {rates} learning rates for each
 task, a star marking the edge of the grid. Speed-up: the steps that tuned Adam needs to reach the optimizer's final loss,
 over the steps taken; above 1, and "> 1.00" (Adam does not get there), the optimizer is the faster one, below 1 Adam is.
 A step of Celo costs more time than one of Adam: the last column.
