@@ -5,7 +5,6 @@ library whose tasks the papers use (arXiv 2211.09760, section 4).
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +14,7 @@ import numpy as np
 import optax
 
 from celo_tasks import datasets
+from celo_tasks.families.image_mlp import clip_cross_entropy
 
 Array = jax.Array
 
@@ -84,9 +84,3 @@ class ImageClassifier:
     def normalizer(self, loss: Array) -> Array:
         """Loss clipped to [0, 1.5 log classes]; non-finite counts as the upper end (as in the public task library)."""
         return clip_cross_entropy(loss, self.num_classes)
-
-
-def clip_cross_entropy(loss: Array, num_classes: int) -> Array:
-    """A cross entropy clipped to [0, 1.5 log num_classes]; a non-finite one counts as the upper end."""
-    limit = 1.5 * math.log(num_classes)
-    return jnp.clip(jnp.nan_to_num(loss, nan=limit, posinf=limit, neginf=limit), 0.0, limit)

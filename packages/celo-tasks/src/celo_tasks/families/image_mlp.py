@@ -27,6 +27,12 @@ def fan_in_normal(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) ->
     return scale * jax.random.truncated_normal(key, -2.0, 2.0, tuple(shape), dtype)
 
 
+def clip_cross_entropy(loss: Array, num_classes: int) -> Array:
+    """A cross entropy clipped to [0, 1.5 log num_classes]; a non-finite one counts as the upper end."""
+    limit = 1.5 * math.log(num_classes)
+    return jnp.clip(jnp.nan_to_num(loss, nan=limit, posinf=limit, neginf=limit), 0.0, limit)
+
+
 class MLP(nn.Module):
     """Dense layers with ReLU between them, on flat inputs (batch, inputs)."""
 
@@ -104,8 +110,7 @@ class ImageMLP:
 
     def normalizer(self, loss: Array) -> Array:
         """Loss clipped to [0, 1.5 log classes]; non-finite counts as the upper end, as in the public task library."""
-        limit = 1.5 * math.log(self.num_classes)
-        return jnp.clip(jnp.nan_to_num(loss, nan=limit, posinf=limit, neginf=limit), 0.0, limit)
+        return clip_cross_entropy(loss, self.num_classes)
 
     def _network(self) -> MLP:
         return MLP(self.hidden_sizes, self.num_classes)

@@ -12,8 +12,7 @@ import optax
 from einops import rearrange
 
 from celo_tasks import datasets
-from celo_tasks.families.image_classifier import clip_cross_entropy
-from celo_tasks.families.image_mlp import fan_in_normal
+from celo_tasks.families.image_mlp import clip_cross_entropy, fan_in_normal
 
 Array = jax.Array
 
