@@ -102,3 +102,10 @@ def quickstart(session: nox.Session) -> None:
     """Trains networks with pretrained Celo beside tuned Adam and AdamW: a table, and a picture of the curves."""
     session.install(*(f"./{folder(package)}" for package in PACKAGES))
     session.run("celo-tasks", "quickstart", *session.posargs)
+
+
+@nox.session
+def rliable(session: nox.Session) -> None:
+    """Compares the evaluation's statistics with those of rliable, which does not import beside pandas 3."""
+    session.install(*(f"./{folder(name)}" for name in PACKAGES["tasks"]), "rliable>=1.2", "pandas<3")
+    session.run("python", "tools/check_rliable.py", *session.posargs)

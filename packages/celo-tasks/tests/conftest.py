@@ -1,11 +1,15 @@
 """Fixtures for the tests of celo_tasks."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from numpy.typing import ArrayLike
+
+from celo_tasks.evaluation.store import Run, RunKey, summarize
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +38,37 @@ def fast_compilation() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def make_run() -> Callable[..., Run]:
+    """Makes the record of a training from its losses; what a test does not care about has a value."""
+
+    def make(
+        losses: ArrayLike,
+        *,
+        task: str = "small_mlp",
+        optimizer: str = "adam",
+        setting: str = "none",
+        seed: int = 0,
+        base: int | None = None,
+        diverged: bool = False,
+    ) -> Run:
+        array = np.asarray(losses, np.float64)
+        final, curve = summarize(array, base or len(array))
+        return Run(
+            key=RunKey(task, optimizer, setting, seed, len(array)),
+            dataset="none",
+            task_identity=f"definition of {task}",
+            optimizer_identity=f"definition of {optimizer}",
+            parameters=10,
+            final_loss=final,
+            diverged=diverged,
+            curve=curve,
+            seconds=1.0,
+            held_out={"loss": 2.0},
+            machine="a machine",
+            versions={"jax": "0"},
+        )
+
+    return make

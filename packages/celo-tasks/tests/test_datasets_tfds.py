@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from celo_tasks.datasets import is_available, load_images, prepare, prepared, to_grey_8x8
+from celo_tasks.datasets.resize import area_average
 from celo_tasks.datasets.tfds_images import read_tfds
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -70,6 +71,8 @@ CASES = [
     ("fashion_mnist_28", "fashion_mnist", (28, 28, 1), 10),
     ("svhn_cropped_8x8", "svhn_cropped", (32, 32, 3), 10),
     ("cifar100_10of100_8x8", "cifar100", (32, 32, 3), 100),
+    ("cifar100_32rgb", "cifar100", (32, 32, 3), 100),
+    ("cifar10_16rgb", "cifar10", (32, 32, 3), 10),
 ]
 
 
@@ -86,7 +89,10 @@ def test_prepared_sets_are_read_and_converted(
         if "10of100" in name:
             x, y = x[y % 10 == 0], y[y % 10 == 0] // 10
             assert 0 < len(x) < SIZES[split]
-        want = x.squeeze(-1) if name.endswith("28") else to_grey_8x8(x)
+        if name.endswith("rgb"):
+            want = x if "32rgb" in name else area_average(x, 16)
+        else:
+            want = x.squeeze(-1) if name.endswith("28") else to_grey_8x8(x)
         assert_same_examples(getattr(data, f"x_{split}"), getattr(data, f"y_{split}"), want, y)
     assert "tensorflow" not in sys.modules  # array_record files are read without it
 

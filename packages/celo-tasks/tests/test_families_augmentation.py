@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo_tasks.families import LEVELS, ImageMLP, Reparametrized
+from celo_tasks.families import LEVELS, PUBLISHED_LEVELS, PUBLISHED_RANGES, ImageMLP, Reparametrized, reparametrize
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -38,7 +38,9 @@ def test_function_is_unchanged_and_gradient_scaled(level: str) -> None:
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5 * float(jnp.abs(wanted).max()))
 
 
-@pytest.mark.parametrize(("level", "distinct"), [("global", 1), ("tensor", 4), ("parameter", 64 * 8 + 8 + 8 * 10 + 10)])
+@pytest.mark.parametrize(
+    ("level", "distinct"), [("global", 1), ("tensor", 4), ("parameter", 64 * 8 + 8 + 8 * 10 + 10), ("none", 1)]
+)
 def test_levels(level: str, distinct: int) -> None:
     _, config = sampled(level)
     scales = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(config["scale"])])
@@ -66,9 +68,38 @@ def test_a_level_named_twice_is_twice_as_likely() -> None:
     assert abs(share - 2 / 3) < 0.08  # five standard errors
 
 
+def test_published_mixture_of_levels_and_ranges() -> None:
+    """Two sevenths of the tasks are left as they are; levels and ranges are drawn with the published odds."""
+    family = reparametrize(ImageMLP(("digits_8x8",), hidden_sizes=(2,)), ("published",))
+    assert family.levels == PUBLISHED_LEVELS and family.ranges == PUBLISHED_RANGES
+    number = 1400
+    trees = jax.jit(jax.vmap(family.sample))(jax.random.split(jax.random.key(0), number))["scale"]
+    logs = [np.log10(np.asarray(leaf).reshape(number, -1)) for leaf in jax.tree.leaves(trees)]
+    span = lambda x: np.ptp(x, axis=1) > 1e-4  # an exponential may be rounded otherwise in another loop
+    whole = np.concatenate(logs, axis=1)
+    level = np.where(np.any([span(x) for x in logs], axis=0), "parameter", np.where(span(whole), "tensor", "global"))
+    level[np.all(whole == 0, axis=1)] = "none"
+    largest = np.abs(whole).max(axis=1)
+    for name in set(PUBLISHED_LEVELS):
+        share = PUBLISHED_LEVELS.count(name) / 7
+        assert abs(np.mean(level == name) - share) < 5 * np.sqrt(share * (1 - share) / number), name
+    # With a scale per parameter, 160 in all, the largest tells the range: it is within a few per cent of the bound.
+    bound = np.ceil(largest[level == "parameter"])
+    assert largest.max() <= 3 * (1 + 1e-5) and set(bound) == {1, 2, 3}
+    counts = np.array([np.sum(bound == i) for i in (1, 2, 3)])
+    assert np.all(np.abs(counts - counts.sum() / 3) < 5 * np.sqrt(counts.sum() * 2 / 9))
+
+
+def test_published_is_a_name_for_the_command() -> None:
+    assert reparametrize(INNER, ("global", "tensor")) == Reparametrized(INNER, ("global", "tensor"))
+    with pytest.raises(ValueError, match="name it alone"):
+        reparametrize(INNER, ("published", "global"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"ranges": ((1.0, 2.0), (2.0, 1.0))}, "low <= high, not 2.0 and 1.0"),
         ({"levels": ("layer",)}, "layer"),
         ({"levels": ()}, "none"),
         ({"low": 0.0}, "low"),

@@ -16,8 +16,11 @@ from celo_core.estimators import TruncatedPES as TruncatedPES
 from celo_core.protocols import GradientEstimator as GradientEstimator
 from celo_core.protocols import LearnedOptimizer as LearnedOptimizer
 from celo_core.protocols import TaskFamily as TaskFamily
+from celo_core.schedulers import EMBEDDING_NAMES as EMBEDDING_NAMES
 from celo_core.schedulers import LSTMScheduler as LSTMScheduler
 from celo_core.schedulers import LSTMSchedulerConfig as LSTMSchedulerConfig
+from celo_core.schedulers import embed_task as embed_task
+from celo_core.schedulers import task_embedding as task_embedding
 from celo_core.training import TrainState as TrainState
 from celo_core.truncation import ConstantLength as ConstantLength
 from celo_core.truncation import LogUniformLength as LogUniformLength

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
+from celo_core.schedulers.embedding import EMBEDDING_SIZE, embed_initialization, reads_task_embedding
 
 Array = jax.Array
 
@@ -28,18 +29,40 @@ class Trainee(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class InnerProblem:
-    """A task family under a learned optimizer."""
+    """A task family under a learned optimizer.
+
+    Where the architecture's scheduler reads the task embedding (``needs_embedding``), it is made by ``embed`` from the
+    freshly initialised network and given to every step.
+    """
 
     architecture: LearnedOptimizer
     family: TaskFamily
 
+    @property
+    def needs_embedding(self) -> bool:
+        """Whether the architecture, by its config, reads the task embedding."""
+        return reads_task_embedding(self.architecture)
+
     def init(self, theta: Theta, key: Array, config: Any, num_steps: Any) -> Trainee:
         """A freshly initialised network for a training of ``num_steps`` steps."""
         params, model_state = self.family.init(key, config)
-        return Trainee(params, model_state, self.architecture.build(theta, num_steps).init(params))
+        # The optimizer's initial state does not depend on the embedding, which is made from the network.
+        embedding = jnp.zeros((EMBEDDING_SIZE,), jnp.float32) if self.needs_embedding else None
+        return Trainee(params, model_state, self._optimizer(theta, num_steps, embedding).init(params))
+
+    def embed(self, key: Array, trainee: Trainee, config: Any, data: Any, num_steps: Any) -> Array:
+        """The task embedding of a freshly initialised network, from a batch drawn by ``key``."""
+        return embed_initialization(self.family, key, trainee.params, trainee.model_state, config, data, num_steps)
 
     def step(
-        self, theta: Theta, trainee: Trainee, key: Array, config: Any, batch: Any, num_steps: Any
+        self,
+        theta: Theta,
+        trainee: Trainee,
+        key: Array,
+        config: Any,
+        batch: Any,
+        num_steps: Any,
+        task_embedding: Array | None = None,
     ) -> tuple[Trainee, Array]:
         """One training step; returns the new trainee and the loss before the step."""
 
@@ -47,9 +70,16 @@ class InnerProblem:
             return self.family.loss(params, trainee.model_state, key, config, batch)
 
         (loss, model_state), gradients = jax.value_and_grad(loss_function, has_aux=True)(trainee.params)
-        optimizer = self.architecture.build(theta, num_steps)
+        optimizer = self._optimizer(theta, num_steps, task_embedding)
         updates, opt_state = optimizer.update(gradients, trainee.opt_state, trainee.params, value=loss)
         return Trainee(optax.apply_updates(trainee.params, updates), model_state, opt_state), loss
+
+    def _optimizer(
+        self, theta: Theta, num_steps: Any, task_embedding: Array | None
+    ) -> optax.GradientTransformationExtraArgs:
+        if task_embedding is None:
+            return self.architecture.build(theta, num_steps)
+        return self.architecture.build(theta, num_steps, task_embedding=task_embedding)
 
 
 def train(
@@ -70,11 +100,14 @@ def train(
     """
     key_init, key_steps = jax.random.split(key)
     trainee = problem.init(theta, key_init, config, num_steps)
+    embedding = None
+    if problem.needs_embedding:
+        embedding = problem.embed(jax.random.fold_in(key_steps, num_steps), trainee, config, data, num_steps)
 
     def body(carry: Trainee, key_step: Array) -> tuple[Trainee, Array]:
         key_batch, key_loss = jax.random.split(key_step)
         batch = problem.family.batch(key_batch, config, data)
-        new, loss = problem.step(theta, carry, key_loss, config, batch, num_steps)
+        new, loss = problem.step(theta, carry, key_loss, config, batch, num_steps, embedding)
         return new, problem.family.normalizer(loss).astype(jnp.float32)
 
     return jax.lax.scan(body, trainee, jax.random.split(key_steps, num_steps))

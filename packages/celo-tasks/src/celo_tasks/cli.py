@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from celo_tasks import __version__
+from celo_tasks import __version__, cli_evaluation
 
 _META_TRAIN = """\
 Meta-train Celo in two phases: first the update rule with a step-size multiplier of 1, then the scheduler on top of it.
@@ -45,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        print(f"celo-tasks: {error}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError) as error:
+        text = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else error
+        print(f"celo-tasks: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_meta_train(commands)
     _add_quickstart(commands)
+    cli_evaluation.add_commands(commands)
     _add_prepare(commands)
     return parser
 
@@ -91,7 +93,10 @@ def _add_meta_train(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     add("--data-dir", metavar="FOLDER", help="folder of arrays NAME.npz (x_train, y_train, x_test, y_test; uint8)")
     names = "image sets (the paper's four if they are on this machine, else those in the package)"
     add("--datasets", type=_names, metavar="A,B,...", help=names)
-    levels = "levels of reparametrisation, out of global, tensor and parameter; a task picks one (global,tensor)"
+    levels = (
+        "levels of reparametrisation, out of global, tensor, parameter and none, or published, VeLO's mixture of them; "
+    )
+    levels += "a task picks one (global,tensor)"
     add("--augmentation", type=_names, default=("global", "tensor"), metavar="A,B,...", help=levels)
     add("--min-length", type=int, default=100, metavar="N", help="shortest training of a problem, in steps (100)")
     add("--max-length", type=int, default=2000, metavar="N", help="longest training of a problem, in steps (2000)")

@@ -21,7 +21,7 @@ import numpy as np
 from celo_core import Celo, CeloConfig, LearnedOptimizer, LogUniformLength, TruncatedPES, checkpoints, configs, files
 from celo_core.checks import flatten_theta, unflatten_theta
 from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer, run_phase
-from celo_tasks.families import ImageMLP, Reparametrized
+from celo_tasks.families import ImageMLP, reparametrize
 
 PHASES = ("update_rule", "scheduler")
 
@@ -92,7 +92,7 @@ def meta_train(
         from.
     """
     folder = pathlib.Path(folder)
-    family = Reparametrized(ImageMLP(recipe.datasets, data_dir=data_dir), recipe.levels)
+    family = reparametrize(ImageMLP(recipe.datasets, data_dir=data_dir), recipe.levels)
     data = family.load()
     identity = {"recipe": json.loads(json.dumps(dataclasses.asdict(recipe))), "data": data_digest(data)}
     theta: dict[str, Any] = {}

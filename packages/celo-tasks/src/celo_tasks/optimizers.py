@@ -1,15 +1,23 @@
 """Pretrained optimizers by name, from whatever packages are installed.
 
 A package offers one through the entry-point group ``celo.optimizers``: its name there, and a callable
-``(num_steps) -> optax.GradientTransformationExtraArgs``. Nothing of those packages is imported before it is asked for.
+``(num_steps) -> optax.GradientTransformationExtraArgs``, with a string ``fingerprint`` if it wants its results to be told
+from those of other weights. Nothing of those packages is imported before it is asked for.
 """
 
+import hashlib
 import importlib.metadata
+import os
+import pathlib
 from collections.abc import Callable
 
 import optax
 
+from celo_core import Celo, CeloConfig
+
 GROUP = "celo.optimizers"
+WEIGHTS_GROUP = "celo.weights"
+"""Entry-point group of callables ``(path) -> PretrainedOptimizer`` that read weights from a folder."""
 
 PretrainedOptimizer = Callable[[int], optax.GradientTransformationExtraArgs]
 """Builds the optimizer for a training of so many steps."""
@@ -47,3 +55,50 @@ def load_pretrained(name: str) -> PretrainedOptimizer:
         raise ValueError(
             f"the optimizer {name!r} cannot be imported from {targets[0]} ({error}): reinstall its package."
         ) from error
+
+
+def load_weights(path: str | os.PathLike[str]) -> PretrainedOptimizer:
+    """Meta-trained weights as an optimizer.
+
+    Args:
+      path: the folder of a finished ``celo-tasks meta-train`` run or its ``theta.npz``; or a folder that a package offers
+        to read through the entry-point group ``celo.weights`` (celo-zoo reads those that it wrote).
+
+    Returns:
+      ``(num_steps) -> optax.GradientTransformationExtraArgs``, with a string ``fingerprint``.
+
+    Raises:
+      ValueError: there is nothing that can be read; one sentence.
+    """
+    path = pathlib.Path(path)
+    file = path / "theta.npz" if path.is_dir() else path
+    if file.name.endswith(".npz") and file.is_file():
+        return _MetaTrained(file)
+    if not path.exists():
+        raise ValueError(f"there are no weights {path}: give the folder of a meta-training run or of exported weights.")
+    points = sorted(importlib.metadata.entry_points(group=WEIGHTS_GROUP), key=lambda point: point.name)
+    if not points:
+        raise ValueError(
+            f"{path} holds no theta.npz, and no installed package reads other weights: `pip install celo-zoo`."
+        )
+    try:
+        return points[0].load()(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as weights: {error}") from error
+
+
+class _MetaTrained:
+    """The result of a meta-training run."""
+
+    def __init__(self, file: pathlib.Path) -> None:
+        from celo_tasks.meta_training import load_theta  # which uses much that most optimizers don't
+
+        try:
+            self._theta = load_theta(file)
+        except KeyError as error:
+            raise ValueError(f"{file} is no result of meta-training: it does not list {error}.") from error
+        self._config = CeloConfig() if "scheduler" in self._theta else CeloConfig(scheduler=None)
+        self.fingerprint = f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+    def __call__(self, num_steps: int) -> optax.GradientTransformationExtraArgs:
+        return Celo(self._config).build(self._theta, num_steps)

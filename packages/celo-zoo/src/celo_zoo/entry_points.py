@@ -1,8 +1,11 @@
-"""What this package offers under the entry-point group ``celo.optimizers``.
+"""What this package offers to others: pretrained optimizers by name, and the reading of weights from a folder.
 
-Each entry is a callable ``(num_steps) -> optax.GradientTransformationExtraArgs``; other packages may add their own.
+Entry-point group ``celo.optimizers``: each entry is a callable ``(num_steps) -> optax.GradientTransformationExtraArgs``.
+Group ``celo.weights``: a callable that makes such a one of a folder's path. Other packages may add their own to both.
 """
 
+import functools
+import os
 from typing import Any
 
 import optax
@@ -10,6 +13,29 @@ import optax
 from celo_zoo import models
 
 
-def celo(num_steps: Any) -> optax.GradientTransformationExtraArgs:
-    """The bundled Celo for a training of ``num_steps`` steps."""
-    return models.optimizer("celo", num_steps)
+class Pretrained:
+    """A meta-trained optimizer, read and checked when it is first used.
+
+    Attributes:
+      ref: as in `celo_zoo.load`.
+    """
+
+    def __init__(self, ref: str | os.PathLike[str]) -> None:
+        self.ref = ref
+
+    @functools.cached_property
+    def _model(self) -> models.Model:
+        return models.load_model(self.ref)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 that stands for every file of the weights; errors as `celo_zoo.load`."""
+        return f"sha256 {self._model.checksum}"
+
+    def __call__(self, num_steps: Any) -> optax.GradientTransformationExtraArgs:
+        """The optimizer for a training of ``num_steps`` steps; errors as `celo_zoo.load`."""
+        return self._model.architecture.build(self._model.theta, num_steps)
+
+
+celo = Pretrained("celo")
+"""The bundled Celo."""

@@ -25,6 +25,7 @@ from celo_core import features as features_lib
 from celo_core.architectures import _common
 from celo_core.networks import PerParameterMLP
 from celo_core.schedulers import LSTMScheduler, LSTMSchedulerConfig
+from celo_core.schedulers.embedding import check_task_embedding
 
 Array = jax.Array
 
@@ -130,6 +131,7 @@ def scale_by_celo(
     *,
     config: CeloConfig = CeloConfig(),
     accumulator_dtype: Any = jnp.float32,
+    task_embedding: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales gradients to Celo's step (to be subtracted from the parameters).
 
@@ -142,15 +144,17 @@ def scale_by_celo(
       num_steps: planned number of training steps, at least 1; may be traced.
       config: the architecture's configuration.
       accumulator_dtype: dtype in which moments are kept; arithmetic is in float32.
+      task_embedding: what `celo_core.task_embedding` returned, for a config whose scheduler reads it; others ignore it.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params`` and the keyword ``value``, the loss.
 
     Raises:
-      ValueError: theta does not fit the config, or num_steps is less than 1.
+      ValueError: theta does not fit the config, num_steps is less than 1, or a task embedding is missing or misshapen.
     """
     theta = checks.check_theta(theta, _theta_shapes(config), "celo")
     checks.check_num_steps(num_steps)
+    embedding = check_task_embedding(task_embedding, config.scheduler is not None and config.scheduler.task_embedding)
     scheduler = None if config.scheduler is None else LSTMScheduler(config.scheduler)
 
     def init(params: Any) -> ScaleByCeloState:
@@ -172,7 +176,7 @@ def scale_by_celo(
             multiplier, scheduler_state = None, None
         else:
             multiplier, scheduler_state = scheduler.step(
-                theta["scheduler"], state.scheduler, state.count, value, num_steps
+                theta["scheduler"], state.scheduler, state.count, value, num_steps, embedding
             )
         steps, momentum, (second_moment,), *moments = _common.map_tensors(
             lambda *tensor: _update_tensor(theta["update_rule"], config, multiplier, *tensor),
@@ -240,6 +244,7 @@ def celo(
     mask: Any | Callable[[Any], Any] | None = None,
     config: CeloConfig = CeloConfig(),
     accumulator_dtype: Any = jnp.float32,
+    task_embedding: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The Celo optimizer: no learning rate, only the planned number of steps.
 
@@ -251,6 +256,7 @@ def celo(
       mask: which leaves decay: a tree of booleans or a function of the parameters, as in `optax.adamw`.
       config: the architecture's configuration.
       accumulator_dtype: dtype in which moments are kept.
+      task_embedding: what `celo_core.task_embedding` returned, for a config whose scheduler reads it; others ignore it.
 
     Returns:
       An optimizer whose ``update(grads, state, params, value=loss)`` returns updates for `optax.apply_updates`.
@@ -266,5 +272,7 @@ def celo(
       >>> updates, state = tx.update(grads, state, params, value=loss)
       >>> params = optax.apply_updates(params, updates)
     """
-    direction = scale_by_celo(theta, num_steps, config=config, accumulator_dtype=accumulator_dtype)
+    direction = scale_by_celo(
+        theta, num_steps, config=config, accumulator_dtype=accumulator_dtype, task_embedding=task_embedding
+    )
     return _common.descend(direction, weight_decay, mask)

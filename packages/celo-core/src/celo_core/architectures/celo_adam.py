@@ -21,6 +21,7 @@ import optax
 from celo_core import accumulators, checks
 from celo_core.architectures import _common
 from celo_core.schedulers import LSTMScheduler, LSTMSchedulerConfig
+from celo_core.schedulers.embedding import check_task_embedding
 
 Array = jax.Array
 
@@ -92,6 +93,7 @@ def scale_by_celo_adam(
     *,
     config: CeloAdamConfig = CeloAdamConfig(),
     accumulator_dtype: Any = jnp.float32,
+    task_embedding: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales gradients to Celo-Adam's step (to be subtracted from the parameters).
 
@@ -99,6 +101,7 @@ def scale_by_celo_adam(
     """
     theta = checks.check_theta(theta, _theta_shapes(config), "celo_adam")
     checks.check_num_steps(num_steps)
+    embedding = check_task_embedding(task_embedding, config.scheduler.task_embedding)
     scheduler = LSTMScheduler(config.scheduler)
 
     def init(params: Any) -> ScaleByCeloAdamState:
@@ -115,7 +118,9 @@ def scale_by_celo_adam(
     ) -> tuple[Any, ScaleByCeloAdamState]:
         del extra_args
         checks.check_update_arguments(params, value, "celo_adam")
-        multiplier, scheduler_state = scheduler.step(theta["scheduler"], state.scheduler, state.count, value, num_steps)
+        multiplier, scheduler_state = scheduler.step(
+            theta["scheduler"], state.scheduler, state.count, value, num_steps, embedding
+        )
         count = optax.safe_increment(state.count)
         k = count.astype(jnp.float32)
         # 1 - b^k without the cancellation at small k.
@@ -147,7 +152,10 @@ def celo_adam(
     mask: Any | Callable[[Any], Any] | None = None,
     config: CeloAdamConfig = CeloAdamConfig(),
     accumulator_dtype: Any = jnp.float32,
+    task_embedding: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The Celo-Adam optimizer; arguments as for `celo_core.celo`."""
-    direction = scale_by_celo_adam(theta, num_steps, config=config, accumulator_dtype=accumulator_dtype)
+    direction = scale_by_celo_adam(
+        theta, num_steps, config=config, accumulator_dtype=accumulator_dtype, task_embedding=task_embedding
+    )
     return _common.descend(direction, weight_decay, mask)

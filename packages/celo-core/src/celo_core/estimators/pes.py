@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
+from celo_core.schedulers.embedding import EMBEDDING_SIZE
 from celo_core.truncation import LengthSchedule, LogUniformLength
 from celo_core.unroll import InnerProblem, Trainee
 
@@ -37,6 +38,8 @@ class PairState(NamedTuple):
       step: inner steps taken, int32.
       length: inner steps until the problem ends, int32.
       accumulator: sum of the perturbations since the problem began, like theta.
+      task_embedding: of the pair's problem, float32, made in its first window; ``None`` where the architecture does not
+        read it.
     """
 
     index: Any
@@ -45,6 +48,7 @@ class PairState(NamedTuple):
     step: Any
     length: Any
     accumulator: Any
+    task_embedding: Any = None
 
 
 def pair_gradient(
@@ -163,7 +167,14 @@ class TruncatedPES:
         problem = InnerProblem(self.architecture, self.family)
         trainee = jax.vmap(lambda t: problem.init(t, key_init, config, length))(thetas)
         zeros = jax.tree.map(jnp.zeros_like, theta)
-        return PairState(index, config, trainee, jnp.zeros((), jnp.int32), length, zeros)
+        embedding = jnp.zeros((EMBEDDING_SIZE,), jnp.float32) if problem.needs_embedding else None
+        return PairState(index, config, trainee, jnp.zeros((), jnp.int32), length, zeros, embedding)
+
+    def _embedded(self, problem: InnerProblem, key: Array, state: PairState, data: Any) -> PairState:
+        """The pair's state with its task embedding, which is made where the problem has not begun yet."""
+        start = jax.tree.map(lambda x: x[0], state.trainee)  # both networks are the same before the first step
+        embedding = problem.embed(key, start, state.config, data, state.length)
+        return state._replace(task_embedding=jnp.where(state.step == 0, embedding, state.task_embedding))
 
     def _window(
         self, key: Array, theta: Theta, state: PairState, data: Any
@@ -176,12 +187,16 @@ class TruncatedPES:
         state = jax.tree.map(lambda new, old: jnp.where(reset, new, old), fresh, state)
 
         problem = InnerProblem(self.architecture, self.family)
+        if problem.needs_embedding:
+            # The keys of the window's steps are those of smaller numbers.
+            key_embed = jax.random.fold_in(key_steps, self.truncation)
+            state = self._embedded(problem, key_embed, state, data)
 
         def body(trainee: Trainee, inputs: tuple[Array, Array]) -> tuple[Trainee, tuple[Array, Array]]:
             key_step, active = inputs
             key_batch, key_loss = jax.random.split(key_step)
             batch = self.family.batch(key_batch, state.config, data)
-            step = lambda t, x: problem.step(t, x, key_loss, state.config, batch, state.length)
+            step = lambda t, x: problem.step(t, x, key_loss, state.config, batch, state.length, state.task_embedding)
             trainee, loss = jax.vmap(step)(thetas, trainee)
             return trainee, (self.family.normalizer(loss), active & ~jnp.isfinite(loss))
 

@@ -1,6 +1,7 @@
-"""The LSTM scheduler: one step-size multiplier per training step, from time and the loss curve alone.
+"""The LSTM scheduler: one step-size multiplier per training step, from time and the loss curve.
 
 Source: Celo (arXiv 2501.12670, section 3). Its inputs depend on no tensor, so it is evaluated once per step.
+By its config it reads the task embedding besides, which the published one does not.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from celo_core.schedulers.embedding import EMBEDDING_SIZE, check_task_embedding
 from celo_core.schedulers.loss_features import (
     TIME_THRESHOLDS,
     LossBuffer,
@@ -29,16 +31,19 @@ class LSTMSchedulerConfig:
       hidden_size: units of the LSTM.
       num_timescales: running means of the loss; one fewer loss features.
       multiplier: the multiplier is ``multiplier * exp(output)``.
+      task_embedding: whether `celo_core.task_embedding` is read beside time and loss features; it is then to be given to
+        the architecture's ``build``.
     """
 
     hidden_size: int = 64
     num_timescales: int = 10
     multiplier: float = 0.1
+    task_embedding: bool = False
 
     @property
     def num_inputs(self) -> int:
         """Length of the input vector."""
-        return len(TIME_THRESHOLDS) + self.num_timescales - 1
+        return len(TIME_THRESHOLDS) + self.num_timescales - 1 + (EMBEDDING_SIZE if self.task_embedding else 0)
 
 
 class LSTMSchedulerState(NamedTuple):
@@ -104,7 +109,13 @@ class LSTMScheduler:
         )
 
     def step(
-        self, theta: dict[str, Any], state: LSTMSchedulerState, count: Array, value: Array, num_steps: Array
+        self,
+        theta: dict[str, Any],
+        state: LSTMSchedulerState,
+        count: Array,
+        value: Array,
+        num_steps: Array,
+        task_embedding: Array | None = None,
     ) -> tuple[Array, LSTMSchedulerState]:
         """Multiplier for this step.
 
@@ -114,13 +125,19 @@ class LSTMScheduler:
           count: steps taken before this one, int32 ().
           value: loss of this step, scalar.
           num_steps: planned length of training, scalar, possibly traced.
+          task_embedding: float32 (EMBEDDING_SIZE,), read only if the config says so.
 
         Returns:
           ``(multiplier, state)``; the multiplier is a float32 scalar, ``0.1 * exp(linear(h))``.
+
+        Raises:
+          ValueError: the config asks for the task embedding and it is missing or misshapen.
         """
+        task_embedding = check_task_embedding(task_embedding, self.config.task_embedding)
         num_steps = jnp.asarray(num_steps, jnp.float32)
         losses, loss_features = update_loss_buffer(state.losses, value, num_steps)
-        inputs = jnp.concatenate([time_features(count.astype(jnp.float32) / num_steps), loss_features])
+        parts = [time_features(count.astype(jnp.float32) / num_steps), loss_features]
+        inputs = jnp.concatenate(parts if task_embedding is None else [*parts, task_embedding])
         outputs: Any = LSTMNetwork(self.config).apply({"params": theta["network"]}, inputs, state.hidden, state.cell)
         log_multiplier, hidden, cell = outputs
         return self.config.multiplier * jnp.exp(log_multiplier), LSTMSchedulerState(losses, hidden, cell)

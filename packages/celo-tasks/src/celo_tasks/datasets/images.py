@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from celo_tasks.datasets.prepared import ImageData as ImageData
 from celo_tasks.datasets.prepared import read_prepared
+from celo_tasks.datasets.resize import area_average
 
 Source = Literal["auto", "prepared", "tfds", "embedded"]
 SOURCES: tuple[Source, ...] = ("auto", "prepared", "tfds", "embedded")
@@ -25,6 +26,18 @@ class ImageSpec(NamedTuple):
     """Keeps the classes 0, 10, ..., 90 only, as 0..9."""
     embedded: bool = False
     """Comes with the package or its dependencies, with no download."""
+    made_from: str | None = None
+    """The larger set from whose prepared arrays it is averaged when they are there and its own are not."""
+
+
+def _colour(tfds_name: str, num_classes: int) -> dict[str, ImageSpec]:
+    """CIFAR in colour: NAME_16rgb is made from NAME_32rgb; NAME_*_sub, a part of it, is only ever read as arrays."""
+    specs = {}
+    for suffix, source in (("", tfds_name), ("_sub", None)):
+        large = f"{tfds_name}_32rgb{suffix}"
+        specs[large] = ImageSpec((32, 32, 3), num_classes, source)
+        specs[f"{tfds_name}_16rgb{suffix}"] = ImageSpec((16, 16, 3), num_classes, source, made_from=large)
+    return specs
 
 
 IMAGE_SPECS: Mapping[str, ImageSpec] = MappingProxyType(
@@ -37,6 +50,8 @@ IMAGE_SPECS: Mapping[str, ImageSpec] = MappingProxyType(
         "cifar100_10of100_8x8": ImageSpec((8, 8), 10, "cifar100", every_tenth_class=True),
         "mnist_28": ImageSpec((28, 28), 10, "mnist"),
         "fashion_mnist_28": ImageSpec((28, 28), 10, "fashion_mnist"),
+        **_colour("cifar10", 10),
+        **_colour("cifar100", 100),
         "digits_8x8": ImageSpec((8, 8), 10, embedded=True),
         "fashion_mnist_small_8x8": ImageSpec((8, 8), 10, embedded=True),
         "fashion_mnist_small_28": ImageSpec((28, 28), 10, embedded=True),
@@ -49,7 +64,20 @@ def _from_prepared(name: str, spec: ImageSpec | None, data_dir: Path | None) -> 
     if data_dir is None:
         return None
     path = data_dir / f"{name}.npz"
-    return read_prepared(path, spec.shape if spec else None) if path.is_file() else None
+    if path.is_file():
+        return read_prepared(path, spec.shape if spec else None)
+    if spec is None or spec.made_from is None:
+        return None
+    large = _from_prepared(spec.made_from, IMAGE_SPECS[spec.made_from], data_dir)
+    if large is None:
+        return None
+    shrink = lambda images: area_average(images, spec.shape[0])
+    return large._replace(x_train=shrink(large.x_train), x_test=shrink(large.x_test))
+
+
+def _has_prepared(name: str, spec: ImageSpec | None, data_dir: Path) -> bool:
+    names = [name] if spec is None or spec.made_from is None else [name, spec.made_from]
+    return any((data_dir / f"{each}.npz").is_file() for each in names)
 
 
 def _from_tfds(name: str, spec: ImageSpec | None, data_dir: Path | None) -> ImageData | None:
@@ -82,8 +110,13 @@ def _absent(name: str, source: Source, data_dir: Path | None) -> str:
         looked += f" ({data_dir / f'{name}.npz'} does not exist)"
     if name not in IMAGE_SPECS:
         return f"{looked}: give a --data-dir that has {name}.npz, or one of {', '.join(IMAGE_SPECS)}."
-    if IMAGE_SPECS[name].tfds_name is None:
+    spec = IMAGE_SPECS[name]
+    if spec.embedded:
         return f"{looked}: it comes with the package, so use source='auto' or 'embedded'."
+    if spec.tfds_name is None:
+        arrays = " or ".join(f"{each}.npz" for each in (name, spec.made_from) if each)
+        whole = name.removesuffix("_sub")
+        return f"{looked}: give a --data-dir that has {arrays}, or use {whole!r}, which `celo-tasks prepare` can fetch."
     offline = ", ".join(known for known, spec in IMAGE_SPECS.items() if spec.embedded)
     return (
         f"{looked}: run `celo-tasks prepare {name}`, give a --data-dir that has {name}.npz, "
@@ -102,7 +135,7 @@ def is_available(name: str, *, data_dir: str | os.PathLike[str] | None = None) -
         True where there is a source that has it. A prepared file is not looked into.
     """
     spec = IMAGE_SPECS.get(name)
-    if data_dir is not None and (Path(data_dir).expanduser() / f"{name}.npz").is_file():
+    if data_dir is not None and _has_prepared(name, spec, Path(data_dir).expanduser()):
         return True
     if spec is None or spec.tfds_name is None:
         return spec is not None and spec.embedded
@@ -116,6 +149,8 @@ def load_images(name: str, *, data_dir: str | os.PathLike[str] | None = None, so
 
     With ``source="auto"`` the first that has it is taken: ``<data_dir>/<name>.npz``; tensorflow-datasets, where the
     set lies prepared (in array_record format) in its data directory on this machine; what comes with the package.
+    Of the prepared arrays NAME_16rgb is made from NAME_32rgb, by exact area averaging of each colour, where it has no
+    file of its own.
 
     Args:
         name: a name in ``IMAGE_SPECS``, or that of any npz in ``data_dir``.

@@ -1,4 +1,4 @@
-"""From pictures to the small grey pictures of the meta-training tasks."""
+"""From pictures to smaller and to grey ones, such as those of the meta-training tasks."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,22 +65,24 @@ def to_grey(images: Uint8) -> Uint8:
 
 
 def area_average(images: Uint8, out: int = 8) -> Uint8:
-    """Shrinks grey pictures to ``out`` x ``out`` by exact area averaging.
+    """Shrinks pictures to ``out`` x ``out`` by exact area averaging, each colour by itself.
 
     A target pixel is the mean of the part of the picture that it covers; source pixels on a border count with the
     fraction that lies inside. Sums are whole numbers that float64 holds exactly, and halves are rounded up, so the
     result does not depend on the order of summation.
 
     Args:
-        images: uint8 (N, H, W), with H and W at least ``out``.
+        images: uint8 (N, H, W) or (N, H, W, 3), with H and W at least ``out``.
         out: height and width of the result.
 
     Returns:
-        uint8 (N, out, out).
+        uint8 (N, out, out) or (N, out, out, 3).
 
     Raises:
         ValueError: for pictures smaller than ``out``.
     """
+    if images.ndim == 4:
+        return np.stack([area_average(images[..., colour], out) for colour in range(images.shape[-1])], axis=-1)
     _, height, width = images.shape
     if min(height, width) < out:
         raise ValueError(f"Area averaging makes pictures smaller: cannot make {height}x{width} into {out}x{out}.")

@@ -1,54 +1,188 @@
-"""Text data sets: bytes to train and to validate on."""
+"""Text data sets by name, as one long sequence of tokens: bytes, or subwords of a vocabulary of 32,000."""
 
 import os
+import zipfile
+from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-EMBEDDED_TEXTS = ("shakespeare",)
-"""The texts that come with the package."""
+BYTES = 256
+"""Vocabulary of a text whose tokens are its bytes."""
+
+Tokens = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 class TextData(NamedTuple):
-    """A text as bytes, so that the vocabulary is 256 for every text."""
+    """A text as tokens: uint8 where they are bytes, uint16 where they are subwords."""
 
-    train: NDArray[np.uint8]
-    """(N,), the first nine tenths."""
-    valid: NDArray[np.uint8]
-    """(M,), the rest."""
+    train: Tokens
+    """(N,)."""
+    valid: Tokens
+    """(M,)."""
+    vocabulary: int = BYTES
+    """Number of tokens that there may be: every one is below it."""
 
 
-def load_text(name: str = "shakespeare", *, data_dir: str | os.PathLike[str] | None = None) -> TextData:
-    """Loads a text: ``<data_dir>/<name>.txt`` where there is one, else what comes with the package.
+class TextSpec(NamedTuple):
+    """What a named text is, and where it can be had."""
 
-    The split is by position, not random: neighbouring passages share names and phrases, and would leak.
+    vocabulary: int = BYTES
+    """256 for bytes; more for subwords, which `celo-tasks prepare` makes."""
+    tfds_name: str | None = None
+    """The tensorflow-datasets set that it is made from."""
+    embedded: bool = False
+    """Comes with the package."""
 
-    Args:
-        name: "shakespeare" (about 200 kB, public domain), or that of any .txt in ``data_dir``.
-        data_dir: folder of .txt files.
 
-    Returns:
-        The bytes: 90 % to train, the last 10 % to validate.
+TEXT_SPECS: Mapping[str, TextSpec] = MappingProxyType(
+    {
+        "shakespeare": TextSpec(embedded=True),
+        "lm1b": TextSpec(tfds_name="lm1b"),
+        "wikipedia_en": TextSpec(tfds_name="wikipedia/20230601.en"),
+        "lm1b_32k": TextSpec(32_000, "lm1b"),
+        "wikipedia_en_32k": TextSpec(32_000, "wikipedia/20230601.en"),
+    }
+)
+"""The texts known by name."""
 
-    Raises:
-        FileNotFoundError: where there is no such text.
-        ValueError: for a text of fewer than ten bytes, which cannot be split.
-    """
-    path: Path | Traversable | None = None if data_dir is None else Path(data_dir).expanduser() / f"{name}.txt"
-    if path is None or not path.is_file():
-        if name not in EMBEDDED_TEXTS:
-            looked = "" if path is None else f" ({path} does not exist)"
-            raise FileNotFoundError(
-                f"Text {name!r} was not found{looked}: give a --data-dir that has {name}.txt, "
-                f"or use one that comes with the package ({', '.join(EMBEDDED_TEXTS)})."
-            )
-        path = files("celo_tasks.datasets") / "embedded" / f"{name}.txt"
-    text = np.frombuffer(path.read_bytes(), np.uint8)
+EMBEDDED_TEXTS = tuple(name for name, spec in TEXT_SPECS.items() if spec.embedded)
+"""The texts that come with the package."""
+
+
+def text_vocabulary(name: str) -> int:
+    """Number of tokens of a text by its name, without reading it: that of `TEXT_SPECS`, else 256."""
+    return TEXT_SPECS.get(name, TextSpec()).vocabulary
+
+
+def _files(name: str, data_dir: Path | None) -> tuple[Path, ...]:
+    """The files in ``data_dir`` that make up a text, the first choice that is there; none where there is none."""
+    if data_dir is None:
+        return ()
+    choices: list[tuple[str, ...]] = [(f"{name}.npz",)]
+    if text_vocabulary(name) == BYTES:
+        choices += [(f"{name}_train.txt", f"{name}_valid.txt"), (f"{name}.txt",)]
+    paths = (tuple(data_dir / file for file in choice) for choice in choices)
+    return next((choice for choice in paths if all(path.is_file() for path in choice)), ())
+
+
+def _read_bytes(path: Path | Traversable) -> NDArray[np.uint8]:
+    return np.frombuffer(path.read_bytes(), np.uint8)
+
+
+def _split(path: Path | Traversable) -> TextData:
+    text = _read_bytes(path)
     if len(text) < 10:
         raise ValueError(f"{path} has {len(text)} bytes: a text needs at least ten to be split into train and valid.")
     split = len(text) * 9 // 10
     return TextData(text[:split], text[split:])
+
+
+def _read_npz(path: Path, vocabulary: int | None) -> TextData:
+    layout = "train and valid, uint8 (N,) for bytes, or uint16 (N,) with their number of tokens as vocabulary"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {field: file[field] for field in TextData._fields if field in file.files}
+    except (zipfile.BadZipFile, ValueError, EOFError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is not an npz of plain arrays ({error}); it must hold {layout}.") from error
+    if missing := [field for field in ("train", "valid") if field not in arrays]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; it must hold {layout}.")
+    train, valid = arrays["train"], arrays["valid"]
+    fits = train.dtype == valid.dtype and train.dtype in (np.uint8, np.uint16) and train.ndim == valid.ndim == 1
+    number = arrays.get("vocabulary", np.asarray(BYTES if train.dtype == np.uint8 else 0))
+    if not fits or number.shape != () or not np.issubdtype(number.dtype, np.integer) or not 1 <= number <= 2**16:
+        found = ", ".join(f"{field}: {array.dtype} {array.shape}" for field, array in arrays.items())
+        raise ValueError(f"{path} holds {found}; it must hold {layout}.")
+    if vocabulary is not None and number != vocabulary:
+        raise ValueError(
+            f"{path} has a vocabulary of {number}, not {vocabulary}: run `celo-tasks prepare {path.stem}`."
+        )
+    if not train.size or not valid.size or max(train.max(), valid.max()) >= number:
+        raise ValueError(f"{path} must hold at least one token to train and to validate on, all below {number}.")
+    return TextData(train, valid, int(number))
+
+
+def _from_files(name: str, paths: tuple[Path, ...]) -> TextData:
+    if paths[0].suffix == ".npz":
+        return _read_npz(paths[0], TEXT_SPECS[name].vocabulary if name in TEXT_SPECS else None)
+    if len(paths) == 1:
+        return _split(paths[0])
+    for path in paths:
+        if not path.stat().st_size:
+            raise ValueError(f"{path} is empty: give it a text, or remove it.")
+    train, valid = map(_read_bytes, paths)
+    return TextData(train, valid)
+
+
+def _absent(name: str, data_dir: Path | None) -> str:
+    """One sentence: what was looked for, and how to get it."""
+    spec = TEXT_SPECS.get(name)
+    looked_for = f"{name}.npz" if text_vocabulary(name) > BYTES else f"{name}.txt"
+    looked = "" if data_dir is None else f" ({data_dir / looked_for} does not exist)"
+    fetch = "" if spec is None else f"run `celo-tasks prepare {name}`, "
+    return (
+        f"Text {name!r} was not found{looked}: {fetch}give a --data-dir that has {looked_for}, "
+        f"or use one that comes with the package ({', '.join(EMBEDDED_TEXTS)})."
+    )
+
+
+def is_text_available(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> bool:
+    """Whether ``load_text`` would find a text on this machine; reads no text.
+
+    Args:
+        name: as for ``load_text``.
+        data_dir: as for ``load_text``.
+
+    Returns:
+        True where there is a source that has it. A file is not looked into.
+    """
+    if _files(name, None if data_dir is None else Path(data_dir).expanduser()):
+        return True
+    spec = TEXT_SPECS.get(name)
+    if spec is None or spec.tfds_name is None or spec.vocabulary > BYTES:
+        return spec is not None and spec.embedded
+    from celo_tasks.datasets.tfds_text import has_tfds_text  # imports tensorflow-datasets, which is slow
+
+    return has_tfds_text(name)
+
+
+def load_text(name: str = "shakespeare", *, data_dir: str | os.PathLike[str] | None = None) -> TextData:
+    """Loads a text. Never downloads.
+
+    The first that has it is taken: ``<data_dir>/<name>.npz``; ``<name>_train.txt`` with ``<name>_valid.txt`` there;
+    ``<name>.txt`` there, of which the last tenth is to validate on; tensorflow-datasets, where the set lies prepared (in
+    array_record format) in its data directory on this machine (see `celo_tasks.datasets.tfds_text.read_tfds_text`); what
+    comes with the package. Subwords are read from an npz only. The split is by position, not random: neighbouring
+    passages share names and phrases, and would leak.
+
+    Args:
+        name: a name in `TEXT_SPECS` such as "shakespeare" (about 200 kB, public domain), or that of a file in
+            ``data_dir``.
+        data_dir: folder of texts: .txt files, or npz with ``train`` and ``valid``, uint8 (N,), or uint16 (N,) with the
+            number of tokens as ``vocabulary``.
+
+    Returns:
+        The tokens.
+
+    Raises:
+        FileNotFoundError: where there is no such text; the message says how to get it.
+        ValueError: for a file that is not as it should be, or a text of fewer than ten bytes, which cannot be split.
+    """
+    folder = None if data_dir is None else Path(data_dir).expanduser()
+    if paths := _files(name, folder):
+        return _from_files(name, paths)
+    spec = TEXT_SPECS.get(name, TextSpec())
+    if spec.tfds_name is not None and spec.vocabulary == BYTES:
+        from celo_tasks.datasets.tfds_text import read_tfds_text  # imports tensorflow-datasets, which is slow
+
+        text = read_tfds_text(name)
+        if text is not None:
+            return text
+    if spec.embedded:
+        return _split(files("celo_tasks.datasets") / "embedded" / f"{name}.txt")
+    raise FileNotFoundError(_absent(name, folder))

@@ -9,7 +9,7 @@ import numpy as np
 
 from celo_tasks.datasets.images import IMAGE_SPECS, ImageSpec
 from celo_tasks.datasets.prepared import ImageData, Uint8, write_prepared
-from celo_tasks.datasets.resize import to_grey, to_grey_8x8
+from celo_tasks.datasets.resize import area_average, to_grey
 
 _FILE_FORMAT = "array_record"  # the one that is read without tensorflow
 _CHUNK = 1024  # records decoded at a time: the full-size pictures never lie in memory all at once
@@ -21,7 +21,9 @@ def _data_dir(given: str | os.PathLike[str] | None) -> str | None:
 
 
 def _convert(images: Uint8, spec: ImageSpec) -> Uint8:
-    return to_grey_8x8(images) if spec.shape == (8, 8) else to_grey(images)
+    """Colours are kept where the spec has them; pictures are averaged to its height and width."""
+    images = images if len(spec.shape) == 3 else to_grey(images)
+    return images if images.shape[1:3] == spec.shape[:2] else area_average(images, spec.shape[0])
 
 
 def _chunks(records: Any) -> Iterator[tuple[Uint8, Uint8]]:

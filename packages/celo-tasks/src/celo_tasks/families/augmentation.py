@@ -15,7 +15,19 @@ from celo_core import TaskFamily
 
 Array = jax.Array
 
-LEVELS = ("global", "tensor", "parameter")
+LEVELS = ("global", "tensor", "parameter", "none")
+
+PUBLISHED_LEVELS = ("none", "none", "global", "global", "tensor", "tensor", "parameter")
+"""The mixture of levels in VeLO's meta-training, for `Reparametrized`; with `PUBLISHED_RANGES` it is `reparametrize`'s
+"published".
+
+Source: the code of VeLO (github.com/google/learned_optimization, research/general_lopt/tasks/parametric.py: a level out of
+this list, then a range out of the three). Celo's published code has the same two lists as an option; the commands in its
+README use the level "global" in [1e-3, 1e3] throughout.
+"""
+
+PUBLISHED_RANGES = ((1e-3, 1e3), (1e-2, 1e2), (1e-1, 1e1))
+"""The ranges of scales that go with `PUBLISHED_LEVELS`: a task picks one, each as likely; source as there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,20 +37,28 @@ class Reparametrized:
     Attributes:
       family: the family.
       levels: from which a task's level is picked at random: one scale for the task ("global"), one per tensor
-        ("tensor"), or one per parameter ("parameter"). Naming a level twice makes it twice as likely.
+        ("tensor"), one per parameter ("parameter"), or none, that is 1 ("none"). Naming a level twice makes it twice as
+        likely.
       low, high: scales are log-uniform between these.
+      ranges: ranges ``(low, high)`` out of which a task picks one at random, in place of ``low`` and ``high``.
     """
 
     family: TaskFamily
     levels: tuple[str, ...] = LEVELS
     low: float = 1e-3
     high: float = 1e3
+    ranges: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.levels or (unknown := sorted(set(self.levels) - set(LEVELS))):
             raise ValueError(f"augmentation levels are {', '.join(LEVELS)}, not {unknown if self.levels else 'none'}.")
-        if not 0 < self.low <= self.high:
-            raise ValueError(f"scales must satisfy 0 < low <= high, not {self.low} and {self.high}.")
+        for low, high in self._ranges:
+            if not 0 < low <= high:
+                raise ValueError(f"scales must satisfy 0 < low <= high, not {low} and {high}.")
+
+    @property
+    def _ranges(self) -> tuple[tuple[float, float], ...]:
+        return self.ranges or ((self.low, self.high),)
 
     @property
     def name(self) -> str:
@@ -56,9 +76,8 @@ class Reparametrized:
         params, _ = jax.eval_shape(self.family.init, key, task)
         treedef: Any
         leaves, treedef = jax.tree.flatten(params)
-        uniform = lambda k, shape=(): jax.random.uniform(
-            k, shape, minval=math.log(self.low), maxval=math.log(self.high)
-        )
+        low, high = self._log_range(key)
+        uniform = lambda k, shape=(): jax.random.uniform(k, shape, minval=low, maxval=high)
         used = tuple(dict.fromkeys(self.levels))
         draws = {
             "global": lambda: [jnp.broadcast_to(uniform(key_global), x.shape) for x in leaves],
@@ -69,12 +88,29 @@ class Reparametrized:
             "parameter": lambda: [
                 uniform(k, x.shape) for k, x in zip(jax.random.split(key_parameter, len(leaves)), leaves, strict=True)
             ],
+            "none": lambda: [jnp.zeros(x.shape) for x in leaves],
         }
         options = [draws[level]() for level in used]
         weights = jnp.asarray([self.levels.count(level) for level in used], jnp.float32)
         level = jax.random.categorical(key_level, jnp.log(weights))
         logs = [jnp.stack(choices)[level] for choices in zip(*options, strict=True)]
         return {"task": task, "scale": treedef.unflatten([jnp.exp(x) for x in logs])}
+
+    def _log_range(self, key: Array) -> tuple[Any, Any]:
+        """Logarithms of a task's smallest and largest scale."""
+        if len(self._ranges) == 1:
+            ((low, high),) = self._ranges
+            return math.log(low), math.log(high)
+        key_range = jax.random.fold_in(key, 5)  # beside the five keys that `sample` splits off
+        low, high = jnp.log(jnp.asarray(self._ranges, jnp.float32))[
+            jax.random.randint(key_range, (), 0, len(self._ranges))
+        ]
+        return low, high
+
+    def active_sizes(self, config: Any) -> Any:
+        """The family's, see `celo_core.embed_task`; ``None`` if it has none."""
+        inner = getattr(self.family, "active_sizes", None)
+        return None if inner is None else inner(config["task"])
 
     def init(self, key: Array, config: Any) -> tuple[Any, Any]:
         """The family's initial parameters divided by the scales."""
@@ -94,3 +130,21 @@ class Reparametrized:
     def normalizer(self, loss: Array) -> Array:
         """The family's."""
         return self.family.normalizer(loss)
+
+
+def reparametrize(family: TaskFamily, levels: tuple[str, ...]) -> Reparametrized:
+    """The family under reparametrisation at ``levels``, which may be ``("published",)``.
+
+    Args:
+      family: the family.
+      levels: as for `Reparametrized`, with scales in [1e-3, 1e3]; or ``("published",)`` for `PUBLISHED_LEVELS` and
+        `PUBLISHED_RANGES`.
+
+    Raises:
+      ValueError: an unknown level, or "published" beside others.
+    """
+    if tuple(levels) == ("published",):
+        return Reparametrized(family, PUBLISHED_LEVELS, ranges=PUBLISHED_RANGES)
+    if "published" in levels:
+        raise ValueError('the augmentation "published" is a whole list of levels: name it alone.')
+    return Reparametrized(family, tuple(levels))

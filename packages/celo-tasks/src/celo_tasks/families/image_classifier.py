@@ -5,6 +5,7 @@ library whose tasks the papers use (arXiv 2211.09760, section 4).
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +19,9 @@ from celo_tasks.families.image_mlp import clip_cross_entropy
 
 Array = jax.Array
 
+LARGEST_BATCH = 500
+"""Images that go through a network at once when it is judged: what it computes for thousands need not fit in memory."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageClassifier:
@@ -25,7 +29,9 @@ class ImageClassifier:
 
     Attributes:
       name: name in results.
-      network: maps float32 images (batch, *input_shape) to logits (batch, num_classes).
+      network: maps float32 images (batch, *input_shape) to logits (batch, num_classes). One with batch normalisation
+        keeps its running averages in flax's collection "batch_stats", and is told by the keyword ``train`` (false by
+        default) to normalise by the batch at hand and to move them.
       dataset: a name known to `celo_tasks.datasets.load_images`.
       input_shape: shape in which an image is given to the network, e.g. (784,) or (28, 28, 1).
       batch_size: images per batch.
@@ -57,10 +63,11 @@ class ImageClassifier:
         del key
         return {}
 
-    def init(self, key: Array, config: Any) -> tuple[Any, None]:
-        """Parameters of the network; there is no model state."""
+    def init(self, key: Array, config: Any) -> tuple[Any, Any]:
+        """Parameters of the network, and its "batch_stats" as model state: ``None`` where it has none."""
         del config
-        return self.network.init(key, jnp.zeros((1, *self.input_shape)))["params"], None
+        variables = self.network.init(key, jnp.zeros((1, *self.input_shape)))
+        return variables["params"], variables.get("batch_stats")
 
     def batch(self, key: Array, config: Any, data: Any) -> tuple[Array, Array]:
         """Images float32 (batch, *input_shape) in [0, 1] and labels int32 (batch,)."""
@@ -68,19 +75,49 @@ class ImageClassifier:
         index = jax.random.randint(key, (self.batch_size,), 0, data["labels"].shape[0])
         return data["images"][index].astype(jnp.float32) / 255.0, data["labels"][index].astype(jnp.int32)
 
-    def loss(self, params: Any, model_state: None, key: Array, config: Any, batch: Any) -> tuple[Array, None]:
-        """Mean cross entropy in nats."""
-        del key
-        return self.metrics(params, model_state, config, batch)["loss"], model_state
-
-    def metrics(self, params: Any, model_state: None, config: Any, batch: tuple[Array, Array]) -> dict[str, Array]:
-        """``{"loss": mean cross entropy in nats, "accuracy": share of images classified right}``, float32 ()."""
-        del model_state, config
+    def loss(self, params: Any, model_state: Any, key: Array, config: Any, batch: Any) -> tuple[Array, Any]:
+        """Mean cross entropy in nats, normalised by the batch's own statistics, and the new running averages."""
+        del key, config
         images, labels = batch
-        logits: Any = self.network.apply({"params": params}, images)
+        logits: Any
+        if model_state is None:
+            logits = self.network.apply({"params": params}, images)
+        else:
+            variables = {"params": params, "batch_stats": model_state}
+            logits, updated = self.network.apply(variables, images, train=True, mutable=["batch_stats"])
+            model_state = updated["batch_stats"]
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels)), model_state
+
+    def metrics(self, params: Any, model_state: Any, config: Any, batch: tuple[Array, Array]) -> dict[str, Array]:
+        """Judges a network, with its running averages where it has some.
+
+        Args:
+          params: parameters of the network.
+          model_state: its model state.
+          config: not used.
+          batch: images float32 (N, *input_shape) and labels int32 (N,), of any number N.
+
+        Returns:
+          ``{"loss": mean cross entropy in nats, "accuracy": share of images classified right}``, float32 ().
+        """
+        del config
+        images, labels = batch
+        variables = {"params": params} if model_state is None else {"params": params, "batch_stats": model_state}
+        logits = _in_parts(lambda part: self.network.apply(variables, part), images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return {"loss": jnp.mean(losses), "accuracy": jnp.mean(jnp.argmax(logits, -1) == labels)}
 
     def normalizer(self, loss: Array) -> Array:
         """Loss clipped to [0, 1.5 log classes]; non-finite counts as the upper end (as in the public task library)."""
         return clip_cross_entropy(loss, self.num_classes)
+
+
+def _in_parts(function: Callable[[Array], Any], images: Array) -> Any:
+    """What a function that treats each image by itself makes of many, computed for `LARGEST_BATCH` at a time."""
+    count = len(images) // LARGEST_BATCH
+    if len(images) <= LARGEST_BATCH:
+        return function(images)
+    parts = jax.lax.map(function, images[: count * LARGEST_BATCH].reshape(count, LARGEST_BATCH, *images.shape[1:]))
+    whole = parts.reshape(-1, *parts.shape[2:])
+    rest = images[count * LARGEST_BATCH :]
+    return jnp.concatenate([whole, function(rest)]) if len(rest) else whole

@@ -6,7 +6,8 @@ truncated-normal initialisation with standard deviation 1/sqrt(fan_in), zero bia
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +21,9 @@ from celo_tasks import datasets
 
 Array = jax.Array
 
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType({"relu": nn.relu, "tanh": jnp.tanh})
+"""What may stand between the layers of an `MLP`."""
+
 
 def fan_in_normal(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
     """Normal numbers, truncated at 2 and scaled by 1/sqrt(fan_in); fan_in is all axes but the last."""
@@ -29,21 +33,38 @@ def fan_in_normal(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) ->
 
 def clip_cross_entropy(loss: Array, num_classes: int) -> Array:
     """A cross entropy clipped to [0, 1.5 log num_classes]; a non-finite one counts as the upper end."""
-    limit = 1.5 * math.log(num_classes)
+    return clip_loss(loss, 1.5 * math.log(num_classes))
+
+
+def clip_loss(loss: Array, limit: float) -> Array:
+    """A loss clipped to [0, limit]; a non-finite one counts as the upper end."""
     return jnp.clip(jnp.nan_to_num(loss, nan=limit, posinf=limit, neginf=limit), 0.0, limit)
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between them, on flat inputs (batch, inputs)."""
+    """Dense layers with a nonlinearity between them, on flat inputs (batch, inputs).
+
+    Attributes:
+      hidden_sizes: widths of the hidden layers.
+      num_outputs: width of the last layer, which is linear.
+      activation: a name in `ACTIVATIONS`.
+    """
 
     hidden_sizes: Sequence[int]
     num_outputs: int
+    activation: str = "relu"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Returns logits (batch, num_outputs)."""
+        """Returns logits (batch, num_outputs).
+
+        Raises:
+          ValueError: there is no such activation.
+        """
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"there is no activation {self.activation!r}: use one of {', '.join(ACTIVATIONS)}.")
         for size in self.hidden_sizes:
-            x = nn.relu(nn.Dense(size, kernel_init=fan_in_normal)(x))
+            x = ACTIVATIONS[self.activation](nn.Dense(size, kernel_init=fan_in_normal)(x))
         return nn.Dense(self.num_outputs, kernel_init=fan_in_normal)(x)
 
 

@@ -1,4 +1,4 @@
-"""Hand-designed optimizers with the learning rates among which they are tuned."""
+"""The quickstart's baselines: hand-designed optimizers with the learning rates among which they are tuned."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

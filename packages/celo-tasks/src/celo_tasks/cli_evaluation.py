@@ -1,0 +1,242 @@
+"""The parts of the command ``celo-tasks`` that list tasks, evaluate optimizers on them, and report."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+_LIST = """\
+Show the tasks: what is trained, how large it is, what a step costs, on which data set, and whether that is on this machine.
+"""
+
+_EVALUATE = """\
+Judge optimizers by the tasks of a suite, against tuned Adam.
+
+Every optimizer with a learning rate is tried on a grid of learning rates by schedules and gets the best for each task, by
+training loss; a learned optimizer is taken as it is. Results are appended to the folder run by run: stop at any time, and
+the same command does only what is missing, more seeds or optimizers included. Tuned Adam of the suites comes with the
+package where it was run on the same data; else Adam is tuned here.
+
+At the end the folder holds report.md, report.json, curves.png, intervals.png and profiles.png.
+"""
+
+_EVALUATE_EXAMPLES = """\
+optimizers:
+  adam, adamw, lion, ...          twenty baselines from Optax (celo-tasks evaluate --optimizer ? names them all)
+  celo                            pretrained optimizers of installed packages (pip install celo-zoo)
+  mymodule:make                   your own: make(num_steps) or make(learning_rate, num_steps) returns an Optax optimizer; with
+                                  a parameter learning_rate it is tuned like a baseline, and gets a schedule (count -> rate)
+  mine=mymodule:make              the same under a name of your choice
+
+examples:
+  celo-tasks evaluate --suite small-8 --optimizer celo --optimizer adamw --out results
+  celo-tasks evaluate --suite small-8 --weights runs/mine --jobs 2 --out results
+  celo-tasks evaluate --task small_mlp --optimizer mine=mymodule:make --steps 500 --seeds 5 --out results
+"""
+
+
+def add_commands(commands: Any) -> None:
+    """Adds ``list``, ``evaluate`` and ``report``."""
+    _add_list(commands)
+    _add_evaluate(commands)
+    _add_report(commands)
+
+
+def _add_list(commands: Any) -> None:
+    parser = commands.add_parser("list", help="show the tasks", description=_LIST)
+    parser.add_argument("--suite", metavar="NAME", help="only the tasks of a suite: small-8 or velodrome-17")
+    parser.add_argument("--data-dir", metavar="FOLDER", help="folder of prepared arrays")
+    parser.add_argument("--json", action="store_true", help="as a JSON list")
+    parser.set_defaults(run=_list)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from celo_tasks import registry
+
+    names = registry.find_suite(options.suite).tasks if options.suite else tuple(registry.TASKS)
+    suite_of = {task: name for name, suite in registry.SUITES.items() for task in suite.tasks}
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        entry, cost = registry.TASKS[name], registry.TASKS[name].cost()
+        present = entry.dataset(options.data_dir)
+        rows.append(
+            {
+                "name": name,
+                "suite": suite_of.get(name),
+                "kind": entry.kind,
+                "parameters": cost and cost.parameters,
+                "gflop_per_step": cost and cost.gflop,
+                "milliseconds_per_step": cost and cost.milliseconds,
+                "data": present or entry.datasets[0],
+                "data_present": present is not None,
+                "published": entry.published,
+            }
+        )
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    number = lambda value, form: "-" if value is None else format(value, form)
+    table = [("name", "kind", "parameters", "GFLOP/step", "ms/step", "data set", "here")]
+    for row in rows:
+        table.append(
+            (
+                row["name"],
+                row["kind"],
+                number(row["parameters"], ","),
+                number(row["gflop_per_step"], ".2g"),
+                number(row["milliseconds_per_step"], ".3g"),
+                row["data"],
+                "yes" if row["data_present"] else "no",
+            )
+        )
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    for cells in table:
+        sides = [
+            text.rjust(w) if 2 <= i <= 4 else text.ljust(w)
+            for i, (text, w) in enumerate(zip(cells, widths, strict=True))
+        ]
+        print("  ".join(sides).rstrip())
+    print(
+        f"\nCost of a training step with Adam on one core of {registry.measured_on()}. Data that are not here: "
+        "`celo-tasks prepare DATASET`, or --data-dir.",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="judge optimizers by a suite of tasks, against tuned Adam",
+        description=_EVALUATE,
+        epilog=_EVALUATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--suite", metavar="NAME", help="small-8 (some minutes an optimizer on 2 cores) or velodrome-17 (wants a GPU)")
+    add("--task", action="append", default=[], metavar="NAME", help="a single task instead of a suite; may be repeated")
+    add(
+        "--optimizer",
+        action="append",
+        default=[],
+        metavar="[NAME=]REF",
+        help="an optimizer, see below; may be repeated",
+    )
+    add(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="a meta-trained theta: folder or theta.npz",
+    )
+    add(
+        "--out",
+        metavar="FOLDER",
+        default="evaluation",
+        help="folder of the results; goes on with what is there (evaluation)",
+    )
+    add("--steps", type=int, metavar="N", help="length of every training (the suite's: 1000 or 2000)")
+    add("--seeds", type=int, metavar="N", help="number of seeds (3)")
+    add("--data-dir", metavar="FOLDER", help="folder of prepared arrays NAME.npz and texts NAME.txt")
+    add = parser.add_argument_group("tuning of baselines").add_argument
+    rates = "learning rates, comma-separated (half decades: 1e-5 to 1 for small-8, 1e-7 to 1 for velodrome-17)"
+    add("--learning-rates", metavar="X,Y,...", help=rates)
+    add("--schedules", metavar="A,B", help="out of constant and cosine, which has a warm-up of 5 %% (both)")
+    longest = "extend tuned Adam by runs of up to N times the steps where an optimizer ends below it (4)"
+    add("--longest", type=int, default=4, metavar="N", help=longest)
+    add("--tune-adam", action="store_true", help="run Adam here even where the package has it")
+    add = parser.add_argument_group("how it is run").add_argument
+    add("--jobs", type=int, metavar="N", help="processes (one per core on a CPU, one on a GPU)")
+    batch = "trainings at once in one program (1 on a CPU, where more are no faster; 8 on a GPU)"
+    add("--batch", type=int, metavar="N", help=batch)
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from celo_tasks import baselines, registry
+    from celo_tasks.cli import default_cpu_devices
+    from celo_tasks.evaluation import report, runner
+    from celo_tasks.evaluation.competitors import Spec
+    from celo_tasks.evaluation.store import Store
+
+    if bool(options.suite) == bool(options.task):
+        raise ValueError("say what to evaluate on: --suite small-8, or one or more --task NAME.")
+    suite = registry.find_suite(options.suite) if options.suite else None
+    name = options.suite or next(
+        (known for known, one in registry.SUITES.items() if set(options.task) <= set(one.tasks)), "custom"
+    )
+    tasks = suite.tasks if suite else tuple(dict.fromkeys(options.task))
+    like = suite or registry.SUITES.get(name, registry.SUITES["small-8"])
+    steps = options.steps or like.steps
+    specs = [Spec.parse(text) for text in options.optimizer]
+    specs += [Spec.parse(text, is_weights=True) for text in options.weights]
+    if not specs:
+        raise ValueError("say what to evaluate: --optimizer celo, say, or --weights PATH.")
+    on_cpu = _platform() == "cpu"
+    grid = baselines.LEARNING_RATES_SMALL if like.learning_rates == "small" else baselines.LEARNING_RATES_15
+    settings = {
+        "suite": name,
+        "tasks": tasks,
+        "steps": steps,
+        "seeds": options.seeds or like.seeds,
+        "learning_rates": _numbers(options.learning_rates) if options.learning_rates else grid,
+        "schedules": tuple(options.schedules.split(",")) if options.schedules else baselines.SCHEDULES,
+        "longest": options.longest,
+        "jobs": options.jobs or (default_cpu_devices() if on_cpu else 1),
+        "batch": options.batch or (1 if on_cpu else 8),
+        "data_dir": options.data_dir,
+    }
+    for task in tasks:
+        registry.find_task(task)
+    if not any(spec.name == runner.BASELINE for spec in specs):
+        lacking = tasks if options.tune_adam else runner.needs_adam(name, tasks, steps, options.data_dir)
+        if lacking:
+            if not options.tune_adam:
+                print(
+                    f"celo-tasks: Adam is tuned here on {len(lacking)} of {len(tasks)} tasks, since the package has it not "
+                    "for these steps and data.",
+                    file=sys.stderr,
+                )
+            adam = runner.Settings(
+                **{**settings, "tasks": tuple(lacking)}, specs=(Spec(runner.BASELINE, runner.BASELINE),)
+            )
+            runner.print_failures(runner.evaluate(adam, options.out))
+            specs = [Spec(runner.BASELINE, runner.BASELINE), *specs] if len(lacking) == len(tasks) else specs
+    failures = runner.evaluate(runner.Settings(**settings, specs=tuple(specs)), options.out)
+    print(report.write(Store.read(options.out), options.out))
+    runner.print_failures(failures)
+    return 2 if failures else 0
+
+
+def _platform() -> str:
+    import jax
+
+    return jax.default_backend()
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"learning rates are numbers with commas between them, not {text!r}.") from error
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="write an evaluation's report anew",
+        description="Rebuild report.md, report.json and the pictures from the runs in a folder that `celo-tasks evaluate` "
+        "wrote, finished or not, and print the report.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the evaluation")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the report (DIR)")
+    parser.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from celo_tasks.evaluation import report
+    from celo_tasks.evaluation.store import Store
+
+    print(report.write(Store.read(options.folder), options.out or options.folder))
+    return 0

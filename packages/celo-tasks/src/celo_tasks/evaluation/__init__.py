@@ -1,0 +1,1 @@
+"""The evaluation protocol: optimizers on a suite of tasks, from several seeds, beside tuned Adam."""

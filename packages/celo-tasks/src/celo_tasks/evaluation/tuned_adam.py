@@ -1,0 +1,143 @@
+"""Tuned Adam on a task: the curve and the final loss that everything else is measured against."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celo_tasks.evaluation.store import Run, curve_steps
+
+Curve = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One setting of an optimizer on one task, over its seeds.
+
+    Attributes:
+      setting: text form.
+      runs: one per seed, of one length, by seed.
+    """
+
+    setting: str
+    runs: tuple[Run, ...]
+
+    @property
+    def final_loss(self) -> float:
+        """Mean over seeds."""
+        return float(np.mean([run.final_loss for run in self.runs]))
+
+    @property
+    def curve(self) -> Curve:
+        """Smoothed loss at the store's points, mean over seeds."""
+        return np.mean([run.smoothed for run in self.runs], axis=0)
+
+
+def candidates(runs: Sequence[Run]) -> list[Candidate]:
+    """Runs of one optimizer, task and length by setting; settings that lack a seed that others have are left out."""
+    by_setting: dict[str, list[Run]] = {}
+    for run in runs:
+        by_setting.setdefault(run.key.setting, []).append(run)
+    most = max((len(group) for group in by_setting.values()), default=0)
+    return [
+        Candidate(setting, tuple(sorted(group, key=lambda run: run.key.seed)))
+        for setting, group in by_setting.items()
+        if len(group) == most
+    ]
+
+
+def best(found: Sequence[Candidate]) -> Candidate:
+    """The candidate of lowest final loss."""
+    return min(found, key=lambda candidate: candidate.final_loss)
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedAdam:
+    """Tuned Adam on a task.
+
+    Attributes:
+      final_loss: of the best setting, mean over seeds.
+      final_loss_by_seed: of the best setting.
+      setting: the best one.
+      seeds: number of seeds.
+      steps: after which `envelope` is given, increasing; they go on beyond the planned length where longer runs were made.
+      envelope: lowest smoothed loss so far over all settings, mean over seeds; non-increasing, (points,).
+      machine: where it ran.
+    """
+
+    final_loss: float
+    final_loss_by_seed: tuple[float, ...]
+    setting: str
+    seeds: int
+    steps: NDArray[np.int64]
+    envelope: Curve
+    machine: str
+
+    @property
+    def horizon(self) -> int:
+        """Steps of the longest run."""
+        return int(self.steps[-1])
+
+    def steps_to(self, level: float) -> float | None:
+        """Steps after which the envelope is at ``level`` or below, interpolated; ``None`` if it never is.
+
+        Between two points the envelope is taken to be a straight line.
+        """
+        reached = self.envelope <= level
+        if not reached.any():
+            return None
+        index = int(np.argmax(reached))
+        if index == 0:
+            return float(self.steps[0])
+        before, after = self.envelope[index - 1], self.envelope[index]
+        share = (before - level) / (before - after)
+        return float(self.steps[index - 1] + share * (self.steps[index] - self.steps[index - 1]))
+
+    def to_json(self) -> dict[str, Any]:
+        """For a results file."""
+        value = dataclasses.asdict(self)
+        value["steps"] = self.steps.tolist()
+        value["envelope"] = [float(f"{x:.6g}") for x in self.envelope]
+        return value
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "TunedAdam":
+        """What `to_json` made."""
+        fields = {field.name: value[field.name] for field in dataclasses.fields(cls)}
+        fields["steps"] = np.asarray(fields["steps"], np.int64)
+        fields["envelope"] = np.asarray(fields["envelope"], np.float64)
+        fields["final_loss_by_seed"] = tuple(fields["final_loss_by_seed"])
+        return cls(**fields)
+
+
+def tuned_adam(runs: Sequence[Run], base: int) -> TunedAdam | None:
+    """Tuned Adam from its runs on a task, of the planned length and longer ones; ``None`` without any of planned length.
+
+    Args:
+      runs: of Adam on one task.
+      base: planned length.
+    """
+    lengths = sorted({run.key.steps for run in runs})
+    by_length = {length: candidates([run for run in runs if run.key.steps == length]) for length in lengths}
+    if not by_length.get(base):
+        return None
+    grid = curve_steps(max(lengths), base)
+    envelope = np.full(len(grid), np.inf)
+    for length, found in by_length.items():
+        steps = curve_steps(length, base)
+        inside = grid <= length
+        for candidate in found:
+            curve = np.interp(grid[inside], steps, candidate.curve)
+            envelope[inside] = np.minimum(envelope[inside], curve)
+    chosen = best(by_length[base])
+    return TunedAdam(
+        chosen.final_loss,
+        tuple(run.final_loss for run in chosen.runs),
+        chosen.setting,
+        len(chosen.runs),
+        grid,
+        np.minimum.accumulate(envelope),
+        chosen.runs[0].machine,
+    )

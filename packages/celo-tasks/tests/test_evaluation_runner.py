@@ -1,0 +1,215 @@
+"""Evaluations end to end: on the smallest task, for few steps."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from celo_tasks import curves
+from celo_tasks.baselines import BASELINES
+from celo_tasks.comparison import compare
+from celo_tasks.evaluation import runner
+from celo_tasks.evaluation.competitors import Spec, resolve
+from celo_tasks.evaluation.store import Store
+from celo_tasks.evaluation.worker import Group, Worker, load_task
+from celo_tasks.registry import TASKS
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+TASK = "small_vae"
+ADAM = Spec("adam", "adam")
+SETTINGS = runner.Settings("small-8", (TASK,), (ADAM,), 20, seeds=2, learning_rates=(1e-3, 1e-2), longest=1)
+
+OPTIMIZERS = """
+import optax
+
+def plain(num_steps):
+    return optax.sgd(0.01)
+
+def tuned(learning_rate):
+    return optax.adam(learning_rate)
+
+def reads_loss():
+    def update(updates, state, params=None, *, value, **_):
+        return [] if updates is None else __import__("jax").tree.map(lambda g: -0.01 * g / (1 + value), updates), state
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+def broken():
+    def update(updates, state, params=None):
+        raise RuntimeError("my optimizer has a bug")
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+def explodes():
+    return optax.stateless(lambda updates, _: __import__("jax").tree.map(lambda g: g * float("nan"), updates))
+
+def wants(momentum):
+    return optax.sgd(0.1, momentum)
+
+def nothing():
+    return 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of a user's optimizers in the current folder."""
+    name = f"own_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(OPTIMIZERS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return name
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Adam at four settings from two seeds."""
+    folder = tmp_path_factory.mktemp("evaluation") / "store"
+    assert runner.evaluate(SETTINGS, folder) == []
+    return Store.read(folder)
+
+
+def losses(store: Store) -> dict[Any, float]:
+    return {key: run.final_loss for key, run in store.runs.items()}
+
+
+def test_every_run_is_there(done: Store) -> None:
+    keys = {(key.setting, key.seed) for key in done.runs}
+    assert keys == {
+        (f"{rate} {kind}", seed) for rate in ("1e-3", "1e-2") for kind in ("constant", "cosine") for seed in (0, 1)
+    }
+    run = next(iter(done.runs.values()))
+    # 64-64-64 to means and log-variances of 8, then 8-64-64 to means and log-deviations of 64 pixels
+    expected = 65 * 64 + 65 * 64 + 65 * 16 + 9 * 64 + 65 * 64 + 65 * 128
+    assert run.dataset == "digits_8x8" and run.parameters == expected
+    assert len(set(losses(done).values())) == 8
+
+
+def test_runs_are_those_of_the_quickstarts_comparison(done: Store) -> None:
+    family = TASKS[TASK].make()
+    comparison = compare(family, [BASELINES["adam"]((1e-2,))], num_steps=20, seeds=2)
+    expected = comparison.outcomes[0].candidates[0].losses
+    for seed in (0, 1):
+        run = next(one for key, one in done.runs.items() if (key.setting, key.seed) == ("1e-2 constant", seed))
+        # Compiled in another way: float32 rounding, which twenty steps of training spread.
+        np.testing.assert_allclose(run.curve, curves.smooth(expected[seed]), rtol=1e-4)
+
+
+def test_what_is_there_is_not_done_again(done: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (done.folder / "runs.jsonl").read_bytes()
+    monkeypatch.setattr(Worker, "run", lambda *_: pytest.fail("nothing was missing"))
+    assert runner.evaluate(SETTINGS, done.folder) == []
+    assert (done.folder / "runs.jsonl").read_bytes() == before
+
+
+def test_a_kill_loses_one_run_and_the_rest_is_the_same(
+    done: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, count = Store.append, []
+
+    def killed(store: Store, run: Any) -> None:
+        count.append(run)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+        append(store, run)
+
+    monkeypatch.setattr(Store, "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        runner.evaluate(SETTINGS, tmp_path / "store")
+    monkeypatch.setattr(Store, "append", append)
+    assert len(Store.read(tmp_path / "store").runs) == 3
+    runner.evaluate(SETTINGS, tmp_path / "store")
+    assert losses(Store.read(tmp_path / "store")) == losses(done)
+
+
+@pytest.mark.slow  # starts processes
+def test_processes_and_batches_change_nothing(done: Store, tmp_path: Path) -> None:
+    runner.evaluate(dataclasses.replace(SETTINGS, jobs=2, batch=3), tmp_path / "store")
+    found = Store.read(tmp_path / "store")
+    assert set(found.runs) == set(done.runs)
+    for key, run in found.runs.items():
+        # vmap orders sums in another way, and the processes compile with all optimisations: float32 rounding again.
+        np.testing.assert_allclose(run.curve, done.runs[key].curve, rtol=1e-3)
+        assert run.task_identity == done.runs[key].task_identity
+
+
+def test_own_optimizers(own: str, tmp_path: Path) -> None:
+    specs = tuple(Spec.parse(f"{name}={own}:{name}") for name in ("plain", "tuned", "reads_loss", "broken", "explodes"))
+    settings = dataclasses.replace(SETTINGS, specs=specs, seeds=1, learning_rates=(1e-2,), schedules=("constant",))
+    failures = runner.evaluate(settings, tmp_path / "store")
+    assert [(one.optimizer, one.text) for one in failures] == [("broken", "RuntimeError: my optimizer has a bug")]
+    runs = {key.optimizer: run for key, run in Store.read(tmp_path / "store").runs.items()}
+    assert set(runs) == {"plain", "tuned", "reads_loss", "explodes"}
+    assert {name: run.key.setting for name, run in runs.items()}["tuned"] == "1e-2 constant"
+    assert runs["plain"].key.setting == "none"
+    assert runs["explodes"].diverged and runs["explodes"].final_loss == pytest.approx(
+        10.0
+    )  # the normalizer's upper end
+    assert not runs["plain"].diverged
+
+
+def test_own_optimizers_that_cannot_be_used_are_named(own: str) -> None:
+    with pytest.raises(ValueError, match="wants a parameter 'momentum'"):
+        resolve(Spec.parse(f"{own}:wants"))
+    with pytest.raises(ValueError, match="cannot be imported .*give module:function"):
+        resolve(Spec.parse(f"{own}:absent"))
+    with pytest.raises(TypeError, match="returned int, not an Optax optimizer"):
+        resolve(Spec.parse(f"{own}:nothing")).build(0.0, False, 10)
+
+
+def test_changed_optimizers_do_not_mix(own: str, tmp_path: Path) -> None:
+    spec = Spec.parse(f"mine={own}:plain")
+    settings = dataclasses.replace(SETTINGS, specs=(spec,), seeds=1)
+    runner.evaluate(settings, tmp_path / "store")
+    path = tmp_path / f"{own}.py"
+    path.write_text(OPTIMIZERS.replace("0.01", "0.02"))
+    with pytest.raises(ValueError, match="runs of another 'mine'"):
+        runner.evaluate(settings, tmp_path / "store")
+
+
+def test_names_are_suggested() -> None:
+    with pytest.raises(ValueError, match="no optimizer 'adamm', did you mean .*adam"):
+        resolve(Spec.parse("adamm"))
+    with pytest.raises(ValueError, match="no task 'small_mpl', did you mean small_mlp"):
+        dataclasses.replace(SETTINGS, tasks=("small_mpl",))
+    with pytest.raises(ValueError, match="is given twice"):
+        dataclasses.replace(SETTINGS, specs=(ADAM, ADAM))
+    with pytest.raises(ValueError, match="seeds must be at least 1"):
+        dataclasses.replace(SETTINGS, seeds=0)
+    with pytest.raises(ValueError, match="no name of an optimizer"):
+        Spec.parse("a b=adam")
+
+
+def test_weights_of_a_run(tmp_path: Path) -> None:
+    import jax
+
+    from celo_core import Celo, CeloConfig
+    from celo_tasks.meta_training import save_theta
+
+    theta = Celo(CeloConfig(scheduler=None)).init(jax.random.key(0))
+    save_theta(tmp_path / "mine" / "theta.npz", theta, {})
+    spec = Spec.parse(str(tmp_path / "mine"), is_weights=True)
+    assert spec.name == "mine"
+    found = resolve(spec)
+    assert not found.tuned and found.identity.startswith("sha256 ")
+    params = np.ones(3, np.float32)
+    optimizer = found.build(0.0, False, 10)  # type: ignore[arg-type]
+    updates, _ = optimizer.update(params, optimizer.init(params), params, value=np.float32(1))
+    assert updates.shape == (3,)
+    with pytest.raises(ValueError, match="there are no weights"):
+        resolve(Spec.parse(str(tmp_path / "other"), is_weights=True))
+
+
+def test_identity_of_a_task_depends_on_its_data_and_not_on_their_place(shared_data: Path) -> None:
+    here, there = load_task(TASK, None), load_task(TASK, str(shared_data))
+    assert here.identity == there.identity
+    assert load_task("small_mlp", None).identity != here.identity
+
+
+def test_groups_are_cut_for_processes() -> None:
+    group = Group(TASK, ADAM, 20, 20, tuple((f"1e-{i} constant", 0) for i in range(1, 7)), batch=1)
+    pieces = runner._split([group], 2, lambda one: float(len(one.members)))
+    assert len(pieces) >= 2
+    assert sorted(member for piece in pieces for member in piece.members) == sorted(group.members)
