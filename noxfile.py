@@ -18,6 +18,9 @@ ROOT = pathlib.Path(__file__).parent
 PACKAGES = {"core": ["core"], "tasks": ["core", "tasks"], "zoo": ["core", "zoo"]}
 """Package -> itself and the siblings that it depends on, which are installed from here."""
 
+PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+"""Tests compile more than they compute, and a compilation uses one core."""
+
 
 def folder(package: str) -> str:
     return f"packages/celo-{package}"
@@ -44,7 +47,7 @@ def minimum(text: str) -> list[str]:
 def tests(session: nox.Session, package: str) -> None:
     """Tests of one package, alone: nox -s "tests(core)" -- -k pes."""
     install(session, package)
-    session.run("pytest", "-q", f"{folder(package)}/tests", *session.posargs)
+    session.run("pytest", "-q", *PARALLEL, f"{folder(package)}/tests", *session.posargs)
 
 
 @nox.session
@@ -62,7 +65,7 @@ def minimums(session: nox.Session, package: str) -> None:
         key = lambda v: [int(part) for part in v.split(".")]
         lowest[name] = max(lowest.get(name, version), version, key=key)
     install(session, package, *(f"{name}=={version}" for name, version in lowest.items()))
-    session.run("pytest", "-q", "-m", "not slow", f"{folder(package)}/tests", *session.posargs)
+    session.run("pytest", "-q", *PARALLEL, "-m", "not slow", f"{folder(package)}/tests", *session.posargs)
 
 
 @nox.session

@@ -3,9 +3,10 @@
     python tools/measure.py --out docs/results/measure.json
     python tools/measure.py --out measure.json --pairs 32 1024 --run runs/gpu --minutes 6 -- --data-dir arrays
 
-It is the one command to give a machine with a GPU: with --run it spends what is left of --minutes on a stretch of
-``celo-tasks meta-train --out RUN`` (whose further arguments follow ``--``), resumed from the checkpoint in RUN. It needs
-the three packages on the path and no network.
+It is the one command to give a machine with a GPU. What is left of --minutes goes to a stretch of ``celo-tasks meta-train
+--out RUN`` with --run (further arguments of it follow ``--``), and with --evaluation to tuned Adam on velodrome-17, by
+``celo-tasks evaluate``, half and half if both are given; each goes on with what its folder holds. It needs the three
+packages on the path and no network.
 
 Times are medians of repeated runs after a warm-up; ratios are to Optax's Adam in the same process.
 """
@@ -125,6 +126,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the results")
     parser.add_argument("--pairs", type=int, nargs="*", default=[32], help="numbers of antithetic pairs (32)")
     parser.add_argument("--run", help="folder of a meta-training run to go on with")
+    parser.add_argument(
+        "--evaluation", metavar="FOLDER", help="folder of an evaluation of Adam on velodrome-17 to go on with"
+    )
     parser.add_argument("--minutes", type=float, default=9.0, help="time in all, measuring included (9)")
     parser.add_argument("--data-dir", help="folder of prepared arrays (the data in the package)")
     parser.add_argument("--cpu-devices", type=int, default=cli.default_cpu_devices(), help="on a CPU (all cores)")
@@ -147,9 +151,14 @@ def main() -> int:
         record["meta_training"].append(meta_rates(pairs, options.data_dir, datasets))
         print(record["meta_training"][-1], flush=True)
         files.write_json(options.out, record)
+    data = ["--data-dir", options.data_dir] if options.data_dir else []
     left = options.minutes - (time.monotonic() - begin) / 60
+    if options.evaluation and left > 0.5:
+        share = left / 2 if options.run else left
+        command = ["evaluate", "--suite", "velodrome-17", "--optimizer", "adam", "--out", options.evaluation]
+        cli.main([*command, "--minutes", f"{share:.2f}", *data])
+        left = options.minutes - (time.monotonic() - begin) / 60
     if options.run and left > 0.5:
-        data = ["--data-dir", options.data_dir] if options.data_dir else []
         return cli.main(["meta-train", "--out", options.run, "--minutes", f"{left:.2f}", *data, *options.further])
     return 0
 

@@ -43,11 +43,12 @@ def test_absent_data_are_named_with_the_command_that_fetches_them(no_tfds_data: 
         registry.TASKS["vit_cifar100_wide_shallow"].make()
 
 
-def test_importing_builds_nothing_and_is_quick_to_list() -> None:
-    code = (
-        "import sys, celo_tasks, celo_tasks.registry;"
-        "sys.exit(any(n.startswith(('celo_tasks.suites.', 'celo_tasks.families', 'tensorflow_datasets', 'flax')) for n in sys.modules))"
-    )
+def test_importing_builds_nothing() -> None:
+    heavy = ("celo_tasks.suites.", "celo_tasks.families", "tensorflow_datasets")
+    code = f"""
+import sys, celo_tasks, celo_tasks.registry
+sys.exit(any(name.startswith({heavy!r}) for name in sys.modules))
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

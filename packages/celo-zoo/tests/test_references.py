@@ -121,3 +121,15 @@ def test_unfit_references(ref, revision, error, message, bundle):
 
 def test_index_of_this_package_is_consistent():
     assert {path.name for path in (bundled.ROOT / "weights").glob("*")} == set(bundled.names())
+
+
+def test_weights_entry_point_reads_a_folder(bundle, tmp_path):
+    (entry,) = importlib.metadata.entry_points(group="celo.weights", name="folder")
+    theta, config = celo_zoo.load("celo")
+    celo_zoo.save(theta, config, tmp_path / "mine")
+    pretrained = entry.load()(tmp_path / "mine")
+    params = np.ones(3, np.float32)
+    updates, _ = pretrained(20).update(params, pretrained(20).init(params), params, value=np.float32(1.5))
+    assert updates.shape == (3,)
+    again = entry.load()(tmp_path / "mine")
+    assert pretrained.fingerprint == again.fingerprint != entry.load()("celo").fingerprint

@@ -150,63 +150,68 @@ def _add_evaluate(commands: Any) -> None:
     add("--jobs", type=int, metavar="N", help="processes (one per core on a CPU, one on a GPU)")
     batch = "trainings at once in one program (1 on a CPU, where more are no faster; 8 on a GPU)"
     add("--batch", type=int, metavar="N", help=batch)
+    add("--minutes", type=float, metavar="M", help="stop after M minutes; the same command goes on")
     parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from celo_tasks.evaluation import report, runner
+    from celo_tasks.evaluation.store import Store
+
+    settings = _settings(options)
+    if lacking := settings.tune_adam if not options.tune_adam else ():
+        print(
+            f"celo-tasks: Adam is tuned here on {len(lacking)} of {len(settings.tasks)} tasks, since the package does not have "
+            "it for these steps and data.",
+            file=sys.stderr,
+        )
+    try:
+        failures = runner.evaluate(settings, options.out, minutes=options.minutes)
+    except runner.TimeIsUp as stopped:
+        print(f"celo-tasks: {stopped} The same command goes on.", file=sys.stderr)
+        return 0
+    print(report.write(Store.read(options.out), options.out))
+    runner.print_failures(failures)
+    return 2 if failures else 0
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    """What the options ask for, as `celo_tasks.evaluation.runner.Settings`."""
     from celo_tasks import baselines, registry
     from celo_tasks.cli import default_cpu_devices
-    from celo_tasks.evaluation import report, runner
+    from celo_tasks.evaluation import runner
     from celo_tasks.evaluation.competitors import Spec
-    from celo_tasks.evaluation.store import Store
 
     if bool(options.suite) == bool(options.task):
         raise ValueError("say what to evaluate on: --suite small-8, or one or more --task NAME.")
-    suite = registry.find_suite(options.suite) if options.suite else None
-    name = options.suite or next(
-        (known for known, one in registry.SUITES.items() if set(options.task) <= set(one.tasks)), "custom"
-    )
-    tasks = suite.tasks if suite else tuple(dict.fromkeys(options.task))
-    like = suite or registry.SUITES.get(name, registry.SUITES["small-8"])
-    steps = options.steps or like.steps
+    tasks = registry.find_suite(options.suite).tasks if options.suite else tuple(dict.fromkeys(options.task))
+    for task in tasks:
+        registry.find_task(task)
+    # Tasks of one suite belong to it even when they are few, so that its tuned Adam serves them.
+    name = next((known for known, one in registry.SUITES.items() if set(tasks) <= set(one.tasks)), "custom")
+    suite = registry.SUITES.get(name, registry.SUITES["velodrome-17"])
+    steps = options.steps or suite.steps
     specs = [Spec.parse(text) for text in options.optimizer]
     specs += [Spec.parse(text, is_weights=True) for text in options.weights]
     if not specs:
         raise ValueError("say what to evaluate: --optimizer celo, say, or --weights PATH.")
     on_cpu = _platform() == "cpu"
-    grid = baselines.LEARNING_RATES_SMALL if like.learning_rates == "small" else baselines.LEARNING_RATES_15
-    settings = {
-        "suite": name,
-        "tasks": tasks,
-        "steps": steps,
-        "seeds": options.seeds or like.seeds,
-        "learning_rates": _numbers(options.learning_rates) if options.learning_rates else grid,
-        "schedules": tuple(options.schedules.split(",")) if options.schedules else baselines.SCHEDULES,
-        "longest": options.longest,
-        "jobs": options.jobs or (default_cpu_devices() if on_cpu else 1),
-        "batch": options.batch or (1 if on_cpu else 8),
-        "data_dir": options.data_dir,
-    }
-    for task in tasks:
-        registry.find_task(task)
-    if not any(spec.name == runner.BASELINE for spec in specs):
-        lacking = tasks if options.tune_adam else runner.needs_adam(name, tasks, steps, options.data_dir)
-        if lacking:
-            if not options.tune_adam:
-                print(
-                    f"celo-tasks: Adam is tuned here on {len(lacking)} of {len(tasks)} tasks, since the package has it not "
-                    "for these steps and data.",
-                    file=sys.stderr,
-                )
-            adam = runner.Settings(
-                **{**settings, "tasks": tuple(lacking)}, specs=(Spec(runner.BASELINE, runner.BASELINE),)
-            )
-            runner.print_failures(runner.evaluate(adam, options.out))
-            specs = [Spec(runner.BASELINE, runner.BASELINE), *specs] if len(lacking) == len(tasks) else specs
-    failures = runner.evaluate(runner.Settings(**settings, specs=tuple(specs)), options.out)
-    print(report.write(Store.read(options.out), options.out))
-    runner.print_failures(failures)
-    return 2 if failures else 0
+    grid = baselines.LEARNING_RATES_SMALL if suite.learning_rates == "small" else baselines.LEARNING_RATES_15
+    tuned = tasks if options.tune_adam else runner.needs_adam(name, tasks, steps, options.data_dir)
+    return runner.Settings(
+        suite=name,
+        tasks=tasks,
+        specs=tuple(specs),
+        steps=steps,
+        seeds=options.seeds or suite.seeds,
+        learning_rates=_numbers(options.learning_rates) if options.learning_rates else grid,
+        schedules=tuple(options.schedules.split(",")) if options.schedules else baselines.SCHEDULES,
+        longest=options.longest,
+        jobs=options.jobs or (default_cpu_devices() if on_cpu else 1),
+        batch=options.batch or (1 if on_cpu else 8),
+        data_dir=options.data_dir,
+        tune_adam=() if any(spec.name == runner.BASELINE for spec in specs) else tuple(tuned),
+    )
 
 
 def _platform() -> str:

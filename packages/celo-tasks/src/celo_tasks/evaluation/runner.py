@@ -26,6 +26,9 @@ BASELINE = "adam"
 COMPILE_COST = 5e3
 """Milliseconds that a compilation counts in the estimate of the time left."""
 
+UNKNOWN_COST = 10.0
+"""Milliseconds that a step counts there where it was not measured."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -35,6 +38,7 @@ class Settings:
       suite: name of the suite, or ``"custom"``.
       tasks: names of tasks.
       specs: the optimizers.
+      tune_adam: tasks on which Adam is tuned though it is not among ``specs``.
       steps: length of every training.
       seeds: number of seeds, 0, 1, ...
       learning_rates, schedules: the grid that every tuned optimizer is tried on.
@@ -55,6 +59,7 @@ class Settings:
     jobs: int = 1
     batch: int = 1
     data_dir: str | None = None
+    tune_adam: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self.tasks:
@@ -62,6 +67,8 @@ class Settings:
         names = [spec.name for spec in self.specs]
         if repeated := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"the name {repeated!r} is given twice: write NAME=REFERENCE for one of the two.")
+        if any(spec.name == BASELINE != spec.reference for spec in self.specs):
+            raise ValueError(f"{BASELINE!r} is what scores are relative to: give your optimizer another name.")
         if not self.tasks or not self.specs:
             raise ValueError("an evaluation needs at least one task and one optimizer.")
         for what in ("steps", "seeds", "jobs", "batch", "longest"):
@@ -86,53 +93,62 @@ class Failure:
     text: str
 
 
-def evaluate(settings: Settings, folder: str | os.PathLike[str], progress: ProgressLine | None = None) -> list[Failure]:
+class TimeIsUp(Exception):
+    """The minutes that an evaluation was given are over; what is done is in the store."""
+
+
+def evaluate(
+    settings: Settings,
+    folder: str | os.PathLike[str],
+    *,
+    minutes: float | None = None,
+    progress: ProgressLine | None = None,
+) -> list[Failure]:
     """Runs what is missing in the folder's store.
 
     Args:
       settings: what is to be there at the end.
       folder: of the store; made if there is none.
+      minutes: stop at the end of the first run that ends after so long.
       progress: where progress is shown.
 
     Returns:
       What failed; everything else is in the store.
 
     Raises:
+      TimeIsUp: there are no ``minutes`` left.
       ValueError: an unknown name, weights that can't be read, or a store of other settings; nothing was run.
       FileNotFoundError: a data set is absent; nothing was run.
       OSError: the store could not be written; what is in it stays.
       RuntimeError: a process died.
     """
-    competitors = {spec: resolve(spec) for spec in settings.specs}
-    tasks = {name: load_task(name, settings.data_dir) for name in settings.tasks}
-    identities = {name: task.identity for name, task in tasks.items()}
-    weights = {name: find_task(name).cost() for name in tasks}
-    cost = {name: (one.milliseconds or 10.0) if one else 10.0 for name, one in weights.items()}
-    del tasks
+    adam = Spec(BASELINE, BASELINE)
+    tasks_of = {spec: settings.tasks for spec in settings.specs}
+    tasks_of.setdefault(adam, settings.tune_adam)
+    competitors = {spec: resolve(spec) for spec in tasks_of}
+    identities = {name: load_task(name, settings.data_dir).identity for name in settings.tasks}
     store = Store.create(folder, settings.suite, settings.tasks, settings.steps)
     for spec, competitor in competitors.items():
         _check_identities(store, spec.name, competitor.identity, identities)
-    points = {
-        spec: grid(settings.learning_rates, settings.schedules) if competitor.tuned else UNTUNED
-        for spec, competitor in competitors.items()
-    }
+    tuning = grid(settings.learning_rates, settings.schedules)
     groups = [
         group
         for name in settings.tasks
-        for spec in settings.specs
-        if (group := _missing(store, settings, name, spec, points[spec], settings.steps))
+        for spec, competitor in competitors.items()
+        if name in tasks_of[spec]
+        and (group := _missing(store, settings, name, spec, tuning if competitor.tuned else UNTUNED, settings.steps))
     ]
-    session = _Session(settings, store, cost, progress or ProgressLine())
+    session = _Session(settings, store, progress or ProgressLine(), minutes)
     failures = session.run(groups)
     # Longer runs of Adam, where an optimizer ended below all that Adam did: each length tells whether the next is needed.
-    adam = next((spec for spec in settings.specs if spec.reference == BASELINE and spec.name == BASELINE), None)
     length = 2 * settings.steps
-    while adam is not None and length <= settings.longest * settings.steps:
-        groups = []
-        for name in settings.tasks:
-            if chosen := extension.settings_to_extend(store, name, BASELINE, length):
-                group = _missing(store, settings, name, adam, chosen, length)
-                groups += [group] if group else []
+    while length <= settings.longest * settings.steps:
+        groups = [
+            group
+            for name in settings.tasks
+            if (chosen := extension.settings_to_extend(store, name, BASELINE, length))
+            and (group := _missing(store, settings, name, adam, chosen, length))
+        ]
         failures += session.run(groups)
         length *= 2
     return failures
@@ -172,8 +188,11 @@ def _check_identities(store: Store, name: str, identity: str, tasks: dict[str, s
 class _Session:
     """Runs groups and puts what they yield into the store."""
 
-    def __init__(self, settings: Settings, store: Store, cost: dict[str, float], progress: ProgressLine) -> None:
-        self._settings, self._store, self._cost, self._progress = settings, store, cost, progress
+    def __init__(self, settings: Settings, store: Store, progress: ProgressLine, minutes: float | None) -> None:
+        self._settings, self._store, self._progress = settings, store, progress
+        costs = {name: find_task(name).cost() for name in settings.tasks}
+        self._cost = {name: (cost and cost.milliseconds) or UNKNOWN_COST for name, cost in costs.items()}
+        self._deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
         self._worker: Worker | None = None
 
     def run(self, groups: Sequence[Group]) -> list[Failure]:
@@ -210,6 +229,8 @@ class _Session:
             setting = "" if last.key.setting == "none" else f" at {last.key.setting}"
             state = "diverged" if last.diverged else f"loss {last.final_loss:.4g}"
             self._show(f"{last.key.task} | {last.key.optimizer}{setting}, seed {last.key.seed}: {state}")
+            if time.monotonic() > self._deadline:
+                raise TimeIsUp(f"time is up; {len(self._store.runs)} runs are in {self._store.folder}.")
             return
         elif kind == "done":
             self._finished += COMPILE_COST

@@ -197,10 +197,15 @@ def work(groups: Any, results: Any, core: int | None) -> None:
 
 def attempt(worker: Worker, group: Group, send: Callable[[tuple[Any, ...]], None]) -> None:
     """Does a group and sends what happens; an error of the task or the optimizer ends the group, not the process."""
-    try:
-        for runs in worker.run(group, lambda count: send(("steps", group, count))):
-            send(("runs", runs))
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        send(("failed", group, f"{type(error).__name__}: {lines[0]}"))
+    batches = worker.run(group, lambda count: send(("steps", group, count)))
+    while True:
+        try:
+            runs = next(batches, None)
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [""]
+            send(("failed", group, f"{type(error).__name__}: {lines[0]}"))
+            break
+        if runs is None:
+            break
+        send(("runs", runs))
     send(("done", group))
