@@ -8,7 +8,12 @@ LARGEST = 4_000_000
 """Bytes. A wheel of Celo is small; a larger one has caught something that does not belong in it."""
 NEEDED = {
     "celo_core": ["celo_core/py.typed"],
-    "celo_tasks": ["celo_tasks/py.typed", "celo_tasks/datasets/embedded/"],
+    "celo_tasks": [
+        "celo_tasks/py.typed",
+        "celo_tasks/datasets/embedded/",
+        "celo_tasks/suites/costs.json",
+        "celo_tasks/evaluation/references/small-8.json",
+    ],
     "celo_zoo": ["celo_zoo/py.typed", "celo_zoo/weights/celo/model.safetensors", "celo_zoo/index.json"],
 }
 

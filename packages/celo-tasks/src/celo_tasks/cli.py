@@ -225,12 +225,16 @@ def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "prepare",
         help="download a data set through tensorflow-datasets and convert it",
         description="Download a data set through tensorflow-datasets, convert it, and write NAME.npz, which --data-dir "
-        "reads. "
-        "What tensorflow-datasets has prepared before is not downloaded again. Only this step needs tensorflow.",
+        "reads: images as arrays, texts as bytes or as subwords of a byte-level BPE. What tensorflow-datasets has prepared "
+        "before is not downloaded again. Only this step needs tensorflow (pip install 'celo-tasks[prepare]').",
         epilog="example: celo-tasks prepare mnist_8x8 --out-dir arrays",
     )
     add = parser.add_argument
-    add("name", metavar="NAME", help="e.g. mnist_8x8, fashion_mnist_8x8, cifar10_8x8, svhn_cropped_8x8")
+    add(
+        "name",
+        metavar="NAME",
+        help="e.g. mnist_8x8, svhn_cropped_8x8, cifar100_32rgb, lm1b_32k; an unknown name lists them all",
+    )
     add("--out-dir", default="arrays", metavar="FOLDER", help="folder for NAME.npz (arrays)")
     add("--tfds-data-dir", metavar="FOLDER", help="folder of tensorflow-datasets (its own default)")
     parser.set_defaults(run=_prepare)

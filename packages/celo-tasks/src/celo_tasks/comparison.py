@@ -8,13 +8,13 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from numpy.typing import NDArray
 
 from celo_core import TaskFamily
 from celo_core.progress import ProgressLine, format_seconds
 from celo_tasks import curves
 from celo_tasks.baselines import Contestant
+from celo_tasks.evaluation.program import Trainee, initial, split_seed, training_step
 
 Array = jax.Array
 
@@ -133,23 +133,16 @@ class _Program:
         self.advance = jax.jit(self._advance, static_argnames="length")
 
     def _advance(
-        self, trainee: Any, key: Array, learning_rate: Array, data: Any, start: Array, length: int
-    ) -> tuple[Any, Array]:
+        self, trainee: Trainee, key: Array, learning_rate: Array, data: Any, start: Array, length: int
+    ) -> tuple[Trainee, Array]:
         """Takes ``length`` steps from step ``start`` on; returns the new trainee and the losses (length,)."""
-        key_config, _, key_steps = jax.random.split(key, 3)
+        key_config, _, key_steps = split_seed(key)
         config = self._family.sample(key_config)
         optimizer = self._build(learning_rate)
 
-        def body(carry: Any, step: Array) -> tuple[Any, Array]:
-            params, model_state, opt_state = carry
-            # Keys depend on the seed and the step alone, so that every optimizer sees the same batches.
-            key_batch, key_loss = jax.random.split(jax.random.fold_in(key_steps, step))
-            batch = self._family.batch(key_batch, config, data)
-            gradient = jax.value_and_grad(self._family.loss, has_aux=True)
-            (loss, model_state), grads = gradient(params, model_state, key_loss, config, batch)
-            updates, opt_state = optimizer.update(grads, opt_state, params, value=loss)
-            normalized = self._family.normalizer(loss).astype(jnp.float32)
-            return (optax.apply_updates(params, updates), model_state, opt_state), normalized
+        def body(trainee: Trainee, step: Array) -> tuple[Trainee, Array]:
+            trainee, loss = training_step(self._family, config, optimizer, trainee, key_steps, step, data)
+            return trainee, self._family.normalizer(loss).astype(jnp.float32)
 
         return jax.lax.scan(body, trainee, start + jnp.arange(length))
 
@@ -164,7 +157,7 @@ class _Run:
         self._key = jax.random.key(seed)
         self._rate = jnp.float32(0.0 if learning_rate is None else learning_rate)
         params, model_state = network
-        self.trainee = (params, model_state, program.init(params, self._rate))
+        self.trainee = Trainee(params, model_state, program.init(params, self._rate))
 
     def advance(self, data: Any, start: int, length: int) -> float:
         """Takes ``length`` steps; returns the seconds that they took."""
@@ -207,8 +200,8 @@ def compare(
     if num_steps < 1 or seeds < 1 or not contestants:
         raise ValueError("a comparison needs at least one optimizer, one step and one seed.")
     data = jax.device_put(family.load())
-    initial = jax.jit(lambda key: _initial(family, key))
-    networks = [initial(jax.random.key(seed)) for seed in range(seeds)]
+    start = jax.jit(lambda key: initial(family, key))
+    networks = [start(jax.random.key(seed)) for seed in range(seeds)]
     runs: dict[str, list[_Run]] = {}
     for contestant in contestants:
         program = _Program(family, contestant, num_steps)
@@ -225,11 +218,6 @@ def compare(
         num_steps,
         tuple(_outcome(one, runs[one.name], seconds[one.name], judge) for one in contestants),
     )
-
-
-def _initial(family: TaskFamily, key: Array) -> tuple[Any, Any]:
-    key_config, key_init, _ = jax.random.split(key, 3)
-    return family.init(key_init, family.sample(key_config))
 
 
 def _train(
@@ -289,8 +277,8 @@ def _judge(family: TaskFamily) -> Callable[[_Run], dict[str, float]]:
     batch, metrics = jax.device_put(family.load_held_out()), jax.jit(family.metrics)
 
     def judge(run: _Run) -> dict[str, float]:
-        config = family.sample(jax.random.split(jax.random.key(run.seed), 3)[0])
-        values = metrics(run.trainee[0], run.trainee[1], config, batch)
+        config = family.sample(split_seed(jax.random.key(run.seed))[0])
+        values = metrics(run.trainee.params, run.trainee.model_state, config, batch)
         return {name: float(value) for name, value in values.items()}
 
     return judge

@@ -2,8 +2,8 @@
 
 Its inputs are those of the public task library's optimizer of the same kind (arXiv 2203.11860, appendix, "AdafacMLPLOpt"):
 gradient, parameter, momenta, second moment, Adafactor's row and column statistics, and the time. It is a subject of
-`LearnedOptimizerTraining`, not an optimizer for use: Celo's own rule is far slower to differentiate, and its features of
-a gradient that is zero throughout have no finite derivative.
+`LearnedOptimizerTraining`, not an optimizer for use: the gradient through a training with Celo's own rule takes minutes to
+compile.
 """
 
 import dataclasses
