@@ -248,7 +248,7 @@ def _profiles(found: Scores, rows: Sequence[Aggregate]) -> list[plots.Profile]:
         row.optimizer: found.matrix(row.optimizer, found.complete_tasks([row.optimizer]), "ratio") for row in rows
     }
     values = np.concatenate([matrix.ravel() for matrix in matrices.values()])
-    thresholds = np.geomspace(max(values.min() / 1.2, 1e-2), min(values.max() * 1.2, 1e2), 120)
+    thresholds = np.geomspace(max(values.min() / 1.1, 0.2), min(values.max() * 1.1, 5.0), 200)
     profile = lambda matrix: statistics.performance_profile(matrix, thresholds)
     return [plots.Profile(name, thresholds, stratified_bootstrap(one, profile)) for name, one in matrices.items()]
 
