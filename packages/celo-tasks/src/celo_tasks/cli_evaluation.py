@@ -23,7 +23,11 @@ At the end the folder holds report.md, report.json, curves.png, intervals.png an
 
 _EVALUATE_EXAMPLES = """\
 optimizers:
-  adam, adamw, lion, ...          twenty baselines from Optax (celo-tasks evaluate --optimizer ? names them all)
+  adam sgd sgdm adamw rmsprop     baselines, tuned for each task: the paper's fifteen, and lion, shampoo, muon, schedule-free
+  fromage sm3 lars lamb           AdamW and prodigy
+  adabelief adafactor adagrad
+  yogi radam nadamw lion shampoo
+  muon schedule_free_adamw prodigy
   celo                            pretrained optimizers of installed packages (pip install celo-zoo)
   mymodule:make                   your own: make(num_steps) or make(learning_rate, num_steps) returns an Optax optimizer; with
                                   a parameter learning_rate it is tuned like a baseline, and gets a schedule (count -> rate)

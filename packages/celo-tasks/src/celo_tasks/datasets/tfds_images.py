@@ -10,14 +10,9 @@ import numpy as np
 from celo_tasks.datasets.images import IMAGE_SPECS, ImageSpec
 from celo_tasks.datasets.prepared import ImageData, Uint8, write_prepared
 from celo_tasks.datasets.resize import area_average, to_grey
+from celo_tasks.datasets.tfds_builders import FILE_FORMAT, directory, download, find, find_readable, is_readable
 
-_FILE_FORMAT = "array_record"  # the one that is read without tensorflow
 _CHUNK = 1024  # records decoded at a time: the full-size pictures never lie in memory all at once
-
-
-def _data_dir(given: str | os.PathLike[str] | None) -> str | None:
-    """The directory to hand to tfds, which itself reads the variable only when it is first imported."""
-    return os.fspath(given) if given is not None else os.environ.get("TFDS_DATA_DIR")
 
 
 def _convert(images: Uint8, spec: ImageSpec) -> Uint8:
@@ -50,16 +45,6 @@ def _read(builder: Any, spec: ImageSpec) -> ImageData:
     return ImageData(x_train, y_train, x_test, y_test)
 
 
-def _find(name: str, data_dir: str | None) -> Any | None:
-    """The builder of a set that lies prepared on this machine, in whatever file format; None where there is none."""
-    import tensorflow_datasets as tfds
-
-    try:
-        return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
-        return None
-
-
 def _spec(name: str) -> ImageSpec:
     spec = IMAGE_SPECS.get(name)
     if spec is None or spec.tfds_name is None:
@@ -68,18 +53,9 @@ def _spec(name: str) -> ImageSpec:
     return spec
 
 
-def _is_readable(builder: Any) -> bool:
-    return bool(builder.info.file_format.value == _FILE_FORMAT)
-
-
-def _find_readable(spec: ImageSpec, data_dir: str | None) -> Any | None:
-    builder = _find(str(spec.tfds_name), data_dir)
-    return builder if builder is not None and _is_readable(builder) else None
-
-
 def has_tfds(name: str) -> bool:
     """Whether ``read_tfds`` would find a set (a name in ``IMAGE_SPECS`` that has a ``tfds_name``)."""
-    return _find_readable(_spec(name), _data_dir(None)) is not None
+    return find_readable(str(_spec(name).tfds_name), directory(None)) is not None
 
 
 def read_tfds(name: str, *, tfds_data_dir: str | os.PathLike[str] | None = None) -> ImageData | None:
@@ -97,35 +73,8 @@ def read_tfds(name: str, *, tfds_data_dir: str | os.PathLike[str] | None = None)
         ValueError: for another name.
     """
     spec = _spec(name)
-    builder = _find_readable(spec, _data_dir(tfds_data_dir))
+    builder = find_readable(str(spec.tfds_name), directory(tfds_data_dir))
     return None if builder is None else _read(builder, spec)
-
-
-def _lacks_tensorflow(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, is that tensorflow is not installed."""
-    while error is not None:
-        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "tensorflow":
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _download(tfds_name: str, data_dir: str | None) -> Any:
-    """Downloads a set and writes it as array_record files; shows tfds's own progress bars."""
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder(tfds_name, data_dir=data_dir)
-    config = tfds.download.DownloadConfig(try_download_gcs=False)  # the bucket's ready-made files are tfrecord
-    try:
-        builder.download_and_prepare(file_format=_FILE_FORMAT, download_config=config)
-    except Exception as error:
-        if _lacks_tensorflow(error):
-            raise RuntimeError(
-                f"tensorflow-datasets needs tensorflow once, to prepare {tfds_name!r}: run "
-                "`pip install 'celo-tasks[prepare]'` and try again (what was downloaded is kept)."
-            ) from error
-        raise
-    return builder
 
 
 def prepare(name: str, *, out_dir: str | os.PathLike[str], tfds_data_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -147,14 +96,14 @@ def prepare(name: str, *, out_dir: str | os.PathLike[str], tfds_data_dir: str | 
             without tensorflow.
         RuntimeError: where tensorflow-datasets itself needs tensorflow to prepare the set, and it is not installed.
     """
-    spec, data_dir = _spec(name), _data_dir(tfds_data_dir)
+    spec, data_dir = _spec(name), directory(tfds_data_dir)
     tfds_name = str(spec.tfds_name)
-    builder = _find(tfds_name, data_dir)
+    builder = find(tfds_name, data_dir)
     if builder is None:
-        builder = _download(tfds_name, data_dir)
-    if not _is_readable(builder):
+        builder = download(tfds_name, data_dir)
+    if not is_readable(builder):
         raise ValueError(
-            f"{builder.data_dir} holds {tfds_name!r} as {builder.info.file_format.value}, not {_FILE_FORMAT}: "
+            f"{builder.data_dir} holds {tfds_name!r} as {builder.info.file_format.value}, not {FILE_FORMAT}: "
             "give another directory for tensorflow-datasets (--tfds-data-dir), to prepare it there again."
         )
     path = Path(out_dir).expanduser() / f"{name}.npz"

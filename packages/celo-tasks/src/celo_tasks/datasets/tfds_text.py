@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celo_tasks.datasets.text import BYTES, TEXT_SPECS, TextData, TextSpec
-from celo_tasks.datasets.tfds_images import _data_dir, _download, _find, _is_readable
+from celo_tasks.datasets.tfds_builders import directory, download, find, find_readable, is_readable
 
 TRAIN_BYTES = 50_000_000
 """Documents to train on are taken until they have so many bytes."""
@@ -35,14 +35,9 @@ def _spec(name: str) -> TextSpec:
     return spec
 
 
-def _builder(spec: TextSpec, data_dir: str | None) -> Any | None:
-    builder = _find(str(spec.tfds_name), data_dir)
-    return builder if builder is not None and _is_readable(builder) else None
-
-
 def has_tfds_text(name: str) -> bool:
     """Whether ``read_tfds_text`` would find a text (a name in ``TEXT_SPECS`` that has a ``tfds_name``)."""
-    return _builder(_spec(name), _data_dir(None)) is not None
+    return find_readable(str(_spec(name).tfds_name), directory(None)) is not None
 
 
 def _records(source: Any) -> Iterator[bytes]:
@@ -95,7 +90,7 @@ def read_tfds_text(name: str, *, tfds_data_dir: str | os.PathLike[str] | None = 
     Raises:
         ValueError: for another name, or a set with too few documents.
     """
-    builder = _builder(_spec(name), _data_dir(tfds_data_dir))
+    builder = find_readable(str(_spec(name).tfds_name), directory(tfds_data_dir))
     return None if builder is None else _read_bytes(builder)
 
 
@@ -141,7 +136,7 @@ def _fetch(tfds_name: str, data_dir: str | None) -> Any:
     import tensorflow_datasets.text  # noqa: F401
 
     try:
-        return _download(tfds_name, data_dir)
+        return download(tfds_name, data_dir)
     except ImportError as error:
         raise RuntimeError(
             f"tensorflow-datasets needs {error.name or 'another package'} once, to prepare {tfds_name!r}: install it and try "
@@ -173,13 +168,13 @@ def prepare_text(
         RuntimeError: where a package that the preparation needs is not installed: tokenizers for subwords; for
             tensorflow-datasets tensorflow or, for Wikipedia, apache_beam.
     """
-    spec, data_dir = _spec(name), _data_dir(tfds_data_dir)
+    spec, data_dir = _spec(name), directory(tfds_data_dir)
     tfds_name = str(spec.tfds_name)
     tokenizers = _import_tokenizers(name) if spec.vocabulary > BYTES else None
-    builder = _find(tfds_name, data_dir)
+    builder = find(tfds_name, data_dir)
     if builder is None:
         builder = _fetch(tfds_name, data_dir)
-    if not _is_readable(builder):
+    if not is_readable(builder):
         raise ValueError(
             f"{builder.data_dir} holds {tfds_name!r} as {builder.info.file_format.value}, not array_record: "
             "give another directory for tensorflow-datasets (--tfds-data-dir), to prepare it there again."

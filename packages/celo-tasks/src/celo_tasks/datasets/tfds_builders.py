@@ -1,0 +1,60 @@
+"""Builders of tensorflow-datasets: finding what is prepared on this machine, and preparing it, in array_record files."""
+
+import os
+from typing import Any
+
+FILE_FORMAT = "array_record"
+"""The file format that is read without tensorflow."""
+
+
+def directory(given: str | os.PathLike[str] | None) -> str | None:
+    """The directory to hand to tfds, which itself reads the variable only when it is first imported."""
+    return os.fspath(given) if given is not None else os.environ.get("TFDS_DATA_DIR")
+
+
+def find(name: str, data_dir: str | None) -> Any | None:
+    """The builder of a set that lies prepared on this machine, in whatever file format; None where there is none."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        return None
+
+
+def is_readable(builder: Any) -> bool:
+    """Whether a prepared set is in the format that is read without tensorflow."""
+    return bool(builder.info.file_format.value == FILE_FORMAT)
+
+
+def find_readable(name: str, data_dir: str | None) -> Any | None:
+    """As `find`; also None where it lies there in a format that needs tensorflow."""
+    builder = find(name, data_dir)
+    return builder if builder is not None and is_readable(builder) else None
+
+
+def _lacks_tensorflow(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is that tensorflow is not installed."""
+    while error is not None:
+        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "tensorflow":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def download(tfds_name: str, data_dir: str | None) -> Any:
+    """Downloads a set and writes it as array_record files; shows tfds's own progress bars."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(tfds_name, data_dir=data_dir)
+    config = tfds.download.DownloadConfig(try_download_gcs=False)  # the bucket's ready-made files are tfrecord
+    try:
+        builder.download_and_prepare(file_format=FILE_FORMAT, download_config=config)
+    except Exception as error:
+        if _lacks_tensorflow(error):
+            raise RuntimeError(
+                f"tensorflow-datasets needs tensorflow once, to prepare {tfds_name!r}: run "
+                "`pip install 'celo-tasks[prepare]'` and try again (what was downloaded is kept)."
+            ) from error
+        raise
+    return builder
