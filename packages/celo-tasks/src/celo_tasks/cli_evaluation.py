@@ -89,7 +89,7 @@ def _list(options: argparse.Namespace) -> int:
                 row["kind"],
                 number(row["parameters"], ","),
                 number(row["gflop_per_step"], ".2g"),
-                number(row["milliseconds_per_step"], ".3g"),
+                number(row["milliseconds_per_step"], ",.0f" if (row["milliseconds_per_step"] or 0) >= 100 else ".3g"),
                 row["data"],
                 "yes" if row["data_present"] else "no",
             )
