@@ -189,7 +189,7 @@ def test_a_vision_transformer_knows_places_by_its_positions_only() -> None:
     params = variables_of(network, x)["params"]
     apply = jax.jit(lambda p: network.apply({"params": p}, np.concatenate([x, swapped, last])))
     here, there, other = apply(params | {"positions": 0 * params["positions"]})
-    np.testing.assert_allclose(there, here, rtol=1e-5)  # sums in another order
+    np.testing.assert_allclose(there, here, atol=2e-6)  # float32 sums of numbers about 1 in another order
     assert np.abs(other - here).max() > 1e-3
     here, there, _ = apply(params)
     assert np.abs(there - here).max() > 1e-3
