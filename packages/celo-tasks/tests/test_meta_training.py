@@ -28,6 +28,7 @@ def run_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_theta_is_that_of_celo_and_the_update_rule_is_frozen_in_phase_2(run_folder):
     theta = meta_training.load_theta(run_folder / "theta.npz")
     expected = jax.eval_shape(Celo().init, jax.random.key(0))
@@ -43,6 +44,7 @@ def test_theta_round_trips_whatever_the_order_of_its_names(tmp_path):
     chex.assert_trees_all_equal(meta_training.load_theta(tmp_path / "theta.npz"), theta)
 
 
+@pytest.mark.slow
 def test_provenance_and_logs(run_folder):
     run = json.loads((run_folder / "run.json").read_text())
     assert {"command", "commit", "recipe", "data", "seeds", "seconds", "inner_steps", "hardware", "versions"} <= set(
@@ -59,6 +61,7 @@ def test_provenance_and_logs(run_folder):
         assert all(np.isfinite(value) for value in lines[-1].values())
 
 
+@pytest.mark.slow
 def test_other_settings_in_the_same_folder_are_refused(run_folder, capsys):
     (run_folder / "scheduler" / "theta.npz").rename(run_folder / "scheduler" / "kept.npz")
     try:
