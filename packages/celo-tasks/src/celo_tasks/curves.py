@@ -51,6 +51,11 @@ def smooth(losses: NDArray[np.floating], decay: float = SMOOTHING) -> Curve:
     return result
 
 
+def six_digits(value: float) -> float:
+    """A number as results files keep it: with six significant digits."""
+    return float(f"{value:.6g}")
+
+
 def final_loss(losses: NDArray[np.floating]) -> Curve:
     """Mean of the last 5 % of steps (of the last step at least), along the last axis."""
     losses = np.asarray(losses, np.float64)

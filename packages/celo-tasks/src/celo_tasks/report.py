@@ -152,7 +152,7 @@ def _held_out(candidate: Candidate) -> dict[str, float | None]:
 
 
 def _finite(value: Any) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+    return None if value is None or not math.isfinite(value) else curves.six_digits(value)
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Builders of tensorflow-datasets: finding what is prepared on this machine, and preparing it, in array_record files."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 FILE_FORMAT = "array_record"
@@ -57,4 +58,21 @@ def download(tfds_name: str, data_dir: str | None) -> Any:
                 "`pip install 'celo-tasks[prepare]'` and try again (what was downloaded is kept)."
             ) from error
         raise
+    return builder
+
+
+def find_or_fetch(name: str, data_dir: str | None, fetch: Callable[[str, str | None], Any]) -> Any:
+    """The builder of a set, readable without tensorflow; ``fetch(name, data_dir)`` prepares it where it lies nowhere yet.
+
+    Raises:
+      ValueError: the set lies there already in a format that needs tensorflow.
+    """
+    builder = find(name, data_dir)
+    if builder is None:
+        builder = fetch(name, data_dir)
+    if not is_readable(builder):
+        raise ValueError(
+            f"{builder.data_dir} holds {name!r} as {builder.info.file_format.value}, not {FILE_FORMAT}: "
+            "give another directory for tensorflow-datasets (--tfds-data-dir), to prepare it there again."
+        )
     return builder

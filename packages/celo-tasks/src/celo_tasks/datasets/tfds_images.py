@@ -10,7 +10,7 @@ import numpy as np
 from celo_tasks.datasets.images import IMAGE_SPECS, ImageSpec
 from celo_tasks.datasets.prepared import ImageData, Uint8, write_prepared
 from celo_tasks.datasets.resize import area_average, to_grey
-from celo_tasks.datasets.tfds_builders import FILE_FORMAT, directory, download, find, find_readable, is_readable
+from celo_tasks.datasets.tfds_builders import directory, download, find_or_fetch, find_readable
 
 _CHUNK = 1024  # records decoded at a time: the full-size pictures never lie in memory all at once
 
@@ -98,14 +98,7 @@ def prepare(name: str, *, out_dir: str | os.PathLike[str], tfds_data_dir: str | 
     """
     spec, data_dir = _spec(name), directory(tfds_data_dir)
     tfds_name = str(spec.tfds_name)
-    builder = find(tfds_name, data_dir)
-    if builder is None:
-        builder = download(tfds_name, data_dir)
-    if not is_readable(builder):
-        raise ValueError(
-            f"{builder.data_dir} holds {tfds_name!r} as {builder.info.file_format.value}, not {FILE_FORMAT}: "
-            "give another directory for tensorflow-datasets (--tfds-data-dir), to prepare it there again."
-        )
+    builder = find_or_fetch(tfds_name, data_dir, download)
     path = Path(out_dir).expanduser() / f"{name}.npz"
     write_prepared(path, _read(builder, spec))
     return path

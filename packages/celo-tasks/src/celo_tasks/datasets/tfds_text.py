@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celo_tasks.datasets.text import BYTES, TEXT_SPECS, TextData, TextSpec
-from celo_tasks.datasets.tfds_builders import directory, download, find, find_readable, is_readable
+from celo_tasks.datasets.tfds_builders import directory, download, find_or_fetch, find_readable
 
 TRAIN_BYTES = 50_000_000
 """Documents to train on are taken until they have so many bytes."""
@@ -171,14 +171,7 @@ def prepare_text(
     spec, data_dir = _spec(name), directory(tfds_data_dir)
     tfds_name = str(spec.tfds_name)
     tokenizers = _import_tokenizers(name) if spec.vocabulary > BYTES else None
-    builder = find(tfds_name, data_dir)
-    if builder is None:
-        builder = _fetch(tfds_name, data_dir)
-    if not is_readable(builder):
-        raise ValueError(
-            f"{builder.data_dir} holds {tfds_name!r} as {builder.info.file_format.value}, not array_record: "
-            "give another directory for tensorflow-datasets (--tfds-data-dir), to prepare it there again."
-        )
+    builder = find_or_fetch(tfds_name, data_dir, _fetch)
     arrays: dict[str, Any]
     if tokenizers is None:
         text = _read_bytes(builder)

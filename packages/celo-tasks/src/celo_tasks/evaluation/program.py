@@ -70,7 +70,7 @@ class Progress(NamedTuple):
     Attributes:
       trainee: the networks.
       losses: normalised losses so far, float32 (networks, steps), 0 where a step is yet to be done.
-      finite: whether every loss and every parameter was finite so far, bool (networks,).
+      finite: whether every loss was finite so far, bool (networks,).
     """
 
     trainee: Trainee

@@ -10,6 +10,7 @@ import numpy as np
 
 from celo_core import files
 from celo_tasks import __version__
+from celo_tasks.curves import six_digits
 from celo_tasks.evaluation import plots, statistics
 from celo_tasks.evaluation.scores import Score, Scores, scores
 from celo_tasks.evaluation.statistics import Interval, stratified_bootstrap
@@ -299,4 +300,4 @@ def _rounded(value: Any) -> Any:
         return {key: _rounded(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(one) for one in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return six_digits(value) if isinstance(value, float) else value

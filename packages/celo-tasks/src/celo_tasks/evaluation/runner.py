@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ from celo_tasks.baselines.tuning import SCHEDULES, Setting, grid
 from celo_tasks.evaluation import extension, reference
 from celo_tasks.evaluation.competitors import UNTUNED, Spec, resolve
 from celo_tasks.evaluation.store import Run, RunKey, Store
-from celo_tasks.evaluation.worker import Group, Worker, attempt, load_task, work
+from celo_tasks.evaluation.worker import Group, Worker, attempt, task_identity, work
 from celo_tasks.registry import find_task
 
 BASELINE = "adam"
@@ -126,7 +127,7 @@ def evaluate(
     tasks_of = {spec: settings.tasks for spec in settings.specs}
     tasks_of.setdefault(adam, settings.tune_adam)
     competitors = {spec: resolve(spec) for spec in tasks_of}
-    identities = {name: load_task(name, settings.data_dir).identity for name in settings.tasks}
+    identities = {name: task_identity(name, settings.data_dir) for name in settings.tasks}
     store = Store.create(folder, settings.suite, settings.tasks, settings.steps)
     for spec, competitor in competitors.items():
         _check_identities(store, spec.name, competitor.identity, identities)
@@ -159,7 +160,7 @@ def needs_adam(suite: str, tasks: Iterable[str], steps: int, data_dir: str | Non
     return [
         name
         for name in tasks
-        if reference.find(suite, name, steps, lambda name=name: load_task(name, data_dir).identity) is None  # type: ignore[misc]
+        if reference.find(suite, name, steps, functools.partial(task_identity, name, data_dir)) is None
     ]
 
 

@@ -92,11 +92,7 @@ def curve_steps(steps: int, base: int | None = None) -> NDArray[np.int64]:
 def summarize(losses: NDArray[np.floating], base: int) -> tuple[float, tuple[float, ...]]:
     """Final loss and thinned smoothed curve of normalised losses (steps,)."""
     smoothed = curves.smooth(losses)[curve_steps(len(losses), base) - 1]
-    return _digits(float(curves.final_loss(losses))), tuple(_digits(float(x)) for x in smoothed)
-
-
-def _digits(value: float) -> float:
-    return float(f"{value:.6g}")
+    return curves.six_digits(float(curves.final_loss(losses))), tuple(map(curves.six_digits, smoothed))
 
 
 class Store:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from celo_tasks.curves import six_digits
 from celo_tasks.evaluation.store import Run, curve_steps
 
 Curve = NDArray[np.float64]
@@ -99,7 +100,7 @@ class TunedAdam:
         """For a results file."""
         value = dataclasses.asdict(self)
         value["steps"] = self.steps.tolist()
-        value["envelope"] = [float(f"{x:.6g}") for x in self.envelope]
+        value["envelope"] = [six_digits(x) for x in self.envelope]
         return value
 
     @classmethod

@@ -1,6 +1,7 @@
 """Runs groups of trainings: one process of an evaluation."""
 
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -82,6 +83,13 @@ def load_task(name: str, data_dir: str | None) -> LoadedTask:
         held_out,
         parameter_count(family),
     )
+
+
+@functools.cache
+def task_identity(name: str, data_dir: str | None) -> str:
+    """A task's `identity` on the data that are here; they are read once. Errors as `load_task`."""
+    family = find_task(name).make(data_dir)
+    return identity(family, family.load())
 
 
 def identity(family: Any, data: Any) -> str:
