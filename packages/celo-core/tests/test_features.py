@@ -6,31 +6,36 @@ import numpy as np
 import pytest
 
 from celo_core import Celo, CeloConfig
-from celo_core.accumulators import FactoredMoment, init_factored, update_factored
 from celo_core.features import (
     CELO_FEATURES,
     FEATURES,
-    compute_features,
+    Kind,
+    Values,
+    clip_gradient,
+    indices,
+    make,
+    normalizer,
     num_features,
     parameter_scale,
+    row_factor,
     safe_rsqrt,
-    tensor_statistics,
 )
 
 DECAYS = (0.9, 0.99, 0.999)
 
 
-def statistics_of(shape, seed=0):
+def values_of(shape, seed=0):
+    """Random values as a matrix has them: rows and columns broadcast."""
     rng = np.random.default_rng(seed)
-    draw = lambda: jnp.asarray(rng.standard_normal(shape), jnp.float32)
-    g, p = draw(), draw()
-    factored = [update_factored(init_factored(g, jnp.float32), draw() ** 2 + 1e-30, decay) for decay in DECAYS]
-    return tensor_statistics(g, p, [draw() for _ in DECAYS], draw() ** 2, factored)
+    draw = lambda shape=shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    row, column = [draw((1, shape[1])) ** 2 for _ in DECAYS], [draw((shape[0], 1)) ** 2 for _ in DECAYS]
+    factors = [draw() ** 2 for _ in DECAYS]
+    return Values(draw(), draw(), [draw() for _ in DECAYS], draw() ** 2, draw() ** 2, factors, factors, row, column)
 
 
 def test_celo_has_30_features_in_14_groups():
     assert len(CELO_FEATURES) == 14
-    assert num_features(CELO_FEATURES, 3, 3) == CeloConfig().num_features == 30
+    assert num_features(CELO_FEATURES, 3) == CeloConfig().num_features == 30
 
 
 def test_published_order():
@@ -50,41 +55,43 @@ def test_theta_has_154_numbers_in_the_rule():
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_num_features_of_each_group(name):
-    made = FEATURES[name](statistics_of((4, 3)))
-    assert len(made) == num_features([name], 3, 3)
+    assert len(FEATURES[name].of(values_of((4, 3)))) == num_features([name], 3)
 
 
-@pytest.mark.parametrize("shape", [(), (5,), (4, 3), (2, 5, 4), (3, 1, 2, 2)])
-def test_normalisation_is_that_over_the_broadcast_tensor(shape):
-    """Row and column features are kept small; their scale must be what the full tensor's would be."""
-    features, scales = compute_features(CELO_FEATURES, statistics_of(shape))
-    assert len(features) == len(scales) == 30
-    for feature, scale in zip(features, scales, strict=True):
-        full = np.broadcast_to(np.asarray(feature, np.float64), shape)
-        np.testing.assert_allclose(scale, 1 / np.sqrt(1e-5 + np.mean(full**2)), rtol=1e-5)  # float32 sums
+@pytest.mark.parametrize("name", FEATURES)
+def test_shape_follows_kind(name):
+    """Row and column features are not blown up; all others have the tensor's shape."""
+    shapes = {Kind.ROW: (1, 3), Kind.COLUMN: (4, 1)}
+    for feature in FEATURES[name].of(values_of((4, 3))):
+        assert feature.shape == shapes.get(FEATURES[name].kind, (4, 3))
 
 
-def test_row_features_are_not_blown_up():
-    features, _ = compute_features(("row", "column"), statistics_of((4, 3)))
-    assert [f.shape for f in features] == [(1, 3)] * 3 + [(4, 1)] * 3
+def test_indices_of_the_kinds_partition_the_checkpoint_order():
+    by_kind = {kind: indices(CELO_FEATURES, 3, (kind,)) for kind in Kind}
+    assert sorted(sum(by_kind.values(), [])) == list(range(30))
+    assert by_kind[Kind.ROW] == [15, 16, 17, 21, 22, 23]
+    assert by_kind[Kind.COLUMN] == [18, 19, 20, 24, 25, 26]
+    assert by_kind[Kind.FACTORED] == [11, 12, 13, 27, 28, 29]
 
 
-def test_factored_gradient_of_a_rank_one_second_moment_is_its_sign():
-    """Where q = g^2 has rank one, the factored preconditioner is exact: g over root q."""
-    a, b = np.array([1.0, -2.0, 4.0, 0.5]), np.array([3.0, -1.0])
-    g = jnp.asarray(np.outer(a, b), jnp.float32)
-    row, column = jnp.mean(g**2, axis=0), jnp.mean(g**2, axis=1)
-    s = tensor_statistics(g, g, [g], g**2, [FactoredMoment(row, column)])
-    np.testing.assert_allclose(FEATURES["factored_gradient"](s)[0], np.sign(g), rtol=1e-5)  # 1e-9 floors, float32
+def test_make_follows_the_order_of_indices():
+    values = values_of((4, 3))
+    everything = [x for name in CELO_FEATURES for x in FEATURES[name].of(values)]
+    kinds = (Kind.POINTWISE, Kind.FACTORED)
+    for index, feature in zip(indices(CELO_FEATURES, 3, kinds), make(CELO_FEATURES, values, kinds), strict=True):
+        np.testing.assert_array_equal(feature, everything[index])
 
 
-def test_factored_features_of_a_vector():
-    """Below rank two: rs(full + 1e-9) for the gradient, full^(-1/2) for the momentum."""
-    full = jnp.array([4.0, 1e-30])
-    g, m = jnp.array([1.0, 1.0]), jnp.array([2.0, 1e-15])
-    s = tensor_statistics(g, g, [m], full, [FactoredMoment(full, None)])
-    np.testing.assert_allclose(FEATURES["factored_gradient"](s)[0], [0.5, 1e-9**-0.5], rtol=1e-5)
-    np.testing.assert_allclose(FEATURES["factored_momentum"](s)[0], [1.0, 1.0], rtol=1e-5)
+def test_clip_gradient():
+    np.testing.assert_allclose(clip_gradient(jnp.array([-3.0, -0.05, 0.2])), [-0.1, -0.05, 0.1], rtol=1e-6)
+
+
+def test_row_factor_of_a_mean_row_is_one():
+    np.testing.assert_allclose(row_factor(jnp.full((3,), 2.0), jnp.full((1,), 2.0)), np.ones(3), rtol=1e-6)
+
+
+def test_normalizer():
+    np.testing.assert_allclose(normalizer(jnp.array([0.0, 4.0])), [1e-5**-0.5, (4 + 1e-5) ** -0.5], rtol=1e-6)
 
 
 def test_safe_rsqrt_is_bounded():
@@ -92,5 +99,4 @@ def test_safe_rsqrt_is_bounded():
 
 
 def test_parameter_scale():
-    np.testing.assert_allclose(parameter_scale(jnp.array([3.0, 4.0])), np.sqrt(12.5), rtol=1e-6)
-    np.testing.assert_allclose(parameter_scale(jnp.zeros((3,))), np.sqrt(1e-9), rtol=1e-6)
+    np.testing.assert_allclose(parameter_scale(jnp.array([12.5, 0.0])), np.sqrt([12.5, 1e-9]), rtol=1e-6)

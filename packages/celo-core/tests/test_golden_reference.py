@@ -6,6 +6,7 @@ nearly cancel. The tolerances here leave a factor of about 10 to that.
 """
 
 import functools
+import unittest.mock
 
 import golden
 import jax
@@ -15,6 +16,7 @@ import optax
 import pytest
 
 from celo_core import CeloConfig, celo, celo_adam
+from celo_core.kernels import reductions
 from celo_core.schedulers.loss_features import init_loss_buffer, update_loss_buffer
 
 # Largest error of a parameter over the largest movement of its tensor.
@@ -26,11 +28,12 @@ TOLERANCES = {
     "celo_adam_official": 5e-5,
 }
 names = pytest.mark.parametrize("name", TOLERANCES)
+modes = pytest.mark.parametrize("mode", ["one CPU", "many devices"])
 
 
 @functools.cache
-def jitted_update(kind):
-    """One compiled update per architecture and config, with theta and num_steps as arguments."""
+def jitted_update(kind, mode):
+    """One compiled update per architecture, config and way through memory, with theta and num_steps as arguments."""
     config = CeloConfig() if kind == "phase2" else CeloConfig(scheduler=None)
     build = celo_adam if kind == "adam" else functools.partial(celo, config=config)
     update = lambda theta, num_steps, g, s, p, value: build(theta, num_steps).update(g, s, p, value=value)
@@ -38,19 +41,20 @@ def jitted_update(kind):
 
 
 @functools.cache
-def replay(path):
+def replay(path, mode="many devices"):
     """The vectors, and our parameters and states after every step."""
     with np.load(path) as file:
         data = dict(file)
     kind = path.stem.split("_")[1]
     theta = golden.theta_from_reference(data, rule=kind != "adam", scheduler=kind != "phase1")
-    build, update = jitted_update(kind)
+    build, update = jitted_update(kind, mode)
     params, steps = golden.trajectory(data)
     params = jax.tree.map(jnp.asarray, params)
     num_steps = jnp.asarray(data["num_steps"])
     state, trajectory, states = build(theta, num_steps).init(params), [], []
     for grads, loss in steps:
-        updates, state = update(theta, num_steps, grads, state, params, loss)
+        with unittest.mock.patch.object(reductions, "on_one_cpu", lambda: mode == "one CPU"):
+            updates, state = update(theta, num_steps, grads, state, params, loss)
         params = optax.apply_updates(params, updates)
         trajectory.append(jax.device_get(params))
         states.append(jax.device_get(state[0]))
@@ -58,8 +62,9 @@ def replay(path):
 
 
 @names
-def test_parameters(golden_dir, name):
-    data, trajectory, _ = replay(golden_dir / f"{name}.npz")
+@modes
+def test_parameters(golden_dir, name, mode):
+    data, trajectory, _ = replay(golden_dir / f"{name}.npz", mode)
     errors = {}
     for leaf in golden.LEAVES:
         wanted = data[f"params/{leaf}"]
@@ -87,8 +92,9 @@ def moments_of(state, leaf, celo_state):
 
 
 @names
-def test_states(golden_dir, name):
-    data, _, states = replay(golden_dir / f"{name}.npz")
+@modes
+def test_states(golden_dir, name, mode):
+    data, _, states = replay(golden_dir / f"{name}.npz", mode)
     recorded = sorted({int(key.split("/")[1].removeprefix("step")) for key in data if key.startswith("state/")})
     assert recorded
     for step in recorded:

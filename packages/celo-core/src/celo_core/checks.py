@@ -1,6 +1,6 @@
 """Errors at the border: each says in one sentence what was wrong and what to do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,6 +61,12 @@ def check_num_steps(num_steps: Any) -> None:
         raise ValueError(f"num_steps must be one number, the planned length of training in steps, not {num_steps!r}.")
     if not isinstance(num_steps, jax.core.Tracer) and not float(num_steps) >= 1:
         raise ValueError(f"num_steps must be at least 1, the planned length of training in steps, not {num_steps}.")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raises ValueError, naming the choices, unless ``value`` is one of them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
 
 
 def check_params(params: Any) -> None:

@@ -3,17 +3,16 @@
 `FEATURES` is the one table of feature groups. The order in which a config names them is the order of the rows of the
 first layer's kernel, hence part of the checkpoint format (Celo, arXiv 2501.12670, section 3).
 
-A feature is an array that broadcasts against its tensor. Row and column statistics keep their reduced axis with size
-one and are never blown up to the tensor's size: the first layer adds them as rank-one terms.
+Every feature is divided by its root mean square over the tensor. How that mean is had, and how the first layer takes the
+feature in, depends on the feature's `Kind`: row and column statistics are never blown up to the tensor's size.
 """
 
+import enum
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-from celo_core.accumulators import FactoredMoment, factored_axes
 
 Array = jax.Array
 
@@ -21,28 +20,58 @@ NORMALIZER_EPSILON = 1e-5
 """Added to a feature's mean square before the reciprocal square root."""
 
 
-class TensorStatistics(NamedTuple):
-    """All that the features of one tensor are made of; every array is float32.
+class Kind(enum.Enum):
+    """What a feature depends on, for a tensor of rank 2 or more; below that every feature has the tensor's shape.
 
     Attributes:
-      gradient: clipped gradient, the tensor's shape.
-      parameter: the parameter, same shape.
-      momenta: one array of that shape per momentum decay.
-      second_moment: one array of that shape.
-      rows, columns: factored second moments, broadcastable against the tensor, one per factored decay. For rank < 2
-        both are the full second moment of that decay.
+      POINTWISE: gradient, parameter, momenta and second moment at the same place.
+      FACTORED: those and the factored preconditioner, whose statistics come from a pass over the whole gradient first.
+      ROW: a row statistic: one number per row, a rank-one term of the first layer.
+      COLUMN: likewise a column statistic.
+    """
+
+    POINTWISE = enum.auto()
+    FACTORED = enum.auto()
+    ROW = enum.auto()
+    COLUMN = enum.auto()
+
+
+class Values(NamedTuple):
+    """All that the features of a tensor are made of; float32 arrays that broadcast against the tensor.
+
+    Attributes:
+      gradient: clipped gradient.
+      parameter: the parameter.
+      momenta: one array per momentum decay.
+      second_moment: running mean of the squared gradient.
+      inverse_rms: ``rsqrt(second_moment + 1e-6)``.
       factors: reciprocal root of the factored second moment that preconditions the gradient, one per decay.
       momentum_factors: likewise for the momenta.
+      rows: factored second moments over rows, one per decay; for rank < 2 the full second moment of that decay.
+      columns: likewise over columns.
     """
 
     gradient: Array
     parameter: Array
     momenta: Sequence[Array]
     second_moment: Array
-    rows: Sequence[Array]
-    columns: Sequence[Array]
+    inverse_rms: Array
     factors: Sequence[Array]
     momentum_factors: Sequence[Array]
+    rows: Sequence[Array]
+    columns: Sequence[Array]
+
+
+class Feature(NamedTuple):
+    """A group of features.
+
+    Attributes:
+      kind: what they depend on.
+      of: function from `Values` to one array per feature.
+    """
+
+    kind: Kind
+    of: Callable[[Values], Sequence[Array]]
 
 
 def safe_rsqrt(x: Array) -> Array:
@@ -50,91 +79,73 @@ def safe_rsqrt(x: Array) -> Array:
     return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
 
 
-def tensor_statistics(
-    gradient: Array,
-    parameter: Array,
-    momenta: Sequence[Array],
-    second_moment: Array,
-    factored: Sequence[FactoredMoment],
-) -> TensorStatistics:
-    """Collects what the features need, with the factored moments expanded to broadcast against the tensor."""
-    axes = factored_axes(gradient.shape)
-    if axes is None:
-        full = [moment.row for moment in factored]
-        return TensorStatistics(
-            gradient,
-            parameter,
-            momenta,
-            second_moment,
-            rows=full,
-            columns=full,
-            factors=[safe_rsqrt(x + 1e-9) for x in full],
-            momentum_factors=[jax.lax.rsqrt(x) for x in full],
-        )
-    d1, d0 = axes
-    rows = [jnp.expand_dims(moment.row, d0) for moment in factored]
-    columns = [jnp.expand_dims(moment.column, d1) for moment in factored]
-    factors = [
-        safe_rsqrt(row / (jnp.mean(row, axis=d1, keepdims=True) + 1e-9)) * safe_rsqrt(column)
-        for row, column in zip(rows, columns, strict=True)
-    ]
-    return TensorStatistics(gradient, parameter, momenta, second_moment, rows, columns, factors, factors)
+def inverse_rms(second_moment: Array) -> Array:
+    """``rsqrt(v + 1e-6)``."""
+    return jax.lax.rsqrt(second_moment + 1e-6)
 
 
-def _normalized_second_moment(s: TensorStatistics) -> Array:
-    return jax.lax.rsqrt(s.second_moment + 1e-6)
+def clip_gradient(gradient: Array) -> Array:
+    """The gradient limited to plus or minus 0.1."""
+    return jnp.maximum(jnp.minimum(gradient, 0.1), -0.1)
 
 
-FEATURES: dict[str, Callable[[TensorStatistics], Sequence[Array]]] = {
-    "gradient": lambda s: [s.gradient],
-    "clipped_gradient": lambda s: [jnp.clip(s.gradient, -0.1, 0.1)],
-    "parameter": lambda s: [s.parameter],
-    "momentum": lambda s: list(s.momenta),
-    "second_moment": lambda s: [s.second_moment],
-    "momentum_over_rms": lambda s: [m * _normalized_second_moment(s) for m in s.momenta],
-    "inverse_rms": lambda s: [_normalized_second_moment(s)],
-    "factored_gradient": lambda s: [s.gradient * factor for factor in s.factors],
-    "gradient_over_rms": lambda s: [s.gradient * _normalized_second_moment(s)],
-    "row": lambda s: list(s.rows),
-    "column": lambda s: list(s.columns),
-    "inverse_root_row": lambda s: [jax.lax.rsqrt(row + 1e-8) for row in s.rows],
-    "inverse_root_column": lambda s: [jax.lax.rsqrt(column + 1e-8) for column in s.columns],
-    "factored_momentum": lambda s: [m * f for m, f in zip(s.momenta, s.momentum_factors, strict=True)],
+def row_factor(row: Array, mean_row: Array) -> Array:
+    """Row part of the factored preconditioner: ``rsqrt(max(row / (mean row + 1e-9), 1e-9))``."""
+    return safe_rsqrt(row / (mean_row + 1e-9))
+
+
+FEATURES: dict[str, Feature] = {
+    "gradient": Feature(Kind.POINTWISE, lambda x: [x.gradient]),
+    "clipped_gradient": Feature(Kind.POINTWISE, lambda x: [clip_gradient(x.gradient)]),
+    "parameter": Feature(Kind.POINTWISE, lambda x: [x.parameter]),
+    "momentum": Feature(Kind.POINTWISE, lambda x: list(x.momenta)),
+    "second_moment": Feature(Kind.POINTWISE, lambda x: [x.second_moment]),
+    "momentum_over_rms": Feature(Kind.POINTWISE, lambda x: [m * x.inverse_rms for m in x.momenta]),
+    "inverse_rms": Feature(Kind.POINTWISE, lambda x: [x.inverse_rms]),
+    "factored_gradient": Feature(Kind.FACTORED, lambda x: [x.gradient * f for f in x.factors]),
+    "gradient_over_rms": Feature(Kind.POINTWISE, lambda x: [x.gradient * x.inverse_rms]),
+    "row": Feature(Kind.ROW, lambda x: list(x.rows)),
+    "column": Feature(Kind.COLUMN, lambda x: list(x.columns)),
+    "inverse_root_row": Feature(Kind.ROW, lambda x: [jax.lax.rsqrt(row + 1e-8) for row in x.rows]),
+    "inverse_root_column": Feature(Kind.COLUMN, lambda x: [jax.lax.rsqrt(column + 1e-8) for column in x.columns]),
+    "factored_momentum": Feature(
+        Kind.FACTORED, lambda x: [m * f for m, f in zip(x.momenta, x.momentum_factors, strict=True)]
+    ),
 }
-"""Name of a feature group -> function from a tensor's statistics to its features."""
+"""Name of a feature group -> what it depends on and how it is made."""
 
 CELO_FEATURES: tuple[str, ...] = tuple(FEATURES)
 """The groups of Celo in their published order: 14 groups, 30 numbers."""
 
-
-def num_features(names: Sequence[str], num_momenta: int, num_factored: int) -> int:
-    """Number of features that the groups ``names`` make, given the numbers of decays."""
-    sizes = {
-        "momentum": num_momenta,
-        "momentum_over_rms": num_momenta,
-        "factored_gradient": num_factored,
-        "row": num_factored,
-        "column": num_factored,
-        "inverse_root_row": num_factored,
-        "inverse_root_column": num_factored,
-        "factored_momentum": num_factored,
+_PER_DECAY = frozenset(
+    {
+        *("momentum", "momentum_over_rms", "factored_gradient", "row", "column"),
+        *("inverse_root_row", "inverse_root_column", "factored_momentum"),
     }
-    return sum(sizes.get(name, 1) for name in names)
+)
 
 
-def compute_features(names: Sequence[str], statistics: TensorStatistics) -> tuple[list[Array], list[Array]]:
-    """Features in checkpoint order and the scalar that normalises each.
-
-    Returns:
-      ``(features, scales)``: arrays that broadcast against the tensor, and float32 scalars
-      ``rsqrt(1e-5 + mean(feature^2))``. The mean is over the whole tensor, which for a row or column statistic equals
-      the mean over its own entries, since each is repeated equally often.
-    """
-    features = [feature for name in names for feature in FEATURES[name](statistics)]
-    scales = [jax.lax.rsqrt(NORMALIZER_EPSILON + jnp.mean(jnp.square(x))) for x in features]
-    return features, scales
+def num_features(names: Sequence[str], num_decays: int) -> int:
+    """Number of features that the groups ``names`` make with ``num_decays`` momenta and factored moments."""
+    return sum(num_decays if name in _PER_DECAY else 1 for name in names)
 
 
-def parameter_scale(parameter: Array) -> Array:
+def indices(names: Sequence[str], num_decays: int, kinds: Sequence[Kind]) -> list[int]:
+    """Places, in checkpoint order, of the features of some kinds."""
+    kind_of = [FEATURES[name].kind for name in names for _ in range(num_features([name], num_decays))]
+    return [index for index, kind in enumerate(kind_of) if kind in kinds]
+
+
+def make(names: Sequence[str], values: Values, kinds: Sequence[Kind]) -> list[Array]:
+    """The features of some kinds, in the order of `indices`."""
+    return [x for name in names if FEATURES[name].kind in kinds for x in FEATURES[name].of(values)]
+
+
+def normalizer(mean_square: Array) -> Array:
+    """What a feature is multiplied by: ``rsqrt(1e-5 + mean(feature^2))``, the mean over the whole tensor."""
+    return jax.lax.rsqrt(NORMALIZER_EPSILON + mean_square)
+
+
+def parameter_scale(mean_square: Array) -> Array:
     """Root mean square of a tensor, ``sqrt(mean p^2 + 1e-9)``: steps are relative to it."""
-    return jnp.sqrt(jnp.mean(jnp.square(parameter)) + 1e-9)
+    return jnp.sqrt(mean_square + 1e-9)

@@ -9,32 +9,9 @@ import optax
 
 Array = jax.Array
 
-LARGEST_EXPONENT = 80.0
-"""Upper bound on a learned log-magnitude: exp(80) is finite in float32."""
-
-_LARGEST_PARAMETER = 1e15  # its square, summed over a tensor, is finite in float32
-
-
 def zeros_like(params: Any, dtype: Any) -> Any:
     """A tree of zeros of ``dtype``, each its own buffer so that all can be donated."""
     return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params)
-
-
-def finite_gradient(gradient: Array, bound: float) -> Array:
-    """The gradient in float32, NaN as 0 and everything clipped elementwise to plus or minus ``bound``."""
-    gradient = gradient.astype(jnp.float32)
-    return jnp.clip(jnp.where(jnp.isnan(gradient), 0.0, gradient), -bound, bound)
-
-
-def finite_parameter(parameter: Array) -> Array:
-    """The parameter in float32, limited so that its square does not overflow."""
-    return jnp.clip(jnp.asarray(parameter).astype(jnp.float32), -_LARGEST_PARAMETER, _LARGEST_PARAMETER)
-
-
-def cast_finite(step: Array, dtype: Any) -> Array:
-    """``step`` in ``dtype``, limited to its finite range (which matters for float16)."""
-    limit = float(jnp.finfo(dtype).max)
-    return jnp.clip(step, -limit, limit).astype(dtype) if limit < 1e30 else step.astype(dtype)
 
 
 def map_tensors(

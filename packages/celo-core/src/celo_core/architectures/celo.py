@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo_core import accumulators, checks
+from celo_core import accumulators, checks, kernels
 from celo_core import features as features_lib
 from celo_core.architectures import _common
 from celo_core.networks import PerParameterMLP
@@ -67,7 +67,13 @@ class CeloConfig:
     @property
     def num_features(self) -> int:
         """Number of inputs of the MLP."""
-        return features_lib.num_features(self.features, len(self.momentum_decays), len(self.factored_decays))
+        return features_lib.num_features(self.features, len(self.momentum_decays))
+
+    @property
+    def rule(self) -> kernels.UpdateRule:
+        """The part of it that the fused update needs."""
+        names = [field.name for field in dataclasses.fields(kernels.UpdateRule)]
+        return kernels.UpdateRule(**{name: getattr(self, name) for name in names})
 
 
 class ScaleByCeloState(NamedTuple):
@@ -104,8 +110,7 @@ class Celo:
     def init(self, key: Array) -> dict[str, Any]:
         """Random meta-parameters, float32."""
         key_rule, key_scheduler = jax.random.split(key)
-        units = [jnp.zeros(())] * self.config.num_features
-        variables = _mlp(self.config).init(key_rule, units, units)
+        variables = _mlp(self.config).init(key_rule, jnp.zeros((self.config.num_features,)))
         theta: dict[str, Any] = {"update_rule": variables["params"]}
         if self.config.scheduler is not None:
             theta["scheduler"] = LSTMScheduler(self.config.scheduler).init(key_scheduler)
@@ -132,6 +137,7 @@ def scale_by_celo(
     config: CeloConfig = CeloConfig(),
     accumulator_dtype: Any = jnp.float32,
     task_embedding: Any = None,
+    implementation: str = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales gradients to Celo's step (to be subtracted from the parameters).
 
@@ -143,16 +149,21 @@ def scale_by_celo(
         differentiated.
       num_steps: planned number of training steps, at least 1; may be traced.
       config: the architecture's configuration.
-      accumulator_dtype: dtype in which moments are kept; arithmetic is in float32.
+      accumulator_dtype: dtype in which moments are kept; arithmetic is in float32. bfloat16 halves the state and is rounded
+        to stochastically (see `celo_core.accumulators.store`); float16 underflows.
       task_embedding: what `celo_core.task_embedding` returned, for a config whose scheduler reads it; others ignore it.
+      implementation: ``"xla"``, which runs everywhere; ``"pallas"``, kernels for CUDA GPUs, which falls back to XLA with a
+        warning that says why; or ``"auto"``: Pallas where it is the faster one.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params`` and the keyword ``value``, the loss.
 
     Raises:
-      ValueError: theta does not fit the config, num_steps is less than 1, or a task embedding is missing or misshapen.
+      ValueError: theta does not fit the config, num_steps is less than 1, a task embedding is missing or misshapen, or an
+        implementation is unknown.
     """
     theta = checks.check_theta(theta, _theta_shapes(config), "celo")
+    checks.check_choice("implementation", implementation, kernels.IMPLEMENTATIONS)
     checks.check_num_steps(num_steps)
     embedding = check_task_embedding(task_embedding, config.scheduler is not None and config.scheduler.task_embedding)
     scheduler = None if config.scheduler is None else LSTMScheduler(config.scheduler)
@@ -178,62 +189,15 @@ def scale_by_celo(
             multiplier, scheduler_state = scheduler.step(
                 theta["scheduler"], state.scheduler, state.count, value, num_steps, embedding
             )
-        steps, momentum, (second_moment,), *moments = _common.map_tensors(
-            lambda *tensor: _update_tensor(theta["update_rule"], config, multiplier, *tensor),
-            updates,
-            params,
-            state.momentum,
-            (state.second_moment,),
-            *state.factored,
+        old = kernels.Accumulators(state.momentum, state.second_moment, *state.factored)
+        steps, new = kernels.update_tree(
+            config.rule, theta["update_rule"], multiplier, updates, params, old, state.count, implementation
         )
         count = optax.safe_increment(state.count)
-        factored = accumulators.FactoredMoment(*moments)
-        return steps, ScaleByCeloState(count, momentum, second_moment, factored, scheduler_state)
+        factored = accumulators.FactoredMoment(new.rows, new.columns)
+        return steps, ScaleByCeloState(count, new.momenta, new.second_moment, factored, scheduler_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _update_tensor(
-    theta: Any,
-    config: CeloConfig,
-    multiplier: Array | None,
-    g: Array,
-    p: Array,
-    momenta: tuple[Array, ...],
-    second_moment: tuple[Array],
-    rows: tuple[Array, ...],
-    columns: tuple[Any, ...],
-) -> tuple[Array, Any, Any, Any, Any]:
-    """One tensor: its step in the gradient's dtype, and its new accumulators in the old ones' dtypes."""
-    (v,) = second_moment
-    gradient = _common.finite_gradient(g, config.gradient_clip)
-    parameter = _common.finite_parameter(p)
-    squared = jnp.square(gradient)
-    new_momenta = [
-        accumulators.decay_average(m, gradient, decay) for m, decay in zip(momenta, config.momentum_decays, strict=True)
-    ]
-    new_v = accumulators.decay_average(v, squared, config.second_moment_decay)
-    new_factored = [
-        accumulators.update_factored(
-            accumulators.FactoredMoment(row, column), squared + accumulators.FACTORED_FLOOR, decay
-        )
-        for row, column, decay in zip(rows, columns, config.factored_decays, strict=True)
-    ]
-    statistics = features_lib.tensor_statistics(gradient, parameter, new_momenta, new_v, new_factored)
-    values, scales = features_lib.compute_features(config.features, statistics)
-    outputs: Any = _mlp(config).apply({"params": theta}, values, scales)
-    direction, magnitude = outputs
-    size = features_lib.parameter_scale(parameter) * config.step_scale
-    size = size if multiplier is None else size * multiplier
-    step = direction * jnp.exp(jnp.minimum(config.magnitude_scale * magnitude, _common.LARGEST_EXPONENT)) * size
-    cast = functools.partial(jax.tree.map, lambda new, old: new.astype(old.dtype))
-    return (
-        _common.cast_finite(step, g.dtype),
-        cast(tuple(new_momenta), momenta),
-        (cast(new_v, v),),
-        cast(tuple(moment.row for moment in new_factored), rows),
-        cast(tuple(moment.column for moment in new_factored), columns),
-    )
 
 
 def celo(
@@ -245,6 +209,7 @@ def celo(
     config: CeloConfig = CeloConfig(),
     accumulator_dtype: Any = jnp.float32,
     task_embedding: Any = None,
+    implementation: str = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     """The Celo optimizer: no learning rate, only the planned number of steps.
 
@@ -257,6 +222,7 @@ def celo(
       config: the architecture's configuration.
       accumulator_dtype: dtype in which moments are kept.
       task_embedding: what `celo_core.task_embedding` returned, for a config whose scheduler reads it; others ignore it.
+      implementation: see `scale_by_celo`.
 
     Returns:
       An optimizer whose ``update(grads, state, params, value=loss)`` returns updates for `optax.apply_updates`.
@@ -273,6 +239,11 @@ def celo(
       >>> params = optax.apply_updates(params, updates)
     """
     direction = scale_by_celo(
-        theta, num_steps, config=config, accumulator_dtype=accumulator_dtype, task_embedding=task_embedding
+        theta,
+        num_steps,
+        config=config,
+        accumulator_dtype=accumulator_dtype,
+        task_embedding=task_embedding,
+        implementation=implementation,
     )
     return _common.descend(direction, weight_decay, mask)

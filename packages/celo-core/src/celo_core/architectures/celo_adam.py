@@ -11,6 +11,7 @@ Reference: Celo, arXiv 2501.12670, section 5 (ablation of the update rule).
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo_core import accumulators, checks
+from celo_core import accumulators, checks, kernels
 from celo_core.architectures import _common
+from celo_core.kernels import interface
 from celo_core.schedulers import LSTMScheduler, LSTMSchedulerConfig
 from celo_core.schedulers.embedding import check_task_embedding
 
@@ -126,15 +128,19 @@ def scale_by_celo_adam(
         # 1 - b^k without the cancellation at small k.
         correction1, correction2 = (-jnp.expm1(k * jnp.log(jnp.float32(b))) for b in (config.b1, config.b2))
 
-        def one(g: Array, p: Array, momentum: tuple[Array], second: tuple[Array]) -> tuple[Array, Any, Any]:
+        numbers = itertools.count()
+
+        def one(g: Array, p: Array, momentum: tuple[Array], second_moment: tuple[Array]) -> Any:
             del p  # the step does not depend on it; `params` is asked for so that all architectures are called alike
-            (m,), (v,) = momentum, second
-            gradient = _common.finite_gradient(g, config.gradient_clip)
+            (m,), (v,) = momentum, second_moment
+            gradient = interface.finite_gradient(g, config.gradient_clip)
             new_m = accumulators.decay_average(m, gradient, config.b1)
             new_v = accumulators.decay_average(v, jnp.square(gradient), config.b2)
             direction = (new_m / correction1) / (config.eps + jnp.sqrt(new_v / correction2 + config.eps_root))
             step = multiplier * config.step_scale * direction
-            return _common.cast_finite(step, g.dtype), (new_m.astype(m.dtype),), (new_v.astype(v.dtype),)
+            first, second = (kernels.step_seed(state.count, next(numbers)) for _ in range(2))
+            kept = accumulators.store(new_m, m.dtype, first), accumulators.store(new_v, v.dtype, second)
+            return interface.cast_finite(step, g.dtype), kept[:1], kept[1:]
 
         steps, (momentum,), (second_moment,) = _common.map_tensors(
             one, updates, params, (state.momentum,), (state.second_moment,)

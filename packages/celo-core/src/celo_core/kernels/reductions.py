@@ -1,0 +1,196 @@
+"""Sums over whole tensors of things computed on the way.
+
+The statistics pass needs some twenty of them. On the GPU and for sharded arrays XLA's own reductions are right. On one
+CPU device they are not: a reduction to a scalar is a chain of dependent scalar additions, or a library call that wants its
+operands written out first. Two forms of the same sum are fast there, measured in docs/performance.md:
+
+- small tensors are cut along their first axis into up to eight parts that are added elementwise, which XLA fuses with
+  what computes them and vectorises;
+- large tensors are gone through in blocks that stay in the cache, so that nothing of the tensor's size is ever written.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Function = Callable[..., Sequence[Array]]
+
+PARTS = 8
+"""Slices of a small tensor that are added elementwise before a reduction."""
+
+BLOCK_PARTS = 16
+"""Likewise of a block of a large tensor."""
+
+BLOCK = 16_384
+"""Elements of a block: 64 kB of each float32 array, so that some ten of them fit a core's second-level cache."""
+
+SMALL = 512
+"""Tensors of fewer elements are summed as they are: cutting them gains nothing."""
+
+LARGE = 2 * BLOCK
+"""Tensors of more elements are gone through in blocks."""
+
+
+def on_one_cpu() -> bool:
+    """Whether arrays live whole on one CPU device: a single one, or the inside of a `jax.shard_map` over all axes."""
+    if jax.default_backend() != "cpu":
+        return False
+    if jax.device_count() == 1:
+        return True
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and all(kind == jax.sharding.AxisType.Manual for kind in mesh.axis_types)
+
+
+def sums(function: Function, arrays: Any, shape: Sequence[int], stacked: int, outputs: int) -> list[Array]:
+    """Sums over each tensor of a batch.
+
+    Args:
+      function: maps the tree ``arrays`` to arrays of ``shape``; elementwise, so that it may be applied to slices.
+      arrays: tree of arrays that broadcast against ``shape`` and have as many axes.
+      shape: (*batch, *s).
+      stacked: 1 if there is a batch axis, else 0.
+      outputs: how many arrays ``function`` returns; they are float32.
+
+    Returns:
+      Per output of ``function`` a float32 array (*batch,).
+    """
+    size = math.prod(shape[stacked:])
+    if stacked or size < SMALL or not on_one_cpu():
+        return [jnp.sum(x, axis=tuple(range(stacked, x.ndim))) for x in function(arrays)]
+    if size > LARGE:
+        return _blocked(function, arrays, shape, outputs)
+    axis = next((axis for axis, length in enumerate(shape) if length > 1), 0)
+    return [jnp.sum(_in_parts(x, axis)) for x in function(arrays)]
+
+
+def _in_parts(x: Array, axis: int) -> Array:
+    """An array with the same sum: ``axis`` is cut into parts that are added, and the sum of the rest is appended."""
+    length = x.shape[axis]
+    parts = min(PARTS, length)
+    whole = length // parts * parts
+    folded = _fold(jax.lax.slice_in_dim(x, 0, whole, axis=axis), axis, parts)
+    if whole == length:
+        return folded
+    rest = jnp.sum(jax.lax.slice_in_dim(x, whole, length, axis=axis), axis=axis, keepdims=True)
+    return jnp.concatenate([folded, rest], axis=axis)
+
+
+def one_by_one(function: Callable[[Any], Any], arrays: Any, results: Any) -> Any:
+    """Applies ``function`` to each of some stacked tensors, one after the other, in one loop.
+
+    Args:
+      function: maps a tree like ``arrays`` without the first axis to one like ``results`` without it.
+      arrays: tree of arrays stacked along the first axis.
+      results: tree of the results' shapes and dtypes.
+
+    Returns:
+      The results, stacked.
+    """
+
+    def put(i: Any, kept: Any) -> Any:
+        new = function(jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), arrays))
+        return jax.tree.map(lambda old, x: jax.lax.dynamic_update_index_in_dim(old, x, i, 0), kept, new)
+
+    count = jax.tree.leaves(results)[0].shape[0]
+    return jax.lax.fori_loop(0, count, put, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), results))
+
+
+def _fold(x: Array, axis: int, parts: int) -> Array:
+    """Cuts ``axis`` into ``parts`` equal ones and adds them, as a tree: less rounding than a chain, and no dependence."""
+    size = x.shape[axis] // parts
+    total = [jax.lax.slice_in_dim(x, i * size, (i + 1) * size, axis=axis) for i in range(parts)]
+    while len(total) > 1:
+        pairs = [a + b for a, b in zip(total[::2], total[1::2], strict=False)]
+        total = pairs + total[2 * len(pairs) :]
+    return total[0]
+
+
+class _Blocks:
+    """The blocks of an array: whole along the last axes, ``size`` places of axis ``axis``, one place of those before it.
+
+    A block has some `BLOCK` elements, fewer only where the array has. What does not fill a block along ``axis`` are blocks
+    of length ``rest``.
+    """
+
+    def __init__(self, shape: Sequence[int], multiple: int):
+        self.shape = tuple(shape)
+        within = lambda axis: math.prod(self.shape[axis + 1 :])
+        self.axis = next(axis for axis in range(len(shape)) if within(axis) * multiple <= 8 * BLOCK)
+        size = multiple * max(1, BLOCK // (multiple * max(1, within(self.axis))))
+        self.size = min(size, self.shape[self.axis] // multiple * multiple)
+        self.count, self.rest = divmod(self.shape[self.axis], self.size) if self.size else (0, self.shape[self.axis])
+
+    def over(self, step: Callable[[Callable[[Array], tuple[list[Any], list[int]]], int, Any], Any], carry: Any) -> Any:
+        """Loops ``carry = step(place, size, carry)`` over all blocks; ``place(x)`` is start and size of the block in ``x``."""
+        leading = self.shape[: self.axis]
+
+        def loop(count: int, size: int, first: int, carry: Any) -> Any:
+            def body(i: Any, carry: Any) -> Any:
+                at = [*jnp.unravel_index(i // count, leading)] if leading else []
+                starts = [*at, i % count * size + first] + [0] * (len(self.shape) - self.axis - 1)
+                sizes = [1] * self.axis + [size, *self.shape[self.axis + 1 :]]
+
+                def place(x: Array) -> tuple[list[Any], list[int]]:
+                    ones = [length == 1 for length in x.shape]
+                    return (
+                        [0 if one else start for start, one in zip(starts, ones, strict=True)],
+                        [1 if one else size for size, one in zip(sizes, ones, strict=True)],
+                    )
+
+                return step(place, size, carry)
+
+            return jax.lax.fori_loop(0, count * math.prod(leading), body, carry) if count and size else carry
+
+        carry = loop(self.count, self.size, 0, carry)
+        return loop(1, self.rest, self.count * self.size, carry)
+
+
+def _blocked(function: Function, arrays: Any, shape: Sequence[int], outputs: int) -> list[Array]:
+    """Sums over one tensor, block by block."""
+    blocks = _Blocks(shape, BLOCK_PARTS)
+    axis = blocks.axis
+    folded = jnp.zeros((1,) * axis + (blocks.size // BLOCK_PARTS, *shape[axis + 1 :]))
+    zeros = [folded] * outputs, [jnp.zeros(())] * outputs
+
+    def add(place: Callable[[Array], Any], size: int, totals: Any) -> Any:
+        in_parts, rest = totals
+        values = function(jax.tree.map(lambda x: jax.lax.dynamic_slice(x, *place(x)), arrays))
+        if size == blocks.size:
+            return [t + _fold(x, axis, BLOCK_PARTS) for t, x in zip(in_parts, values, strict=True)], rest
+        return in_parts, [t + jnp.sum(x) for t, x in zip(rest, values, strict=True)]
+
+    in_parts, rest = blocks.over(add, zeros)
+    return [jnp.sum(a) + b for a, b in zip(in_parts, rest, strict=True)]
+
+
+def means_over(function: Callable[[Array], Array], x: Array, axes: Sequence[int], stacked: int) -> list[Array]:
+    """Means of ``function(x)``, which is elementwise, over each of some axes.
+
+    Args:
+      function: what the means are of, e.g. the square.
+      x: (*batch, *s).
+      axes: axes of ``x``; one mean for each.
+      stacked: 1 if there is a batch axis, else 0.
+
+    Returns:
+      Per axis an array of x's shape without it.
+    """
+    if stacked or x.size <= LARGE or not on_one_cpu():
+        return [jnp.mean(function(x), axis=axis) for axis in axes]
+
+    def add(place: Callable[[Array], Any], size: int, totals: list[Array]) -> list[Array]:
+        values = function(jax.lax.dynamic_slice(x, *place(x)))
+        sums = [jnp.sum(values, axis=axis, keepdims=True) for axis in axes]
+        old = [jax.lax.dynamic_slice(total, *place(total)) for total in totals]
+        return [
+            jax.lax.dynamic_update_slice(total, a + b, place(total)[0])
+            for total, a, b in zip(totals, old, sums, strict=True)
+        ]
+
+    zeros = [jnp.zeros((*x.shape[:axis], 1, *x.shape[axis + 1 :])) for axis in axes]
+    totals = _Blocks(x.shape, 1).over(add, zeros)
+    return [jnp.squeeze(total, axis) / x.shape[axis] for total, axis in zip(totals, axes, strict=True)]

@@ -1,0 +1,106 @@
+"""The fused update of whole trees: leaves are grouped into batches, and each batch goes to an implementation."""
+
+import functools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from celo_core.kernels import grouping, xla
+from celo_core.kernels.interface import Accumulators, Batch, Leaf, UpdateRule, Weights
+
+Array = jax.Array
+
+IMPLEMENTATIONS = ("auto", "xla", "pallas")
+"""``auto`` takes the Pallas kernels on a CUDA GPU for tensors large enough, and XLA elsewhere."""
+
+
+def update_tree(
+    rule: UpdateRule,
+    weights: Weights,
+    multiplier: Array | None,
+    gradients: Any,
+    params: Any,
+    accumulators: Accumulators,
+    count: Array,
+    implementation: str = "auto",
+) -> tuple[Any, Accumulators]:
+    """One step of every tensor of a tree.
+
+    Args:
+      rule: the update rule.
+      weights: meta-parameters of its network.
+      multiplier: the scheduler's multiplier, a float32 scalar, or ``None`` for 1.
+      gradients: tree of gradients.
+      params: tree of parameters.
+      accumulators: as `Accumulators`, with a tree like ``gradients`` in place of each array.
+      count: steps taken, int32 ().
+      implementation: one of `IMPLEMENTATIONS`; see `celo_core.scale_by_celo`.
+
+    Returns:
+      The tree of steps, each in its gradient's dtype, and the new accumulators, as trees.
+    """
+    flat, treedef = jax.tree.flatten(gradients)
+    trees = [*accumulators.momenta, accumulators.second_moment, *accumulators.rows, *accumulators.columns]
+    columns = [treedef.flatten_up_to(tree) for tree in [params, *trees]]
+    by_leaf = [[column[i] for column in columns] for i in range(len(flat))]
+    leaves = [Leaf(g, p, _joined(parts, accumulators)) for g, (p, *parts) in zip(flat, by_leaf, strict=True)]
+    results: list[Any] = [None] * len(leaves)
+    for number, indices in enumerate(grouping.plan(leaves)):
+        members = [leaves[i] for i in indices]
+        seed = step_seed(count, number)
+        step, new = _update_batch(rule, weights, multiplier, grouping.gather(members), seed, implementation)
+        for index, result in zip(indices, grouping.scatter(members, step, new), strict=True):
+            results[index] = result
+    steps = treedef.unflatten([step for step, _ in results])
+    parts = [[*new.momenta, new.second_moment, *new.rows, *new.columns] for _, new in results]
+    new_trees = [treedef.unflatten([part[k] for part in parts]) for k in range(len(trees))]
+    return steps, _joined(new_trees, accumulators)
+
+
+def step_seed(count: Array, number: int) -> Array:
+    """Seed of the stochastic rounding of one batch in one step, uint32 ().
+
+    Args:
+      count: steps taken, int32 ().
+      number: which batch.
+    """
+    return (count.astype(jnp.uint32) * jnp.uint32(0xC2B2AE35)) ^ jnp.uint32(number * 0x27D4EB2F % 2**32)
+
+
+def _update_batch(
+    rule: UpdateRule, weights: Weights, multiplier: Array | None, batch: Batch, seed: Array, implementation: str
+) -> tuple[Array, Accumulators]:
+    """One batch by the implementation that is asked for and possible."""
+    on_xla = functools.partial(xla.update_batch, rule)
+    arguments = (weights, multiplier, batch, seed)
+    if implementation == "xla" or (implementation == "auto" and jax.default_backend() == "cpu"):
+        return on_xla(*arguments)
+    # Imported when it is used: Pallas takes longer to import than all of Celo.
+    from celo_core.kernels import pallas
+
+    if reason := pallas.supports(batch):
+        if implementation == "pallas":
+            warnings.warn(f"celo: XLA instead of Pallas for a tensor of shape {batch.gradient.shape}: {reason}", stacklevel=2)
+        return on_xla(*arguments)
+    if jax.default_backend() == "cpu":
+        warnings.warn(
+            "celo: XLA instead of Pallas, since the default back end is the CPU and the kernels are for GPUs: "
+            "leave implementation at 'auto' to have the best of each machine.",
+            stacklevel=2,
+        )
+        return on_xla(*arguments)
+    # Chosen where the program is lowered: arrays may be on a CPU beside the GPU.
+    return jax.lax.platform_dependent(
+        *arguments, cuda=functools.partial(pallas.update_batch, rule), default=on_xla
+    )
+
+
+def _joined(parts: list[Any], like: Accumulators) -> Accumulators:
+    """`Accumulators` from a list of their parts, with as many decays as ``like`` has."""
+    momenta, factored = len(like.momenta), len(like.rows)
+    rows = momenta + 1
+    return Accumulators(
+        tuple(parts[:momenta]), parts[momenta], tuple(parts[rows : rows + factored]), tuple(parts[rows + factored :])
+    )
