@@ -3,7 +3,7 @@
     celo-tasks evaluate --suite small-8 --optimizer adam --optimizer adamw ... --out results
     python tools/tuned_adam.py results
 
-Only tasks whose Adam has as many seeds as the suite asks for are written.
+Only tasks whose Adam has as many seeds as the suite asks for are written; what the package has of other tasks stays.
 """
 
 import argparse
@@ -50,6 +50,8 @@ def main() -> int:
             **tuned.to_json(),
         }
     path = FOLDER / f"{store.header['suite']}.json"
+    known = json.loads(path.read_text())["tasks"] if path.exists() else {}
+    record["tasks"] = {task: one for task in suite.tasks if (one := record["tasks"].get(task) or known.get(task))}
     # On one line a task: with a line a number the file would have fifteen thousand.
     lines = [f"{json.dumps(name)}: {json.dumps(one)}" for name, one in record.pop("tasks").items()]
     head = json.dumps(record)[:-1]

@@ -1,5 +1,7 @@
 """Closed forms of the update rule's features."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +70,7 @@ def test_shape_follows_kind(name):
 
 def test_indices_of_the_kinds_partition_the_checkpoint_order():
     by_kind = {kind: indices(CELO_FEATURES, 3, (kind,)) for kind in Kind}
-    assert sorted(sum(by_kind.values(), [])) == list(range(30))
+    assert sorted(itertools.chain(*by_kind.values())) == list(range(30))
     assert by_kind[Kind.ROW] == [15, 16, 17, 21, 22, 23]
     assert by_kind[Kind.COLUMN] == [18, 19, 20, 24, 25, 26]
     assert by_kind[Kind.FACTORED] == [11, 12, 13, 27, 28, 29]

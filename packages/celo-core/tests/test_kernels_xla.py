@@ -1,5 +1,6 @@
 """The fused update in XLA: its two ways through memory, batches of leaves, memory, sharding."""
 
+import itertools
 import re
 
 import jax
@@ -39,7 +40,9 @@ def run(theta, params, steps=3, **options):
     state = tx.init(params)
     update = jax.jit(lambda grads, state: tx.update(grads, state, params, value=jnp.float32(1.0)))
     for seed in range(steps):
-        grads = [0.1 * x.astype(p.dtype) for x, p in zip(draw([p.shape for p in params], 10 + seed), params, strict=True)]
+        grads = [
+            0.1 * x.astype(p.dtype) for x, p in zip(draw([p.shape for p in params], 10 + seed), params, strict=True)
+        ]
         updates, state = update(grads, state)
     return jax.device_get((updates, state))
 
@@ -70,10 +73,10 @@ def test_sums_are_those_of_float64(one_cpu, shape):
     if not shape:
         shape = (1,)
     (x,) = draw([shape])
-    a, b = draw([shape[:-1] + (1,), (1,) * (len(shape) - 1) + shape[-1:]], seed=1)
-    actual = jax.jit(lambda arrays: reductions.sums(lambda y: [y[0] ** 2 * y[1] * y[2] ** 2, y[0]], arrays, shape, 0, 2))(
-        (x, a, b)
-    )
+    a, b = draw([(*shape[:-1], 1), (1,) * (len(shape) - 1) + shape[-1:]], seed=1)
+    actual = jax.jit(
+        lambda arrays: reductions.sums(lambda y: [y[0] ** 2 * y[1] * y[2] ** 2, y[0]], arrays, shape, 0, 2)
+    )((x, a, b))
     x, a, b = (np.asarray(y, np.float64) for y in (x, a, b))
     for result, terms in zip(actual, (x**2 * a * b**2, x), strict=True):
         terms = np.broadcast_to(terms, shape)
@@ -81,7 +84,9 @@ def test_sums_are_those_of_float64(one_cpu, shape):
         np.testing.assert_allclose(result, terms.sum(), rtol=0, atol=1e-6 * np.abs(terms).sum())
 
 
-@pytest.mark.parametrize("shape", [(5, 3), (300, 200), (200, 301), (2, 3, 150, 100), (150, 3, 100), (50_001, 2)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(5, 3), (300, 200), (200, 301), (2, 3, 150, 100), (150, 3, 100), (50_001, 2)], ids=str
+)
 def test_means_over_axes_are_those_of_float64(one_cpu, shape):
     (x,) = draw([shape])
     axes = (0, len(shape) - 1)
@@ -106,7 +111,7 @@ def test_leaves_together_are_as_leaves_alone(theta, mode, monkeypatch):
     params = draw(shapes)
     leaves = [leaf_of(p) for p in params]
     batches = grouping.plan(leaves)
-    assert sorted(sum(batches, [])) == list(range(len(shapes)))
+    assert sorted(itertools.chain(*batches)) == list(range(len(shapes)))
     assert [0, 2, 8] in batches and [9, 11] in batches
     assert ([1, 4, 6, 10] in batches) == (mode == "one CPU")
     updates, _ = run(theta, params)
@@ -135,7 +140,7 @@ def test_plan_bounds_a_batch():
     leaves = [Leaf(x, x, Accumulators((), x, (), ())) for x in [jax.ShapeDtypeStruct((256, 256), jnp.float32)] * 20]
     batches = grouping.plan(leaves)
     assert [len(batch) for batch in batches] == [8, 8, 4]
-    assert sum(batches, []) == list(range(20))
+    assert list(itertools.chain(*batches)) == list(range(20))
 
 
 def test_a_program_does_not_grow_with_equal_leaves(theta, one_cpu):
@@ -151,11 +156,12 @@ def test_a_program_does_not_grow_with_equal_leaves(theta, one_cpu):
     assert rules(2) == rules(40) == 1
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(1024, 512), (2, 2, 256, 512), (524_288,)], ids=str)
-def test_temporary_memory_is_of_the_order_of_a_float_per_parameter(theta, one_cpu, shape):
+def test_temporary_memory_is_of_the_order_of_a_float_per_parameter(theta, one_cpu, shape, dtype):
     """Compiled memory analysis of a donated step; the reference holds some 36 floats per parameter."""
     params = [jnp.zeros(shape)]
-    tx = celo(theta, 10, config=RULE_ONLY)
+    tx = celo(theta, 10, config=RULE_ONLY, accumulator_dtype=dtype)
     state = tx.init(params)
 
     def step(params, state, grads):
@@ -198,7 +204,9 @@ def test_sharded_matrices_are_not_gathered(theta):
         return optax.apply_updates(params, updates), state
 
     arguments = (params, state, params)
-    compiled = jax.jit(step, in_shardings=tuple(map(shardings, arguments)), out_shardings=tuple(map(shardings, arguments[:2])))
+    compiled = jax.jit(
+        step, in_shardings=tuple(map(shardings, arguments)), out_shardings=tuple(map(shardings, arguments[:2]))
+    )
     text = compiled.lower(*arguments).compile().as_text()
     moved = re.findall(r"= \(?\w+\[([\d,]*)\][^=]* (all-gather|all-to-all|collective-permute)(?:-start)?\(", text)
     sizes = {kind: np.prod([int(n) for n in dims.split(",") if n] or [1]) for dims, kind in moved}
@@ -217,7 +225,9 @@ def test_gradient_with_respect_to_theta(theta, one_cpu):
         return sum(jnp.sum(jnp.square(1e3 * u)) for u in updates)
 
     theta = jax.tree.map(jnp.asarray, theta)
-    direction = jax.tree.map(lambda x: jnp.asarray(np.random.default_rng(0).standard_normal(x.shape), jnp.float32), theta)
+    direction = jax.tree.map(
+        lambda x: jnp.asarray(np.random.default_rng(0).standard_normal(x.shape), jnp.float32), theta
+    )
     along = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, jax.jit(jax.grad(loss))(theta), direction)))
     value = jax.jit(lambda e: loss(jax.tree.map(lambda x, d: x + e * d, theta, direction)))
     # A central difference of a piecewise smooth function in float32.

@@ -17,8 +17,8 @@ class PerParameterMLP(nn.Module):
     """ReLU network from the features of every parameter to ``num_outputs`` numbers.
 
     Parameters are named ``hidden_0``, ``hidden_1``, ... and ``output``, each with a ``kernel`` (in, out) and a
-    ``bias`` (out,). `first_layer` and `later_layers` evaluate it without building a feature vector; called as a module it is a plain
-    network over the last axis.
+    ``bias`` (out,). `first_layer` and `later_layers` evaluate it without building a feature vector; called as a module it
+    is a plain network over the last axis.
     """
 
     hidden_sizes: Sequence[int] = (4, 4)

@@ -9,6 +9,7 @@ import optax
 
 Array = jax.Array
 
+
 def zeros_like(params: Any, dtype: Any) -> Any:
     """A tree of zeros of ``dtype``, each its own buffer so that all can be donated."""
     return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params)

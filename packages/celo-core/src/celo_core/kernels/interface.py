@@ -1,9 +1,9 @@
 """What an implementation of the fused update takes and returns; `celo_core.kernels.xla` and ``pallas`` share it.
 
-A batch is one tensor as it is, or some tensors of one shape stacked along a first axis. The interface is that of per-parameter MLP optimizers in
-general: weights may differ from tensor to tensor (VeLO, arXiv 2211.09760, mixes a bank of networks for each), and since
-statistics are taken per element of the batch, an optimizer that normalises over the last two axes alone (Celo2,
-arXiv 2602.19142) makes the leading axes of a tensor part of the batch.
+A batch is one tensor as it is, or some tensors of one shape stacked along a first axis. The interface is that of
+per-parameter MLP optimizers in general: weights may differ from tensor to tensor (VeLO, arXiv 2211.09760, mixes a bank of
+networks for each), and since statistics are taken per element of the batch, an optimizer that normalises over the last two
+axes alone (Celo2, arXiv 2602.19142) makes the leading axes of a tensor part of the batch.
 """
 
 import dataclasses
@@ -104,7 +104,7 @@ class Batch(NamedTuple):
         return tuple(range(self.stacked, self.gradient.ndim))
 
     @property
-    def count(self) -> Array | float:
+    def num_elements(self) -> Array | float:
         """Elements per tensor: a number, or float32 (batch,) where there is padding."""
         if self.mask is not None:
             return jnp.sum(self.mask, axis=self.tensor_axes)

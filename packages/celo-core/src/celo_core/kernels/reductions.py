@@ -9,6 +9,7 @@ operands written out first. Two forms of the same sum are fast there, measured i
 - large tensors are gone through in blocks that stay in the cache, so that nothing of the tensor's size is ever written.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -64,7 +65,25 @@ def sums(function: Function, arrays: Any, shape: Sequence[int], stacked: int, ou
     if size > LARGE:
         return _blocked(function, arrays, shape, outputs)
     axis = next((axis for axis, length in enumerate(shape) if length > 1), 0)
-    return [jnp.sum(_in_parts(x, axis)) for x in function(arrays)]
+    return [_sum_in_parts(x, axis) for x in function(arrays)]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _sum_in_parts(x: Array, axis: int) -> Array:
+    """Sum of an array, ``axis`` cut into parts; under vmap a plain one, since many small arrays are a large one."""
+    total = jax.custom_batching.custom_vmap(lambda x: jnp.sum(_in_parts(x, axis)))
+
+    @total.def_vmap
+    def plain(size: int, batched: Sequence[bool], x: Array) -> tuple[Array, bool]:
+        del size, batched
+        return jnp.sum(x, axis=tuple(range(1, x.ndim))), True
+
+    return total(x)
+
+
+@_sum_in_parts.defjvp
+def _sum_in_parts_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _sum_in_parts(*primals, axis), jnp.sum(*tangents)
 
 
 def _in_parts(x: Array, axis: int) -> Array:
@@ -91,12 +110,32 @@ def one_by_one(function: Callable[[Any], Any], arrays: Any, results: Any) -> Any
       The results, stacked.
     """
 
-    def put(i: Any, kept: Any) -> Any:
+    def put(i: Any, arrays: Any, kept: Any) -> Any:
         new = function(jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), arrays))
         return jax.tree.map(lambda old, x: jax.lax.dynamic_update_index_in_dim(old, x, i, 0), kept, new)
 
     count = jax.tree.leaves(results)[0].shape[0]
-    return jax.lax.fori_loop(0, count, put, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), results))
+    return _loop(count, put, arrays, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), results))
+
+
+def _loop(count: int, body: Callable[[Any, Any, Any], Any], arrays: Any, carry: Any) -> Any:
+    """``carry = body(i, arrays, carry)`` for ``i`` from 0 to ``count - 1``.
+
+    16-bit floats among ``arrays`` go through the loop as if it changed them. Else XLA's CPU back end would convert them to
+    float32 before the loop, whole.
+    """
+    leaves, treedef = jax.tree.flatten(arrays)
+    is_low = [x.dtype.itemsize == 2 for x in leaves]
+
+    def step(i: Any, state: Any) -> Any:
+        low, carry = state
+        of = iter(low)
+        current = [next(of) if low_one else x for x, low_one in zip(leaves, is_low, strict=True)]
+        carry = body(i, treedef.unflatten(current), carry)
+        return list(jax.lax.optimization_barrier(low)), carry
+
+    low = [x for x, low_one in zip(leaves, is_low, strict=True) if low_one]
+    return jax.lax.fori_loop(0, count, step, (low, carry))[1]
 
 
 def _fold(x: Array, axis: int, parts: int) -> Array:
@@ -124,26 +163,30 @@ class _Blocks:
         self.size = min(size, self.shape[self.axis] // multiple * multiple)
         self.count, self.rest = divmod(self.shape[self.axis], self.size) if self.size else (0, self.shape[self.axis])
 
-    def over(self, step: Callable[[Callable[[Array], tuple[list[Any], list[int]]], int, Any], Any], carry: Any) -> Any:
-        """Loops ``carry = step(place, size, carry)`` over all blocks; ``place(x)`` is start and size of the block in ``x``."""
+    def over(self, step: Callable[[Any, int, Any, Any], Any], arrays: Any, carry: Any) -> Any:
+        """Loops ``carry = step(arrays, size, place, carry)`` over all blocks.
+
+        ``place(x)`` is the block's start and its sizes in an array that broadcasts against this shape, and ``arrays`` a tree
+        of such blocks.
+        """
         leading = self.shape[: self.axis]
 
         def loop(count: int, size: int, first: int, carry: Any) -> Any:
-            def body(i: Any, carry: Any) -> Any:
+            def body(i: Any, arrays: Any, carry: Any) -> Any:
                 at = [*jnp.unravel_index(i // count, leading)] if leading else []
                 starts = [*at, i % count * size + first] + [0] * (len(self.shape) - self.axis - 1)
                 sizes = [1] * self.axis + [size, *self.shape[self.axis + 1 :]]
 
                 def place(x: Array) -> tuple[list[Any], list[int]]:
-                    ones = [length == 1 for length in x.shape]
+                    wide = [length > 1 for length in x.shape]
                     return (
-                        [0 if one else start for start, one in zip(starts, ones, strict=True)],
-                        [1 if one else size for size, one in zip(sizes, ones, strict=True)],
+                        [start if w else 0 for start, w in zip(starts, wide, strict=True)],
+                        [size if w else 1 for size, w in zip(sizes, wide, strict=True)],
                     )
 
-                return step(place, size, carry)
+                return step(jax.tree.map(lambda x: jax.lax.dynamic_slice(x, *place(x)), arrays), size, place, carry)
 
-            return jax.lax.fori_loop(0, count * math.prod(leading), body, carry) if count and size else carry
+            return _loop(count * math.prod(leading), body, arrays, carry) if count and size else carry
 
         carry = loop(self.count, self.size, 0, carry)
         return loop(1, self.rest, self.count * self.size, carry)
@@ -154,16 +197,16 @@ def _blocked(function: Function, arrays: Any, shape: Sequence[int], outputs: int
     blocks = _Blocks(shape, BLOCK_PARTS)
     axis = blocks.axis
     folded = jnp.zeros((1,) * axis + (blocks.size // BLOCK_PARTS, *shape[axis + 1 :]))
-    zeros = [folded] * outputs, [jnp.zeros(())] * outputs
 
-    def add(place: Callable[[Array], Any], size: int, totals: Any) -> Any:
+    def add(block: Any, size: int, place: Any, totals: Any) -> Any:
+        del place
         in_parts, rest = totals
-        values = function(jax.tree.map(lambda x: jax.lax.dynamic_slice(x, *place(x)), arrays))
+        values = function(block)
         if size == blocks.size:
             return [t + _fold(x, axis, BLOCK_PARTS) for t, x in zip(in_parts, values, strict=True)], rest
         return in_parts, [t + jnp.sum(x) for t, x in zip(rest, values, strict=True)]
 
-    in_parts, rest = blocks.over(add, zeros)
+    in_parts, rest = blocks.over(add, arrays, ([folded] * outputs, [jnp.zeros(())] * outputs))
     return [jnp.sum(a) + b for a, b in zip(in_parts, rest, strict=True)]
 
 
@@ -182,8 +225,9 @@ def means_over(function: Callable[[Array], Array], x: Array, axes: Sequence[int]
     if stacked or x.size <= LARGE or not on_one_cpu():
         return [jnp.mean(function(x), axis=axis) for axis in axes]
 
-    def add(place: Callable[[Array], Any], size: int, totals: list[Array]) -> list[Array]:
-        values = function(jax.lax.dynamic_slice(x, *place(x)))
+    def add(block: Array, size: int, place: Callable[[Array], Any], totals: list[Array]) -> list[Array]:
+        del size
+        values = function(block)
         sums = [jnp.sum(values, axis=axis, keepdims=True) for axis in axes]
         old = [jax.lax.dynamic_slice(total, *place(total)) for total in totals]
         return [
@@ -192,5 +236,5 @@ def means_over(function: Callable[[Array], Array], x: Array, axes: Sequence[int]
         ]
 
     zeros = [jnp.zeros((*x.shape[:axis], 1, *x.shape[axis + 1 :])) for axis in axes]
-    totals = _Blocks(x.shape, 1).over(add, zeros)
+    totals = _Blocks(x.shape, 1).over(add, x, zeros)
     return [jnp.squeeze(total, axis) / x.shape[axis] for total, axis in zip(totals, axes, strict=True)]

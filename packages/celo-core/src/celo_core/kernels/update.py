@@ -41,6 +41,7 @@ def update_tree(
     Returns:
       The tree of steps, each in its gradient's dtype, and the new accumulators, as trees.
     """
+    treedef: Any
     flat, treedef = jax.tree.flatten(gradients)
     trees = [*accumulators.momenta, accumulators.second_moment, *accumulators.rows, *accumulators.columns]
     columns = [treedef.flatten_up_to(tree) for tree in [params, *trees]]
@@ -82,7 +83,9 @@ def _update_batch(
 
     if reason := pallas.supports(batch):
         if implementation == "pallas":
-            warnings.warn(f"celo: XLA instead of Pallas for a tensor of shape {batch.gradient.shape}: {reason}", stacklevel=2)
+            warnings.warn(
+                f"celo: XLA instead of Pallas for a tensor of shape {batch.gradient.shape}: {reason}", stacklevel=2
+            )
         return on_xla(*arguments)
     if jax.default_backend() == "cpu":
         warnings.warn(
@@ -92,9 +95,7 @@ def _update_batch(
         )
         return on_xla(*arguments)
     # Chosen where the program is lowered: arrays may be on a CPU beside the GPU.
-    return jax.lax.platform_dependent(
-        *arguments, cuda=functools.partial(pallas.update_batch, rule), default=on_xla
-    )
+    return jax.lax.platform_dependent(*arguments, cuda=functools.partial(pallas.update_batch, rule), default=on_xla)
 
 
 def _joined(parts: list[Any], like: Accumulators) -> Accumulators:

@@ -1,0 +1,259 @@
+"""Measures what a step of Celo costs beside Optax's Adam: time, compilation, memory, share of the machine's bandwidth.
+
+    nox -s bench                                    # writes docs/results/performance: results.json, results.md, two pictures
+    python tools/bench.py --out bench --cases mlp ten-million --rounds 5
+    python tools/bench.py --out bench --cases gpt2 gpt2-medium   # where there is a GPU: Pallas kernels and XLA
+
+Optimizers are timed in turn, round by round, so that the ratio to Adam is of neighbours in time; medians are over rounds,
+after a warm-up, with quartiles beside them. Parameters and state are donated. Nothing else should run on the machine.
+"""
+
+import argparse
+import functools
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import bench_report
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import celo_core
+from celo_core import files
+from celo_core.kernels import reductions
+from celo_tasks import meta_training
+
+Shapes = list[tuple[int, ...]]
+
+
+def gpt2(width: int, layers: int) -> Shapes:
+    """Leaves of a GPT-2 of that width, with tied embeddings."""
+    block: Shapes = [(width,)] * 4 + [(width, 3 * width), (3 * width,), (width, width), (width,)]
+    block += [(width, 4 * width), (4 * width,), (4 * width, width), (width,)]
+    return [(50257, width), (1024, width), *block * layers, (width,), (width,)]
+
+
+CASES: dict[str, tuple[str, Shapes]] = {
+    "mlp": ("MLP 64-32-10", [(64, 32), (32,), (32, 10), (10,)]),
+    "fifty": ("25 x 128x128 and biases", [(128, 128), (128,)] * 25),
+    "six": ("MLP 784-512-512-512", [(784, 512), (512,), (512, 512), (512,), (512, 512), (512,)]),
+    "ten-million": ("5 x 2048x1024 and biases", [(2048, 1024), (1024,)] * 5),
+    "gpt2": ("GPT-2", gpt2(768, 12)),
+    "gpt2-medium": ("GPT-2 medium", gpt2(1024, 24)),
+}
+LEAST_BYTES = {"adam": 28, "celo_adam": 28, "celo": 72, "celo, bfloat16 moments": 52}
+"""Bytes that the best schedule moves per float32 parameter of a matrix; docs/performance.md counts them."""
+
+
+def optimizers() -> dict[str, Callable[[], optax.GradientTransformationExtraArgs]]:
+    """What is measured; Adam comes first."""
+    celo, celo_adam = celo_core.Celo(), celo_core.CeloAdam()
+    theta, adam_theta = celo.init(jax.random.key(0)), celo_adam.init(jax.random.key(0))
+    made: dict[str, Any] = {
+        "adam": lambda: optax.with_extra_args_support(optax.adam(1e-3)),
+        "celo": lambda: celo.build(theta, 1000),
+        "celo, bfloat16 moments": lambda: celo.build(theta, 1000, accumulator_dtype=jnp.bfloat16),
+        "celo_adam": lambda: celo_adam.build(adam_theta, 1000),
+    }
+    if jax.default_backend() != "cpu":
+        made["celo, in XLA"] = lambda: celo.build(theta, 1000, implementation="xla")
+    return made
+
+
+def problem(shapes: Shapes) -> tuple[Any, Any]:
+    """Parameters and gradients."""
+    rng = np.random.default_rng(0)
+    draw = lambda scale: [jnp.asarray(scale * rng.standard_normal(shape, dtype=np.float32)) for shape in shapes]
+    return draw(1.0), draw(0.1)
+
+
+def quartiles(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, median, high = np.percentile(values, [25, 50, 75])
+    return {"median": float(f"{median:.4g}"), "low": float(f"{low:.4g}"), "high": float(f"{high:.4g}")}
+
+
+def seconds_per_call(run: Callable[[], Any], least_seconds: float) -> float:
+    """Mean time of a call over at least ``least_seconds``."""
+    calls, begin = 0, time.perf_counter()
+    while True:
+        jax.block_until_ready(run())
+        calls += 1
+        if (passed := time.perf_counter() - begin) >= least_seconds:
+            return passed / calls
+
+
+def measure(shapes: Shapes, rounds: int, least_seconds: float, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """One step of each optimizer on leaves of these shapes."""
+    params, gradients = problem(shapes)
+    count = sum(x.size for x in params)
+    runs: dict[str, Callable[[], Any]] = {}
+    results: dict[str, Any] = {}
+    for name, make in optimizers().items():
+        if names is not None and name not in names:
+            continue
+        tx = make()
+        carry = [(jax.tree.map(jnp.copy, params), tx.init(params))]
+
+        def step(params: Any, state: Any, gradients: Any, tx: Any = tx) -> Any:
+            updates, state = tx.update(gradients, state, params, value=jnp.float32(1.0))
+            return optax.apply_updates(params, updates), state
+
+        begin = time.perf_counter()
+        compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*carry[0], gradients).compile()
+        compile_seconds = time.perf_counter() - begin
+        memory = compiled.memory_analysis()
+        results[name] = {
+            "compile_seconds": round(compile_seconds, 2),
+            "temporary_bytes_per_parameter": round(memory.temp_size_in_bytes / count, 2) if memory else None,
+            "state_bytes_per_parameter": round(sum(x.nbytes for x in jax.tree.leaves(carry[0][1])) / count, 2),
+        }
+
+        def run(compiled: Any = compiled, carry: Any = carry) -> Any:
+            carry[0] = compiled(*carry[0], gradients)
+            return carry[0]
+
+        jax.block_until_ready(run())
+        runs[name] = run
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            times[name].append(seconds_per_call(run, least_seconds))
+    for name, one in results.items():
+        one["milliseconds"] = quartiles([1e3 * t for t in times[name]])
+        one["times_adam"] = quartiles([t / a for t, a in zip(times[name], times["adam"], strict=True)])
+    return results
+
+
+def measure_in_scan(shapes: Shapes, rounds: int, steps: int = 2000) -> dict[str, Any]:
+    """Microseconds of a step inside ``lax.scan``, where nothing is launched from Python; the gradient costs a product."""
+    params, gradients = problem(shapes)
+    runs: dict[str, Callable[[], Any]] = {}
+    for name, make in optimizers().items():
+        tx = make()
+
+        def step(carry: Any, _: Any, tx: Any = tx) -> Any:
+            params, state = carry
+            products = [g * p for g, p in zip(gradients, params, strict=True)]
+            updates, state = tx.update(products, state, params, value=jnp.float32(1.0))
+            return (optax.apply_updates(params, updates), state), None
+
+        scan = jax.jit(lambda carry, step=step: jax.lax.scan(step, carry, length=steps)[0])
+        runs[name] = functools.partial(scan, (params, tx.init(params)))
+        jax.block_until_ready(runs[name]())
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            times[name].append(seconds_per_call(run, 0.0) / steps)
+    return {
+        name: {
+            "microseconds": quartiles([1e6 * t for t in times[name]]),
+            "times_adam": quartiles([t / a for t, a in zip(times[name], times["adam"], strict=True)]),
+        }
+        for name in runs
+    }
+
+
+def ceilings(rounds: int) -> dict[str, Any]:
+    """The machine's memory bandwidth and arithmetic rate, as XLA programs of one operation reach them."""
+    size = 2**25
+    x, y = [jnp.ones(size)], jnp.ones(size)
+    add = jax.jit(lambda x, y: x + 0.5 * y, donate_argnums=0)
+
+    def triad() -> Any:
+        x[0] = add(x[0], y)
+        return x[0]
+
+    def horner(z: Any) -> Any:
+        for _ in range(256):
+            z = z * 0.999 + 0.001
+        return z
+
+    in_cache = jnp.ones(2**19)
+    arithmetic = functools.partial(jax.jit(horner), in_cache)
+    jax.block_until_ready((triad(), arithmetic()))
+    return {
+        "gigabytes_per_second": quartiles([12e-9 * size / seconds_per_call(triad, 0.2) for _ in range(rounds)]),
+        "gigaflops": quartiles([512e-9 * in_cache.size / seconds_per_call(arithmetic, 0.2) for _ in range(rounds)]),
+    }
+
+
+def operations_per_parameter() -> dict[str, float]:
+    """Elementwise operations of a step on a 512x512 matrix, per parameter, as traced (a fused one may do fewer)."""
+    shape = (512, 512)
+    counts = {}
+    for name, make in optimizers().items():
+        tx = make()
+        params = [jnp.zeros(shape)]
+        with mock.patch.object(reductions, "on_one_cpu", lambda: False):  # loops over blocks would be counted once
+            jaxpr = jax.make_jaxpr(lambda g, s, p, tx=tx: tx.update(g, s, p, value=1.0))(params, tx.init(params), params)
+        counts[name] = round(sum(_operations(jaxpr.jaxpr)) / np.prod(shape), 1)
+    return counts
+
+
+_FREE = ("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "optimization_barrier", "slice", "pjit", "jit")
+
+
+def _operations(jaxpr: Any) -> list[int]:
+    found = []
+    for equation in jaxpr.eqns:
+        inner = [value for value in equation.params.values() if hasattr(value, "jaxpr")]
+        for value in inner:
+            found += _operations(value.jaxpr)
+        if not inner and equation.primitive.name not in _FREE:
+            largest = max((v.aval.size for v in [*equation.invars, *equation.outvars] if hasattr(v, "aval")), default=0)
+            found.append(largest)
+    return found
+
+
+def main() -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for results.json, results.md and pictures")
+    default = [name for name in CASES if jax.default_backend() != "cpu" or not name.startswith("gpt2")]
+    parser.add_argument("--cases", nargs="*", choices=list(CASES), default=default, help="which networks (GPT-2 on a GPU)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of timing (9)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="least time of one optimizer in a round (0.3)")
+    parser.add_argument("--no-sweep", action="store_true", help="leave out time against size")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {
+        "machine": meta_training.hardware(),
+        "versions": {"python": platform.python_version(), "jax": jax.__version__, "optax": optax.__version__},
+        "rounds": options.rounds,
+        "ceilings": ceilings(options.rounds),
+        "operations_per_parameter": operations_per_parameter(),
+        "least_bytes_per_parameter": LEAST_BYTES,
+        "cases": {},
+    }
+    for name in options.cases:
+        title, shapes = CASES[name]
+        parameters = sum(int(np.prod(shape)) for shape in shapes)
+        print(f"{name}: {title}, {parameters:,} parameters in {len(shapes)} leaves", file=sys.stderr, flush=True)
+        case: dict[str, Any] = {"title": title, "parameters": parameters, "leaves": len(shapes)}
+        case["step"] = measure(shapes, options.rounds, options.seconds)
+        if parameters < 10_000:
+            case["in_scan"] = measure_in_scan(shapes, options.rounds)
+        record["cases"][name] = case
+        files.write_json(options.out / "results.json", record)
+    if not options.no_sweep:
+        record["sweep"] = {}
+        for exponent in range(10, 25, 2):
+            side = 2 ** (exponent // 2)
+            names = ("adam", "celo", "celo_adam", "celo, in XLA")
+            record["sweep"][str(side * side)] = measure([(side, side)], max(3, options.rounds // 3), 0.1, names)
+            print(f"{side}x{side}", file=sys.stderr, flush=True)
+    files.write_json(options.out / "results.json", record)
+    bench_report.write(record, options.out)
+    print((options.out / "results.md").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
