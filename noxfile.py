@@ -108,6 +108,13 @@ def quickstart(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Time, compilation and memory of a step of Celo beside Adam's, as JSON, Markdown and a picture (some ten minutes)."""
+    session.install(*(f"./{folder(package)}" for package in PACKAGES))
+    session.run("python", "tools/bench.py", *(session.posargs or ["--parts", "--out", "docs/results/performance"]))
+
+
+@nox.session
 def rliable(session: nox.Session) -> None:
     """Compares the evaluation's statistics with those of rliable, which does not import beside pandas 3."""
     session.install(*(f"./{folder(name)}" for name in PACKAGES["tasks"]), "rliable>=1.2", "pandas<3")

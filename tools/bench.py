@@ -9,11 +9,12 @@ after a warm-up, with quartiles beside them. Parameters and state are donated. N
 """
 
 import argparse
+import contextlib
 import functools
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,10 +27,11 @@ import optax
 
 import celo_core
 from celo_core import files
-from celo_core.kernels import reductions
+from celo_core.kernels import grouping, reductions
 from celo_tasks import meta_training
 
 Shapes = list[tuple[int, ...]]
+Makers = Mapping[str, Callable[[], optax.GradientTransformationExtraArgs]]
 
 
 def gpt2(width: int, layers: int) -> Shapes:
@@ -66,6 +68,32 @@ def optimizers() -> dict[str, Callable[[], optax.GradientTransformationExtraArgs
     return made
 
 
+PARTS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
+    "celo": contextlib.nullcontext,
+    "sums left to XLA": lambda: mock.patch.object(reductions, "on_one_cpu", lambda: False),
+    "both passes share features": lambda: mock.patch.object(jax.lax, "optimization_barrier", lambda x: x),
+    "leaf by leaf": lambda: mock.patch.object(grouping, "plan", lambda leaves: [[i] for i in range(len(leaves))]),
+}
+"""Celo without one of the things that make it fast on a CPU."""
+
+
+def without_each_part() -> dict[str, Callable[[], optax.GradientTransformationExtraArgs]]:
+    """Adam, and Celo whole and without each of `PARTS`."""
+    celo = celo_core.Celo()
+    theta = celo.init(jax.random.key(0))
+
+    def patched(part: str) -> optax.GradientTransformationExtraArgs:
+        tx = celo.build(theta, 1000)
+
+        def update(*arguments: Any, **options: Any) -> Any:
+            with PARTS[part]():  # while it is traced
+                return tx.update(*arguments, **options)
+
+        return optax.GradientTransformationExtraArgs(tx.init, update)
+
+    return {"adam": optimizers()["adam"], **{part: functools.partial(patched, part) for part in PARTS}}
+
+
 def problem(shapes: Shapes) -> tuple[Any, Any]:
     """Parameters and gradients."""
     rng = np.random.default_rng(0)
@@ -89,15 +117,13 @@ def seconds_per_call(run: Callable[[], Any], least_seconds: float) -> float:
             return passed / calls
 
 
-def measure(shapes: Shapes, rounds: int, least_seconds: float, names: Sequence[str] | None = None) -> dict[str, Any]:
+def measure(shapes: Shapes, makers: Makers, rounds: int, least_seconds: float) -> dict[str, Any]:
     """One step of each optimizer on leaves of these shapes."""
     params, gradients = problem(shapes)
     count = sum(x.size for x in params)
     runs: dict[str, Callable[[], Any]] = {}
     results: dict[str, Any] = {}
-    for name, make in optimizers().items():
-        if names is not None and name not in names:
-            continue
+    for name, make in makers.items():
         tx = make()
         carry = [(jax.tree.map(jnp.copy, params), tx.init(params))]
 
@@ -131,11 +157,11 @@ def measure(shapes: Shapes, rounds: int, least_seconds: float, names: Sequence[s
     return results
 
 
-def measure_in_scan(shapes: Shapes, rounds: int, steps: int = 2000) -> dict[str, Any]:
+def measure_in_scan(shapes: Shapes, makers: Makers, rounds: int, steps: int = 2000) -> dict[str, Any]:
     """Microseconds of a step inside ``lax.scan``, where nothing is launched from Python; the gradient costs a product."""
     params, gradients = problem(shapes)
     runs: dict[str, Callable[[], Any]] = {}
-    for name, make in optimizers().items():
+    for name, make in makers.items():
         tx = make()
 
         def step(carry: Any, _: Any, tx: Any = tx) -> Any:
@@ -192,12 +218,23 @@ def operations_per_parameter() -> dict[str, float]:
         tx = make()
         params = [jnp.zeros(shape)]
         with mock.patch.object(reductions, "on_one_cpu", lambda: False):  # loops over blocks would be counted once
-            jaxpr = jax.make_jaxpr(lambda g, s, p, tx=tx: tx.update(g, s, p, value=1.0))(params, tx.init(params), params)
+            jaxpr = jax.make_jaxpr(lambda g, s, p, tx=tx: tx.update(g, s, p, value=1.0))(
+                params, tx.init(params), params
+            )
         counts[name] = round(sum(_operations(jaxpr.jaxpr)) / np.prod(shape), 1)
     return counts
 
 
-_FREE = ("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "optimization_barrier", "slice", "pjit", "jit")
+_FREE = (
+    "broadcast_in_dim",
+    "reshape",
+    "squeeze",
+    "convert_element_type",
+    "optimization_barrier",
+    "slice",
+    "pjit",
+    "jit",
+)
 
 
 def _operations(jaxpr: Any) -> list[int]:
@@ -217,10 +254,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for results.json, results.md and pictures")
     default = [name for name in CASES if jax.default_backend() != "cpu" or not name.startswith("gpt2")]
-    parser.add_argument("--cases", nargs="*", choices=list(CASES), default=default, help="which networks (GPT-2 on a GPU)")
+    parser.add_argument(
+        "--cases", nargs="*", choices=list(CASES), default=default, help="which networks (GPT-2 on a GPU)"
+    )
     parser.add_argument("--rounds", type=int, default=9, help="rounds of timing (9)")
     parser.add_argument("--seconds", type=float, default=0.3, help="least time of one optimizer in a round (0.3)")
     parser.add_argument("--no-sweep", action="store_true", help="leave out time against size")
+    parts = "also measure Celo without each of the things that make it fast on a CPU"
+    parser.add_argument("--parts", action="store_true", help=parts)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
@@ -237,17 +278,24 @@ def main() -> int:
         parameters = sum(int(np.prod(shape)) for shape in shapes)
         print(f"{name}: {title}, {parameters:,} parameters in {len(shapes)} leaves", file=sys.stderr, flush=True)
         case: dict[str, Any] = {"title": title, "parameters": parameters, "leaves": len(shapes)}
-        case["step"] = measure(shapes, options.rounds, options.seconds)
+        case["step"] = measure(shapes, optimizers(), options.rounds, options.seconds)
         if parameters < 10_000:
-            case["in_scan"] = measure_in_scan(shapes, options.rounds)
+            case["in_scan"] = measure_in_scan(shapes, optimizers(), options.rounds)
         record["cases"][name] = case
         files.write_json(options.out / "results.json", record)
+    if options.parts:
+        makers, rounds = without_each_part(), max(3, options.rounds // 3)
+        record["parts"] = {
+            name: {"title": CASES[name][0], "step": measure(CASES[name][1], makers, rounds, options.seconds)}
+            for name in ("fifty", "ten-million")
+        }
+        record["parts"]["mlp"] = {"title": CASES["mlp"][0], "in_scan": measure_in_scan(CASES["mlp"][1], makers, rounds)}
     if not options.no_sweep:
         record["sweep"] = {}
         for exponent in range(10, 25, 2):
             side = 2 ** (exponent // 2)
-            names = ("adam", "celo", "celo_adam", "celo, in XLA")
-            record["sweep"][str(side * side)] = measure([(side, side)], max(3, options.rounds // 3), 0.1, names)
+            makers = {name: make for name, make in optimizers().items() if "bfloat16" not in name}
+            record["sweep"][str(side * side)] = measure([(side, side)], makers, max(3, options.rounds // 3), 0.1)
             print(f"{side}x{side}", file=sys.stderr, flush=True)
     files.write_json(options.out / "results.json", record)
     bench_report.write(record, options.out)

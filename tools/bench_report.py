@@ -65,6 +65,21 @@ def tables(record: dict[str, Any]) -> str:
             lines += ["| optimizer | microseconds a step | x Adam |", "|---|---:|---:|"]
             for name, one in case["in_scan"].items():
                 lines.append(f"| {name} | {spread(one['microseconds'])} | {spread(one['times_adam'])} |")
+    if "parts" in record:
+        lines += [
+            "",
+            "Celo without one of the things that make it fast on a CPU:",
+            "",
+            "| | network | x Adam | trace and compile, s | temporary bytes a parameter |",
+            "|---|---|---:|---:|---:|",
+        ]
+        for case in record["parts"].values():
+            for kind in ("step", "in_scan"):
+                for name, one in case.get(kind, {}).items():
+                    title = case["title"] + (", inside `lax.scan`" if kind == "in_scan" else "")
+                    more = [one.get("compile_seconds", ""), one.get("temporary_bytes_per_parameter", "")]
+                    if name != "adam":
+                        lines.append(f"| {name} | {title} | {spread(one['times_adam'])} | {more[0]} | {more[1]} |")
     return "\n".join(lines)
 
 

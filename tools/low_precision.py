@@ -1,11 +1,12 @@
 """The bundled Celo with its moments in bfloat16, as ``celo-tasks evaluate`` takes an optimizer.
 
-    PYTHONPATH=tools celo-tasks evaluate --suite small-8 --optimizer celo --optimizer celo_bfloat16=low_precision:make --out results
+PYTHONPATH=tools celo-tasks evaluate --suite small-8 --optimizer celo --optimizer celo_bfloat16=low_precision:make --out results
 """
 
-import celo_zoo
 import jax.numpy as jnp
 import optax
+
+import celo_zoo
 
 
 def make(num_steps: int) -> optax.GradientTransformationExtraArgs:

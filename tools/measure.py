@@ -15,10 +15,10 @@ import argparse
 import platform
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bench
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,61 +31,32 @@ from celo_core.testing.toys import LearnedSGD
 from celo_tasks import cli, meta_training
 from celo_tasks.families import ImageMLP, Reparametrized
 
-SIZES = {
-    "2,410 parameters (MLP 64-32-10)": [(64, 32), (32,), (32, 10), (10,)],
-    "10.5M parameters (five 2048x1024 and biases)": [(2048, 1024), (1024,)] * 5,
-}
+KERNEL_SHAPES = [(2048, 1024), (1000, 777), (333_333,), (3, 3, 128, 256), (129, 65, 33)]
 
 
-def median_seconds(function: Callable[[], Any], least: int = 5, seconds: float = 3.0) -> float:
-    """Median time of a call, after one to warm up."""
-    jax.block_until_ready(function())
-    times: list[float] = []
-    while len(times) < least or sum(times) < seconds:
-        begin = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - begin)
-    return float(np.median(times))
+def check_kernels() -> dict[str, float]:
+    """Largest difference between three steps of the Pallas kernels and of XLA on a GPU, over the largest step per tensor.
 
-
-def update_cost(shapes: list[tuple[int, ...]]) -> dict[str, Any]:
-    """Milliseconds, temporary memory and state of one update of Celo, Celo-Adam and Adam."""
-    params = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
-    gradients = [0.1 * jax.random.normal(jax.random.key(100 + i), shape) for i, shape in enumerate(shapes)]
-    count = sum(x.size for x in params)
-    celo, celo_adam = celo_core.Celo(), celo_core.CeloAdam()
-    optimizers = {
-        "adam": optax.with_extra_args_support(optax.adam(1e-3)),
-        "celo": celo.build(celo.init(jax.random.key(0)), 1000),
-        "celo_adam": celo_adam.build(celo_adam.init(jax.random.key(0)), 1000),
-    }
-    results: dict[str, Any] = {}
-    for name, tx in optimizers.items():
-        state = tx.init(params)
-
-        def step(params: Any, state: Any, tx: Any = tx) -> Any:
-            updates, state = tx.update(gradients, state, params, value=jnp.float32(1.0))
-            return optax.apply_updates(params, updates), state
-
-        begin = time.perf_counter()
-        compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state).compile()
-        compile_seconds = time.perf_counter() - begin
-        carry = [jax.tree.map(jnp.copy, (params, state))]
-
-        def run(compiled: Any = compiled, carry: Any = carry) -> Any:
-            carry[0] = compiled(*carry[0])
-            return carry[0]
-
-        memory = compiled.memory_analysis()
-        results[name] = {
-            "milliseconds": round(1e3 * median_seconds(run), 4),
-            "compile_seconds": round(compile_seconds, 2),
-            "temporary_bytes_per_parameter": round(memory.temp_size_in_bytes / count, 2) if memory else None,
-            "state_bytes_per_parameter": round(sum(x.nbytes for x in jax.tree.leaves(state)) / count, 2),
-        }
-    for one in results.values():
-        one["times_adam"] = round(one["milliseconds"] / results["adam"]["milliseconds"], 2)
-    return results
+    Float32 sums in another order make some 1e-5; bfloat16 gradients and moments are compared after their own rounding.
+    """
+    celo = celo_core.Celo()
+    theta = celo.init(jax.random.key(0))
+    errors = {}
+    for dtype in (jnp.float32, jnp.bfloat16):
+        steps = {}
+        for implementation in ("xla", "pallas"):
+            tx = celo.build(theta, 1000, implementation=implementation, accumulator_dtype=dtype)
+            params = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(KERNEL_SHAPES)]
+            state, update = tx.init(params), jax.jit(lambda g, s, p, tx=tx: tx.update(g, s, p, value=jnp.float32(1.0)))
+            for step in range(3):
+                keys = jax.random.split(jax.random.key(100 + step), len(params))
+                grads = [0.1 * jax.random.normal(key, p.shape, dtype) for key, p in zip(keys, params, strict=True)]
+                steps[implementation], state = update(grads, state, params)
+        for shape, ours, theirs in zip(KERNEL_SHAPES, steps["pallas"], steps["xla"], strict=True):
+            error = np.abs(np.asarray(ours, np.float32) - np.asarray(theirs, np.float32)).max()
+            largest = np.abs(np.asarray(theirs, np.float32)).max()
+            errors[f"{shape} {jnp.dtype(dtype).name}"] = float(f"{error / largest:.2g}")
+    return errors
 
 
 def meta_rates(pairs: int, data_dir: str | None, datasets: tuple[str, ...]) -> dict[str, Any]:
@@ -109,7 +80,10 @@ def meta_rates(pairs: int, data_dir: str | None, datasets: tuple[str, ...]) -> d
             state[0], metrics = trainer.run(state[0], 5)
             return metrics
 
-        rates[name] = round(5 * estimator.inner_steps / median_seconds(run))
+        run()
+        rates[name] = round(
+            5 * estimator.inner_steps / float(np.median([bench.seconds_per_call(run, 0.5) for _ in range(5)]))
+        )
     share = rates["update_rule"] / rates["gradient_descent"]
     return {
         "pairs": pairs,
@@ -143,9 +117,14 @@ def main() -> int:
         "update": {},
         "meta_training": [],
     }
-    for name, shapes in SIZES.items():
-        record["update"][name] = update_cost(shapes)
-        print(name, record["update"][name], flush=True)
+    if jax.default_backend() != "cpu":
+        record["kernels"] = check_kernels()
+        print("Pallas against XLA:", record["kernels"], flush=True)
+    record["ceilings"] = bench.ceilings(3)
+    for name in ("mlp", "ten-million") if jax.default_backend() == "cpu" else bench.CASES:
+        title, shapes = bench.CASES[name]
+        record["update"][title] = bench.measure(shapes, bench.optimizers(), 5, 0.3)
+        print(title, record["update"][title], flush=True)
         files.write_json(options.out, record)
     for pairs in options.pairs:
         record["meta_training"].append(meta_rates(pairs, options.data_dir, datasets))

@@ -1,5 +1,6 @@
-"""Writes the README's results from the results files: quickstart, evaluation, yardstick of meta-training.
+"""Writes the results in README.md and docs/performance.md from the results files.
 
+nox -s bench
 nox -s quickstart -- --out docs/results/quickstart
 celo-tasks evaluate --suite small-8 ... --out results, then celo-tasks report results --out docs/results/small-8
 python tools/yardstick.py --data-dir arrays --out docs/results/yardstick.json ...
@@ -93,24 +94,28 @@ lower is better; {yardstick["problems_per_data_set"]} problems of each of four d
 
 
 def main() -> int:
-    """Runs the command; with --check returns 1 if the README is not what the results files say."""
+    """Runs the command; with --check returns 1 if a page is not what the results files say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if the README is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a page is out of date")
     options = parser.parse_args()
-    folder = ROOT / "docs/results"
-    text = section(
-        json.loads((folder / "quickstart/results.json").read_text()),
-        json.loads((folder / "small-8/report.json").read_text()),
-        json.loads((folder / "yardstick.json").read_text()),
-    )
-    readme = ROOT / "README.md"
-    old = readme.read_text()
-    new = re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{text}\n{END}", old, flags=re.DOTALL)
-    if options.check:
+    read = lambda name: json.loads((ROOT / "docs/results" / name).read_text())
+    performance = (ROOT / "docs/results/performance/results.md").read_text().strip()
+    picture = "![time against size](results/performance/time_against_size.png)"
+    pages = {
+        "README.md": section(read("quickstart/results.json"), read("small-8/report.json"), read("yardstick.json")),
+        "docs/performance.md": f"{performance}\n\n{picture}",
+    }
+    outdated = []
+    for name, text in pages.items():
+        old = (ROOT / name).read_text()
+        new = re.sub(f"{BEGIN}.*{END}", lambda _, text=text: f"{BEGIN}\n{text}\n{END}", old, flags=re.DOTALL)
         if new != old:
-            print("README.md is not what docs/results says: run python tools/update_readme.py.", file=sys.stderr)
-        return int(new != old)
-    readme.write_text(new)
+            outdated.append(name)
+            if not options.check:
+                (ROOT / name).write_text(new)
+    if options.check and outdated:
+        print(f"{', '.join(outdated)}: not what docs/results says; run python tools/update_readme.py.", file=sys.stderr)
+        return 1
     return 0
 
 

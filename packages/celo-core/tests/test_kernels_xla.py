@@ -258,3 +258,17 @@ def test_bfloat16_state_differs_by_rounding_and_is_repeatable(theta, shape):
         assert low.dtype == jnp.bfloat16
         # Three roundings, each by less than one unit in the last place, 2^-7 of the number's size at most.
         np.testing.assert_allclose(low.astype(np.float32), high, rtol=0, atol=3 * 2**-7 * np.abs(high).max())
+
+
+@pytest.mark.parametrize(
+    "features", [("row",), ("row", "column"), ("gradient",), ("factored_momentum", "column")], ids=str
+)
+def test_a_rule_of_some_features(features):
+    config = CeloConfig(scheduler=None, features=features)
+    theta = Celo(config).init(jax.random.key(0))
+    tx = celo(theta, 10, config=config)
+    params = draw([(6, 5), (7,)])
+    updates, _ = tx.update(params, tx.init(params), params, value=1.0)
+    for update, p in zip(updates, params, strict=True):
+        assert update.shape == p.shape
+        assert np.all(np.isfinite(update))

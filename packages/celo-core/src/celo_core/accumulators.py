@@ -13,7 +13,7 @@ Recurrences (Celo, arXiv 2501.12670, section 3; Adafactor, arXiv 1804.04235, for
 There is no bias correction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -82,7 +82,7 @@ def decay_average(old: Array, new: Array, decay: float) -> Array:
     return decay * old.astype(jnp.float32) + (1.0 - decay) * new
 
 
-def store(new: Array, dtype: Any, seed: Array) -> Array:
+def store(new: Array, dtype: Any, seed: Array, place: Callable[[], Array] | None = None) -> Array:
     """A new float32 accumulator in the dtype in which it is kept, bfloat16 by stochastic rounding.
 
     An average of decay 0.999 moves by less than half a unit in the last place of bfloat16 (2^-9) per step wherever the
@@ -94,10 +94,11 @@ def store(new: Array, dtype: Any, seed: Array) -> Array:
       new: float32, any shape.
       dtype: dtype of the result; others than bfloat16 round to the nearest.
       seed: uint32, broadcasts against ``new``: different for every step, tensor and accumulator.
+      place: for a piece of a tensor, a function that returns its elements' places in the whole, uint32 like `places`.
     """
     if dtype != jnp.bfloat16:
         return new.astype(dtype)
-    return round_stochastically(new, random_bits(seed, places(new.shape)))
+    return round_stochastically(new, random_bits(seed, place() if place else places(new.shape)))
 
 
 def places(shape: Sequence[int]) -> Array:

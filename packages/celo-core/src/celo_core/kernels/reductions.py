@@ -36,14 +36,20 @@ LARGE = 2 * BLOCK
 """Tensors of more elements are gone through in blocks."""
 
 
-def on_one_cpu() -> bool:
-    """Whether arrays live whole on one CPU device: a single one, or the inside of a `jax.shard_map` over all axes."""
-    if jax.default_backend() != "cpu":
-        return False
-    if jax.device_count() == 1:
-        return True
+def is_manual() -> bool:
+    """Whether this is traced inside a `jax.shard_map` over all axes of its mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return not mesh.empty and all(kind == jax.sharding.AxisType.Manual for kind in mesh.axis_types)
+
+
+def on_one_device() -> bool:
+    """Whether arrays lie whole on a device: there is one only, or each has its own part (`is_manual`)."""
+    return jax.device_count() == 1 or is_manual()
+
+
+def on_one_cpu() -> bool:
+    """Whether arrays lie whole on a CPU device."""
+    return jax.default_backend() == "cpu" and on_one_device()
 
 
 def sums(function: Function, arrays: Any, shape: Sequence[int], stacked: int, outputs: int) -> list[Array]:
@@ -124,6 +130,7 @@ def _loop(count: int, body: Callable[[Any, Any, Any], Any], arrays: Any, carry: 
     16-bit floats among ``arrays`` go through the loop as if it changed them. Else XLA's CPU back end would convert them to
     float32 before the loop, whole.
     """
+    treedef: Any
     leaves, treedef = jax.tree.flatten(arrays)
     is_low = [x.dtype.itemsize == 2 for x in leaves]
 

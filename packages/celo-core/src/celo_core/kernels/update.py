@@ -94,8 +94,17 @@ def _update_batch(
             stacklevel=2,
         )
         return on_xla(*arguments)
-    # Chosen where the program is lowered: arrays may be on a CPU beside the GPU.
-    return jax.lax.platform_dependent(*arguments, cuda=functools.partial(pallas.update_batch, rule), default=on_xla)
+    # Chosen where the program is lowered: arrays may be on a CPU beside the GPU. What is static stays out of the operands.
+    stacked = batch.stacked
+    of = lambda update: lambda w, m, x, seed: update(rule, w, m, x._replace(stacked=stacked), seed)
+    return jax.lax.platform_dependent(
+        weights,
+        multiplier,
+        batch._replace(stacked=None),  # type: ignore[arg-type]
+        seed,
+        cuda=of(pallas.update_batch),
+        default=of(xla.update_batch),
+    )
 
 
 def _joined(parts: list[Any], like: Accumulators) -> Accumulators:

@@ -12,11 +12,12 @@ Source of the equations: Celo, arXiv 2501.12670, section 3.
 """
 
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from celo_core import accumulators as moments
 from celo_core import features as features_lib
@@ -27,6 +28,9 @@ from celo_core.kernels import interface, reductions
 from celo_core.kernels.interface import Accumulators, Batch, Operands, UpdateRule, Weights
 
 Array = jax.Array
+
+Store = Callable[[Array, Any, Array], Array]
+"""As `celo_core.accumulators.store`."""
 
 
 def update_batch(
@@ -53,35 +57,66 @@ def update_batch(
         return reductions.one_by_one(one, (arrays, numbers), results)
     new = update_moments(rule, batch, seed)
     factored = None if batch.axes is None else factored_statistics(batch, new)
-    statistics = mean_squares(rule, batch, new, factored)
-    return apply_rule(rule, weights, multiplier, batch, new, factored, statistics), new
+    statistics = mean_squares(rule, batch, factored, sums_of_squares(rule, batch, new, factored))
+    folded = fold(rule, weights, multiplier, factored, statistics)
+    return apply_rule(rule, weights, folded, operands(batch, new, factored), interface.kinds(batch)), new
 
 
 def update_moments(rule: UpdateRule, batch: Batch, seed: Array) -> Accumulators:
     """The new running moments, rounded to the dtype in which they are kept: that is what the features see."""
-    old = batch.accumulators
-    gradient = interface.finite_gradient(batch.gradient, rule.gradient_clip)
+    new = full_size_moments(rule, batch.gradient, batch.accumulators, seed, batch.axes is None)
+    return new if batch.axes is None else factored_moments(rule, batch, new, seed)
+
+
+def full_size_moments(
+    rule: UpdateRule, gradient: Array, old: Accumulators, seed: Array, full: bool, store: Store = moments.store
+) -> Accumulators:
+    """The new moments that have the tensor's shape; elementwise, so that it may be applied to pieces.
+
+    Args:
+      rule: the update rule.
+      gradient: the raw gradient, any floating dtype.
+      old: the moments; those that do not have the tensor's shape are returned as they are.
+      seed: see `update_batch`.
+      full: whether the row moments have the tensor's shape: for rank < 2.
+      store: how a new moment is rounded.
+    """
+    gradient = interface.finite_gradient(gradient, rule.gradient_clip)
     squared = jnp.square(gradient)
-    numbers = itertools.count(1)
-
-    def average(kept: Array, new: Array, decay: float) -> Array:
-        salt = jnp.uint32(next(numbers) * 0x85EBCA6B % 2**32)
-        return moments.store(moments.decay_average(kept, new, decay), kept.dtype, seed ^ salt)
-
-    def averages(kept: Sequence[Array], new: Array) -> tuple[Array, ...]:
-        return tuple(average(k, new + FACTORED_FLOOR, d) for k, d in zip(kept, rule.factored_decays, strict=True))
-
+    seeds = _seeds(seed)
+    average = lambda kept, new, decay: store(moments.decay_average(kept, new, decay), kept.dtype, next(seeds))
     momenta = tuple(average(m, gradient, d) for m, d in zip(old.momenta, rule.momentum_decays, strict=True))
     second_moment = average(old.second_moment, squared, rule.second_moment_decay)
-    if batch.axes is None:
-        return Accumulators(momenta, second_moment, averages(old.rows, squared), old.columns)
+    rows = old.rows
+    if full:
+        decays = zip(rows, rule.factored_decays, strict=True)
+        rows = tuple(average(row, squared + FACTORED_FLOOR, d) for row, d in decays)
+    return Accumulators(momenta, second_moment, rows, old.columns)
+
+
+def factored_moments(rule: UpdateRule, batch: Batch, old: Accumulators, seed: Array) -> Accumulators:
+    """New row and column moments of a batch of rank >= 2, in place of those of ``old``."""
+    assert batch.axes is not None
     d1, d0 = batch.axes
     square = lambda g: jnp.square(interface.finite_gradient(g, rule.gradient_clip))
     # The barrier keeps these reductions apart from the elementwise moments, whose squares would be written out for them.
     row_mean, column_mean = reductions.means_over(
         square, jax.lax.optimization_barrier(batch.gradient), (d0, d1), batch.stacked
     )
-    return Accumulators(momenta, second_moment, averages(old.rows, row_mean), averages(old.columns, column_mean))
+    seeds = itertools.islice(_seeds(seed), len(old.momenta) + 1, None)
+
+    def averages(kept: Sequence[Array], new: Array) -> tuple[Array, ...]:
+        average = lambda k, d: moments.decay_average(k, new + FACTORED_FLOOR, d)
+        return tuple(
+            moments.store(average(k, d), k.dtype, next(seeds)) for k, d in zip(kept, rule.factored_decays, strict=True)
+        )
+
+    return old._replace(rows=averages(old.rows, row_mean), columns=averages(old.columns, column_mean))
+
+
+def _seeds(seed: Array) -> Iterator[Array]:
+    """A seed for each accumulator, in the order of `Accumulators`."""
+    return (seed ^ np.uint32(number * 0x85EBCA6B % 2**32) for number in itertools.count(1))
 
 
 class Factored(NamedTuple):
@@ -105,52 +140,74 @@ def factored_statistics(batch: Batch, new: Accumulators) -> Factored:
 
 def operands(batch: Batch, new: Accumulators, factored: Factored | None) -> Operands:
     """What pass 1 or pass 2 reads, behind a barrier, so that the passes share no computation."""
-    read = jax.lax.optimization_barrier((batch.gradient, batch.parameter, new.momenta, new.second_moment))
-    if factored is None:
-        return Operands(*read, (), (), new.rows, batch.mask)
-    return Operands(*read, factored.row_factors, factored.column_factors, None, None)
+    gradient, parameter, momenta, second_moment = jax.lax.optimization_barrier(
+        (batch.gradient, batch.parameter, new.momenta, new.second_moment)
+    )
+    row_factors, column_factors = ((), ()) if factored is None else (factored.row_factors, factored.column_factors)
+    full = new.rows if factored is None else None
+    return Operands(gradient, parameter, momenta, second_moment, row_factors, column_factors, full, batch.mask)
+
+
+def squares(rule: UpdateRule, x: Operands, kinds: Sequence[Kind]) -> list[Array]:
+    """Squares of the features of the tensor's shape, and of the parameter; 0 in padding."""
+    values = interface.full_size_values(rule, x)
+    made = [*rule.make(values, kinds), values.parameter]
+    return [jnp.square(y) if x.mask is None else jnp.square(y) * x.mask for y in made]
+
+
+def sums_of_squares(rule: UpdateRule, batch: Batch, new: Accumulators, factored: Factored | None) -> list[Array]:
+    """Pass 1: sums over each tensor of what `squares` returns, each float32 (*batch,)."""
+    kinds = interface.kinds(batch)
+    outputs = len(rule.indices(kinds)) + 1
+    function = lambda x: squares(rule, x, kinds)
+    return reductions.sums(function, operands(batch, new, factored), batch.gradient.shape, batch.stacked, outputs)
 
 
 def mean_squares(
-    rule: UpdateRule, batch: Batch, new: Accumulators, factored: Factored | None
+    rule: UpdateRule, batch: Batch, factored: Factored | None, sums: Sequence[Array]
 ) -> tuple[list[Array], Array]:
-    """Pass 1.
+    """Mean squares from the sums of pass 1 and, for row and column features, from the small arrays themselves.
 
     Returns:
       Mean square of every feature in checkpoint order, each float32 (*batch,), and that of the parameter.
     """
-    kinds = interface.kinds(batch)
-
-    def squares(x: Operands) -> list[Array]:
-        values = interface.full_size_values(rule, x)
-        made = [*rule.make(values, kinds), values.parameter]
-        return [jnp.square(y) if x.mask is None else jnp.square(y) * x.mask for y in made]
-
-    outputs = len(rule.indices(kinds)) + 1
-    shape = batch.gradient.shape
-    *sums, parameter = reductions.sums(squares, operands(batch, new, factored), shape, batch.stacked, outputs)
-    means: dict[int, Array] = dict(zip(rule.indices(kinds), [x / batch.count for x in sums], strict=True))
+    *features, parameter = sums
+    places = rule.indices(interface.kinds(batch))
+    means: dict[int, Array] = dict(zip(places, [x / batch.num_elements for x in features], strict=True))
     if factored is not None:
         for kind in (Kind.ROW, Kind.COLUMN):
             # Each is repeated equally often in the whole tensor, so that its own mean is that over the tensor.
             made = rule.make(interface.small_values(factored.rows, factored.columns), (kind,))
             own = [jnp.mean(jnp.square(x), axis=batch.tensor_axes) for x in made]
             means.update(zip(rule.indices((kind,)), own, strict=True))
-    return [means[index] for index in sorted(means)], parameter / batch.count
+    return [means[index] for index in sorted(means)], parameter / batch.num_elements
 
 
-def apply_rule(
+class Folded(NamedTuple):
+    """What the network needs besides the full-size features and its later layers.
+
+    Attributes:
+      kernel: float32 (*batch, num_features, units), the first layer's kernel times the normalisers.
+      size: float32 (*batch,), what the network's output is multiplied by.
+      rank_one: per kind of small feature, row and column, its part of each unit's preactivation: one array per unit, of
+        the shape of the features.
+    """
+
+    kernel: Array
+    size: Array
+    rank_one: list[list[Array]]
+
+
+def fold(
     rule: UpdateRule,
     weights: Weights,
     multiplier: Array | None,
-    batch: Batch,
-    new: Accumulators,
     factored: Factored | None,
     statistics: tuple[list[Array], Array],
-) -> Array:
-    """Pass 2: the step, (*batch, *s) in the gradient's dtype."""
-    squares, parameter_square = statistics
-    kernel = weights["hidden_0"]["kernel"] * features_lib.normalizer(jnp.stack(squares, axis=-1))[..., None]
+) -> Folded:
+    """Between the passes: normalisers into the first layer's kernel, small features into rank-one terms, the step size."""
+    mean_square, parameter_square = statistics
+    kernel = weights["hidden_0"]["kernel"] * features_lib.normalizer(jnp.stack(mean_square, axis=-1))[..., None]
     size = features_lib.parameter_scale(parameter_square) * rule.step_scale
     size = size if multiplier is None else size * multiplier
     units = range(kernel.shape[-1])
@@ -161,16 +218,31 @@ def apply_rule(
             if made := rule.make(small, (kind,)):
                 rank_one.append([networks.first_layer(kernel, made, rule.indices((kind,)), u) for u in units])
     # Each scalar and each vector is computed once: without the barrier XLA would compute them again for every parameter.
-    kernel, size, rank_one = jax.lax.optimization_barrier((kernel, size, rank_one))
-    kinds, ndim = interface.kinds(batch), batch.gradient.ndim
-    made = rule.make(interface.full_size_values(rule, operands(batch, new, factored)), kinds)
+    return Folded(*jax.lax.optimization_barrier((kernel, size, rank_one)))
+
+
+def apply_rule(rule: UpdateRule, weights: Weights, folded: Folded, x: Operands, kinds: Sequence[Kind]) -> Array:
+    """Pass 2: the step, in the gradient's shape and dtype; elementwise, so that it may be applied to pieces.
+
+    Args:
+      rule: the update rule.
+      weights: meta-parameters of its network.
+      folded: what `fold` makes of them.
+      x: the operands.
+      kinds: kinds of features that have the tensor's shape.
+    """
+    ndim = x.gradient.ndim
+    made = rule.make(interface.full_size_values(rule, x), kinds)
     preactivations = []
-    for unit in units:
+    for unit in range(folded.kernel.shape[-1]):
         total = networks.expand(weights["hidden_0"]["bias"][..., unit], ndim)
-        for terms in rank_one:
+        for terms in folded.rank_one:
             total = total + terms[unit]
-        preactivations.append(total + networks.first_layer(kernel, made, rule.indices(kinds), unit))
+        if made:
+            total = total + networks.first_layer(folded.kernel, made, rule.indices(kinds), unit)
+        preactivations.append(total)
     direction, magnitude = networks.later_layers(weights, preactivations)
     exponent = jnp.minimum(rule.magnitude_scale * magnitude, interface.LARGEST_EXPONENT)
-    step = direction * jnp.exp(exponent) * networks.expand(size, ndim)
-    return interface.cast_finite(step, batch.gradient.dtype)
+    step = direction * jnp.exp(exponent) * networks.expand(folded.size, ndim)
+    # A rule of nothing but row features, say, has made a row.
+    return jnp.broadcast_to(interface.cast_finite(step, x.gradient.dtype), x.gradient.shape)
