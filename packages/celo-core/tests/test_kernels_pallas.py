@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from celo_core import CeloConfig
+from celo_core import Celo, CeloConfig, celo
 from celo_core.accumulators import factored_axes
 from celo_core.features import CELO_FEATURES, num_features
 from celo_core.kernels import pallas, reductions, xla
@@ -306,6 +306,21 @@ def test_tiles_cover_a_tensor(shape, size, monkeypatch):
     covered = np.array(tiling.counts) * tiling.tile
     assert np.all(covered >= tiling.shape) and np.all(covered - tiling.tile < tiling.shape)
     assert elements < size or np.prod(tiling.counts) * tile < 3 * elements, "most of the work is on padding"
+
+
+def test_chosen_where_the_program_is_lowered(monkeypatch):
+    """On a machine with a GPU, ``auto`` is the kernels in a program for the GPU, and XLA in one for the CPU beside it."""
+    monkeypatch.undo()
+    tx = {name: celo(Celo().init(jax.random.key(0)), 10, implementation=name) for name in ("auto", "xla")}
+    params = {"large": jnp.full((300, 300), 0.5), "small": jnp.ones((5, 3))}
+    state = tx["xla"].init(params)
+    update = {name: functools.partial(one.update, params, state, params, value=1.0) for name, one in tx.items()}
+    expected = jax.jit(update["xla"])()
+    monkeypatch.setattr(reductions, "on_one_device", lambda: True)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(update["auto"])(), expected)
+    assert lowered_for_cuda(update["auto"]).count("gpu.triton") == 2
+    assert "gpu.triton" not in lowered_for_cuda(update["xla"])
 
 
 class TestSupports:

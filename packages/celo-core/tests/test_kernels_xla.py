@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from celo_core import Celo, CeloConfig, celo
-from celo_core.kernels import grouping, reductions
+from celo_core.kernels import grouping, reductions, xla
 from celo_core.kernels.interface import Accumulators, Leaf
 
 RULE_ONLY = CeloConfig(scheduler=None)
@@ -245,6 +245,27 @@ def test_vmap_over_theta(one_cpu):
     together = jax.vmap(update)(jax.tree.map(lambda *x: jnp.stack(x), *thetas))
     for index, theta in enumerate(thetas):
         assert_same(jax.tree.map(lambda x, i=index: x[i], together), update(theta))
+
+
+@pytest.mark.parametrize("mode", ["one CPU", "many devices"])
+def test_weights_may_differ_from_tensor_to_tensor(mode, monkeypatch):
+    """As VeLO's do: a stack of tensors with a stack of networks is as each tensor with its own."""
+    if mode == "one CPU":
+        monkeypatch.setattr(reductions, "on_one_cpu", lambda: True)
+    thetas = [Celo(RULE_ONLY).init(jax.random.key(seed))["update_rule"] for seed in range(2)]
+    leaves = [leaf_with_moments((6, 5), seed) for seed in range(2)]
+    seed = jnp.uint32(1)
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *thetas)
+    steps, _ = xla.update_batch(RULE_ONLY.rule, stacked, None, grouping.gather(leaves), seed)
+    for leaf, theta, step in zip(leaves, thetas, steps, strict=True):
+        alone, _ = xla.update_batch(RULE_ONLY.rule, theta, None, grouping.gather([leaf]), seed)
+        assert_same(step, alone)
+
+
+def leaf_with_moments(shape, seed):
+    g, p, m, v, r, c = draw([shape, shape, shape, shape, shape[:1], shape[1:]], seed)
+    squares = [jnp.square(x) for x in (v, c, r)]  # the row statistic of a tall matrix has the length of its last axis
+    return Leaf(g, p, Accumulators((m,) * 3, squares[0], (squares[1],) * 3, (squares[2],) * 3))
 
 
 @pytest.mark.parametrize("shape", [(64, 32), (9,)], ids=str)

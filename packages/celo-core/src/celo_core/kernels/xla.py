@@ -50,10 +50,16 @@ def update_batch(
     """
     if batch.stacked and reductions.on_one_cpu():
         # One program for a tensor, run for each, rather than one for the stack: that compiles to half as many kernels.
-        each, numbers = batch._replace(stacked=0), jnp.arange(batch.gradient.shape[0], dtype=jnp.uint32)
+        own = jnp.ndim(weights["output"]["bias"]) > 1
+        arrays = (batch._replace(stacked=None), weights if own else None)  # type: ignore[arg-type]
+        numbers = jnp.arange(batch.gradient.shape[0], dtype=jnp.uint32)
+
+        def one(x: Any) -> tuple[Array, Accumulators]:
+            (tensor, its_weights), number = x
+            each = tensor._replace(stacked=0)
+            return update_batch(rule, its_weights if own else weights, multiplier, each, seed + number)
+
         results = (jax.ShapeDtypeStruct(batch.gradient.shape, batch.gradient.dtype), batch.accumulators)
-        one = lambda x: update_batch(rule, weights, multiplier, each._replace(**x[0]), seed + x[1])
-        arrays = {name: x for name, x in each._asdict().items() if name != "stacked"}
         return reductions.one_by_one(one, (arrays, numbers), results)
     new = update_moments(rule, batch, seed)
     factored = None if batch.axes is None else factored_statistics(batch, new)
