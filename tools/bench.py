@@ -188,7 +188,7 @@ def measure_in_scan(shapes: Shapes, makers: Makers, rounds: int, steps: int = 20
 
 def ceilings(rounds: int) -> dict[str, Any]:
     """The machine's memory bandwidth and arithmetic rate, as XLA programs of one operation reach them."""
-    size = 2**25
+    size = 2**27  # beyond any cache
     x, y = [jnp.ones(size)], jnp.ones(size)
     add = jax.jit(lambda x, y: x + 0.5 * y, donate_argnums=0)
 
@@ -197,9 +197,10 @@ def ceilings(rounds: int) -> dict[str, Any]:
         return x[0]
 
     def horner(z: Any) -> Any:
-        for _ in range(256):
-            z = z * 0.999 + 0.001
-        return z
+        chains = [z + i for i in range(8)]  # independent, so that none waits for its own last result
+        for _ in range(32):
+            chains = [c * 0.999 + 0.001 for c in chains]
+        return sum(chains)
 
     in_cache = jnp.ones(2**19)
     arithmetic = functools.partial(jax.jit(horner), in_cache)

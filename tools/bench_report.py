@@ -34,6 +34,17 @@ def roofline_share(record: dict[str, Any], name: str, parameters: int, milliseco
     return 1e3 * least * parameters / (1e9 * record["ceilings"]["gigabytes_per_second"]["median"]) / milliseconds
 
 
+def counts(record: dict[str, Any]) -> list[str]:
+    """Rows of what a step must move and compute, and the times that the machine's ceilings set for that."""
+    ceilings, lines = record["ceilings"], []
+    for name, least in record["least_bytes_per_parameter"].items():
+        operations = record["operations_per_parameter"][name]
+        memory = least / ceilings["gigabytes_per_second"]["median"]
+        arithmetic = operations / ceilings["gigaflops"]["median"]
+        lines.append(f"| {name} | {least} | {operations:.0f} | {memory:.2f} | {arithmetic:.2f} |")
+    return lines
+
+
 def tables(record: dict[str, Any]) -> str:
     """The results in Markdown."""
     spread = lambda x: f"{x['median']:.3g} [{x['low']:.3g}, {x['high']:.3g}]"
@@ -43,6 +54,10 @@ def tables(record: dict[str, Any]) -> str:
         f"{record['machine']}; {versions}. Medians of {record['rounds']} rounds, quartiles in brackets. The machine moves "
         f"{ceilings['gigabytes_per_second']['median']:.3g} GB/s (x + 0.5 y in place) and computes "
         f"{ceilings['gigaflops']['median']:.3g} Gflop/s (multiply-add in cache), both through XLA.",
+        "",
+        "| per parameter of a matrix | least bytes | elementwise operations | at the bandwidth, ns | at the arithmetic rate, ns |",
+        "|---|---:|---:|---:|---:|",
+        *counts(record),
         "",
         "| network | optimizer | ms a step | x Adam | trace and compile, s | temporary bytes a parameter "
         "| state bytes a parameter | share of the bandwidth |",

@@ -1,12 +1,13 @@
-"""Measures this machine in one call: cost of a Celo step beside Adam's, the rate of meta-training and where its time goes.
+"""Measures this machine in one call: the rate of meta-training and where its time goes; on a GPU, the kernels as well.
 
     python tools/measure.py --out docs/results/measure.json
     python tools/measure.py --out measure.json --pairs 32 1024 --run runs/gpu --minutes 6 -- --data-dir arrays
 
-It is the one command to give a machine with a GPU. What is left of --minutes goes to a stretch of ``celo-tasks meta-train
---out RUN`` with --run (further arguments of it follow ``--``), and with --evaluation to tuned Adam on velodrome-17, by
-``celo-tasks evaluate``, half and half if both are given; each goes on with what its folder holds. It needs the three
-packages on the path and no network.
+It is the one command to give a machine with a GPU: there it first compares the Pallas kernels with XLA, and measures a step
+beside Adam's on all networks of ``nox -s bench`` (on a CPU that is for ``nox -s bench``, which wants one device). What is
+left of --minutes goes to a stretch of ``celo-tasks meta-train --out RUN`` with --run (further arguments of it follow
+``--``), and with --evaluation to tuned Adam on velodrome-17, by ``celo-tasks evaluate``, half and half if both are given;
+each goes on with what its folder holds. It needs the three packages on the path and no network.
 
 Times are medians of repeated runs after a warm-up; ratios are to Optax's Adam in the same process.
 """
@@ -120,9 +121,8 @@ def main() -> int:
     if jax.default_backend() != "cpu":
         record["kernels"] = check_kernels()
         print("Pallas against XLA:", record["kernels"], flush=True)
-    record["ceilings"] = bench.ceilings(3)
-    for name in ("mlp", "ten-million") if jax.default_backend() == "cpu" else bench.CASES:
-        title, shapes = bench.CASES[name]
+        record["ceilings"] = bench.ceilings(3)
+    for title, shapes in [] if jax.default_backend() == "cpu" else bench.CASES.values():
         record["update"][title] = bench.measure(shapes, bench.optimizers(), 5, 0.3)
         print(title, record["update"][title], flush=True)
         files.write_json(options.out, record)
