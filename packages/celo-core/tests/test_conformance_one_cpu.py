@@ -1,0 +1,29 @@
+"""The conformance suite on one CPU device, where sums go in parts and in blocks, and leaves are packed.
+
+The other tests see eight simulated devices. That is settled before JAX starts, hence a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import jax
+from celo_core import Celo
+from celo_core.kernels import reductions
+from celo_core.testing import check_optimizer
+
+assert reductions.on_one_cpu()
+theta = Celo().init(jax.random.key(0))
+skip = {"check_sharded_parameters", "check_explicit_sharding"}  # they need eight devices
+check_optimizer(lambda num_steps: Celo().build(theta, num_steps), skip=skip)
+"""
+
+
+@pytest.mark.slow
+def test_celo():
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
