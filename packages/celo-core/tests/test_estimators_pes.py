@@ -1,6 +1,4 @@
-"""PES against closed forms, the reference implementation's gradient, and properties that no seed may break."""
-
-import functools
+"""PES against the reference implementation's gradient, and properties that no seed may break."""
 
 import chex
 import jax
@@ -8,72 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo_core import ConstantLength, GradientEstimator, LogUniformLength, TruncatedPES
+from celo_core import GradientEstimator, LogUniformLength, TruncatedPES
 from celo_core.estimators import pair_gradient
 from celo_core.testing.toys import LearnedSGD, Quadratic
-
-SIGMA = 0.02
-LENGTH, WINDOW = 20, 5
-
-
-def closed_form_gradient(log_learning_rate: float, length: int, size: int = 4) -> float:
-    """d/d log(lr) of mean_t c^(2t) / 2 over t < length, with c = 1 - lr/size, in float64."""
-    lr = np.exp(np.float64(log_learning_rate))
-    c, t = 1 - lr / size, np.arange(length)
-    return float(np.mean(t * c ** np.maximum(2 * t - 1, 0) * (-lr / size)))
-
-
-def estimates(persistent: bool, seeds: int, pairs: int = 16, lives: int = 4) -> np.ndarray:
-    """Gradient of the log learning rate by seed, averaged over whole lives of the problems."""
-    estimator = TruncatedPES(
-        LearnedSGD(),
-        Quadratic(),
-        num_pairs=pairs,
-        sigma=SIGMA,
-        truncation=WINDOW,
-        lengths=ConstantLength(LENGTH),
-        persistent=persistent,
-    )
-    theta = LearnedSGD().init(jax.random.key(0))
-    windows = LENGTH // WINDOW
-
-    @jax.jit
-    @jax.vmap
-    def run(key):
-        def body(state, key):
-            (gradient, _, _), state = estimator.estimate(key, theta, state, {})
-            return state, gradient["rule"]["log_learning_rate"]
-
-        key_init, key_steps = jax.random.split(key)
-        state = estimator.init(key_init, theta)
-        # The first lives are shortened so that pairs get out of phase; afterwards a pair goes through its
-        # windows cyclically, and a whole number of lives weighs all windows equally.
-        _, gradients = jax.lax.scan(body, state, jax.random.split(key_steps, windows * (lives + 1)))
-        return jnp.mean(gradients[windows:])
-
-    return np.asarray(run(jax.random.split(jax.random.key(7), seeds)), np.float64)
-
-
-@functools.cache
-def interval(persistent: bool) -> tuple[float, float, float]:
-    """Closed form, mean over seeds, and half of a 99.99 % confidence interval."""
-    values = estimates(persistent, seeds=256)
-    return closed_form_gradient(-1.0, LENGTH), values.mean(), 3.9 * values.std(ddof=1) / np.sqrt(len(values))
-
-
-def test_pes_is_unbiased():
-    exact, mean, half_width = interval(persistent=True)
-    assert half_width < 0.2 * abs(exact), "the interval is too wide to show anything"
-    # Smoothing with sigma = 0.02 moves the gradient by a relative O(sigma^2), far inside the interval.
-    assert abs(mean - exact) < half_width, (exact, mean, half_width)
-
-
-def test_truncated_es_is_biased():
-    exact, mean, half_width = interval(persistent=False)
-    assert abs(mean - exact) > 3 * half_width, (exact, mean, half_width)
-    assert abs(mean) < abs(exact), (
-        "truncated ES sees only the current window, so it underrates the learning rate's effect"
-    )
 
 
 def test_reference_gradient(golden_dir):
@@ -142,8 +77,8 @@ def test_accumulators_and_steps_at_every_boundary(noisy):
         np.testing.assert_array_equal(state.step, np.where(reset, 0, before.step) + estimator.truncation)
         kept = np.asarray(state.length) == np.asarray(before.length)
         assert np.all(kept | reset), "a problem keeps its length"
-        moved = np.asarray(state.accumulator["unused"]["bias"]) - before.accumulator["unused"]["bias"]
-        fresh = np.asarray(state.accumulator["unused"]["bias"])
+        moved = np.asarray(state.memory["unused"]["bias"]) - before.memory["unused"]["bias"]
+        fresh = np.asarray(state.memory["unused"]["bias"])
         # sigma = 1e-3: a sum of one window's perturbations is below 6 sigma.
         assert np.abs(moved[~reset]).max(initial=0) < 6e-3
         assert np.abs(fresh[reset]).max(initial=0) < 6e-3

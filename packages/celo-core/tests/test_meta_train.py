@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from celo_core import ConstantLength, TruncatedPES, checkpoints
-from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer, run_phase
+from celo_core.meta_run import run_phase
+from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer
 from celo_core.testing.toys import LearnedSGD, Quadratic
 
 CONFIG = MetaTrainConfig(iterations=12, learning_rate=0.05, weight_decay=0.1, block=3, average_decay=0.5)
@@ -54,7 +55,7 @@ def test_resume_after_kill(finished, tmp_path):
     script = textwrap.dedent(f"""
         import sys, time; sys.path.insert(0, {os.path.dirname(__file__)!r})
         from test_meta_train import make_trainer
-        from celo_core.meta_train import run_phase
+        from celo_core.meta_run import run_phase
         run_phase(make_trainer(), {str(tmp_path)!r}, checkpoint_seconds=0.0, stop=lambda: time.sleep(0.4))
     """)
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)

@@ -12,6 +12,13 @@ from celo_core.architectures.celo_adam import CeloAdamConfig as CeloAdamConfig
 from celo_core.architectures.celo_adam import ScaleByCeloAdamState as ScaleByCeloAdamState
 from celo_core.architectures.celo_adam import celo_adam as celo_adam
 from celo_core.architectures.celo_adam import scale_by_celo_adam as scale_by_celo_adam
+from celo_core.estimators import FullBackprop as FullBackprop
+from celo_core.estimators import FullES as FullES
+from celo_core.estimators import MeanOfEstimators as MeanOfEstimators
+from celo_core.estimators import NoiseReuseES as NoiseReuseES
+from celo_core.estimators import ResumeBuffer as ResumeBuffer
+from celo_core.estimators import TruncatedBackprop as TruncatedBackprop
+from celo_core.estimators import TruncatedES as TruncatedES
 from celo_core.estimators import TruncatedPES as TruncatedPES
 from celo_core.protocols import GradientEstimator as GradientEstimator
 from celo_core.protocols import LearnedOptimizer as LearnedOptimizer
@@ -23,6 +30,7 @@ from celo_core.schedulers import embed_task as embed_task
 from celo_core.schedulers import task_embedding as task_embedding
 from celo_core.training import TrainState as TrainState
 from celo_core.truncation import ConstantLength as ConstantLength
+from celo_core.truncation import GrowingLength as GrowingLength
 from celo_core.truncation import LogUniformLength as LogUniformLength
 
 __version__ = "0.1.0"

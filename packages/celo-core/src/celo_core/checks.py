@@ -69,6 +69,34 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
 
 
+def check_family(family: Any, data: Any, samples: int = 4) -> None:
+    """Raises ValueError unless a freshly initialised network's loss is a finite real scalar, on a few sampled tasks.
+
+    Args:
+      family: a `celo_core.TaskFamily`.
+      data: what its ``load`` returned.
+      samples: number of tasks.
+    """
+
+    def loss(key: jax.Array, data: Any) -> Any:
+        key_task, key_init, key_batch, key_loss = jax.random.split(key, 4)
+        config = family.sample(key_task)
+        params, model_state = family.init(key_init, config)
+        return family.loss(params, model_state, key_loss, config, family.batch(key_batch, config, data))[0]
+
+    shape = jax.eval_shape(loss, jax.random.key(0), data)
+    if getattr(shape, "shape", None) != () or not jnp.issubdtype(shape.dtype, jnp.floating):
+        raise ValueError(
+            f"the loss of the family {family.name} is {shape}, not one real number: return the mean over the batch."
+        )
+    values = np.asarray(jax.jit(jax.vmap(loss, in_axes=(0, None)))(jax.random.split(jax.random.key(0), samples), data))
+    if not np.all(np.isfinite(values)):
+        raise ValueError(
+            f"the loss of the family {family.name} is {values[~np.isfinite(values)][0]} for a freshly initialised network: "
+            "check its data and its initialisation."
+        )
+
+
 def check_params(params: Any) -> None:
     """Raises TypeError if a leaf is not real floating point (None and MaskedNode are not leaves)."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -42,3 +42,25 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes JSON with two spaces of indentation; errors as `written_atomically`, and ValueError for NaN or infinity."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def check_room(folder: str | os.PathLike[str], num_bytes: int) -> None:
+    """Makes a folder and proves, by writing and deleting a file, that this many bytes can be written there.
+
+    Raises:
+      OSError: they cannot; the message names the folder and says what to do.
+    """
+    path = pathlib.Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            for begin in range(0, num_bytes, 2**20):
+                # Ones, which no file system keeps as a hole.
+                file.write(b"\xff" * min(2**20, num_bytes - begin))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(
+            f"{path} has no room for {num_bytes / 2**20:.0f} MiB or cannot be written to ({error.strerror}): "
+            "free some space there, or choose another folder."
+        ) from error

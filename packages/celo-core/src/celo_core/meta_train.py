@@ -1,29 +1,24 @@
-"""Meta-training: descends an estimated meta-gradient, in stretches that can be stopped and resumed bit for bit.
+"""Meta-training: descends an estimated meta-gradient, many meta-iterations per XLA program, on any number of devices.
 
 The recipe is Celo's (arXiv 2501.12670, section 4): the update rule is trained first, with a step-size multiplier of 1,
 and then the scheduler, with the update rule frozen. A phase sees its own part of theta only (`FrozenPart`), so nothing,
-weight decay included, can move the other part.
+weight decay included, can move the other part. `celo_core.meta_run.run_phase` runs a phase in stretches that can be
+stopped and resumed bit for bit.
 """
 
 import dataclasses
-import functools
-import json
-import os
-import pathlib
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from celo_core import checkpoints, files
-from celo_core.estimators import TruncatedPES
-from celo_core.progress import ProgressLine, format_seconds
-from celo_core.protocols import LearnedOptimizer, Theta
+from celo_core import checkpoints
+from celo_core.protocols import GradientEstimator, LearnedOptimizer, Theta
 
 Array = jax.Array
 
@@ -65,15 +60,17 @@ class FrozenPart:
 
 @dataclasses.dataclass(frozen=True)
 class MetaTrainConfig:
-    """Settings of one phase of meta-training.
+    """Settings of one phase of meta-training; the defaults are the paper's.
 
     Attributes:
       iterations: meta-iterations (updates of theta) in the whole phase.
       learning_rate: peak learning rate of the meta-optimizer, AdamW.
-      final_fraction: the learning rate decays by a cosine to this fraction of its peak.
+      final_fraction: the learning rate decays by a cosine to this fraction of its peak; 1 for a constant one.
       weight_decay: AdamW's decoupled weight decay.
       clip_norm: meta-gradients are clipped to this global norm.
-      average_decay: decay of the running average of theta that a phase returns.
+      average_decay: decay of the running average of theta that a phase returns; 0 for the last theta.
+      truncations: a schedule of the truncation: pairs ``(iteration, truncation)`` in order, each valid from its iteration
+        on; before the first, and by default throughout, the estimator's own is. Every value is a program of its own.
       block: meta-iterations per XLA program.
       seed: of everything random.
     """
@@ -84,6 +81,7 @@ class MetaTrainConfig:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     average_decay: float = 0.0
+    truncations: tuple[tuple[int, int], ...] = ()
     block: int = 10
     seed: int = 0
 
@@ -92,6 +90,12 @@ class MetaTrainConfig:
             raise ValueError(f"iterations and block must be at least 1, not {self.iterations} and {self.block}.")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay must be in [0, 1), not {self.average_decay}.")
+        starts = [start for start, _ in self.truncations]
+        if starts != sorted(set(starts)) or any(start < 0 or steps < 1 for start, steps in self.truncations):
+            raise ValueError(
+                "truncations must be pairs (iteration, steps >= 1) with iterations in ascending order, "
+                f"not {self.truncations}."
+            )
 
     def optimizer(self) -> optax.GradientTransformation:
         """The meta-optimizer."""
@@ -106,220 +110,209 @@ class MetaTrainState(NamedTuple):
 
     Attributes:
       iteration: meta-iterations done, int32 ().
+      retries: times that the run was rolled back after it had diverged, int32 ().
       theta: trainable meta-parameters.
       average: running average of theta, without bias correction at the start (it begins at theta).
       opt_state: of the meta-optimizer.
-      pairs: the estimator's state.
+      problems: the estimator's state, split over the devices.
     """
 
     iteration: Any
+    retries: Any
     theta: Theta
     average: Theta
     opt_state: Any
-    pairs: Any
+    problems: Any
 
 
 class MetaTrainer:
-    """Runs one phase, with the pairs split over the devices; every pair has random keys of its own.
+    """Runs one phase, with the problems split over the devices; every problem has random keys of its own.
+
+    Theta is replicated, and a meta-iteration has one collective operation: the mean of the meta-gradient over devices. With
+    ``jax.distributed`` the devices are those of all processes, each of which runs the same program.
 
     Args:
       estimator: the meta-gradient, which knows the architecture and the problems.
       config: settings.
       data: what the family's ``load`` returned.
-      devices: devices to split the pairs over, all by default; their number must divide the number of pairs.
+      devices: devices to split the problems over; by default as many of all as divide the number of problems.
+      optimizer: the meta-optimizer, any Optax chain; by default AdamW as the config says.
+
+    Raises:
+      ValueError: the problems cannot be split evenly over the devices, a truncation does not fit the estimator, or the
+        family's loss is not a finite scalar at initialisation.
     """
 
-    def __init__(self, estimator: TruncatedPES, config: MetaTrainConfig, data: Any, devices: Any = None) -> None:
+    def __init__(
+        self,
+        estimator: GradientEstimator,
+        config: MetaTrainConfig,
+        data: Any,
+        devices: Any = None,
+        optimizer: optax.GradientTransformation | None = None,
+    ) -> None:
         self.estimator = estimator
         self.config = config
-        devices = list(devices if devices is not None else jax.devices())
-        while estimator.num_pairs % len(devices):
-            devices.pop()
-        self._mesh = jax.make_mesh((len(devices),), ("pairs",), devices=devices)
+        devices = _choose_devices(estimator.num_problems, devices)
+        self._estimators = {steps: _with_truncation(estimator, steps) for _, steps in config.truncations}
+        estimator.check(data)
+        self._mesh = jax.make_mesh((len(devices),), ("problems",), devices=devices)
         self._replicated = NamedSharding(self._mesh, PartitionSpec())
-        self._split = NamedSharding(self._mesh, PartitionSpec("pairs"))
-        self._data = jax.device_put(data, self._replicated)
-        self._optimizer = config.optimizer()
-        self._run = jax.jit(self._block, static_argnums=2, donate_argnums=0)
+        self._split = NamedSharding(self._mesh, PartitionSpec("problems"))
+        self._data = _put(data, self._replicated)
+        self._optimizer = config.optimizer() if optimizer is None else optimizer
+        self._run = jax.jit(self._block, static_argnums=(2, 3), donate_argnums=0)
 
     def init(self, theta: Theta | None = None) -> MetaTrainState:
         """State at iteration 0, from ``theta`` or, by default, from the architecture's random initialisation."""
-        return self._place(jax.jit(self._init)(theta))
+        return self.place(jax.device_get(jax.jit(self._init)(theta)))
 
-    def run(self, state: MetaTrainState, iterations: int) -> tuple[MetaTrainState, dict[str, np.ndarray]]:
-        """Runs meta-iterations as one XLA program; consumes ``state``. Returns metrics per iteration."""
-        state, metrics = self._run(state, self._data, iterations)
+    def run(self, state: MetaTrainState, iterations: int, truncation: int | None = None) -> tuple[Any, Any]:
+        """Runs meta-iterations as one XLA program; consumes ``state``.
+
+        Args:
+          state: where to go on.
+          iterations: how many; each number is a program of its own.
+          truncation: one of the config's truncations; the estimator's own by default.
+
+        Returns:
+          The new state, and metrics per iteration as NumPy arrays (iterations,): ``meta_loss``, ``gradient_norm``,
+          ``theta_norm`` and what the estimator's ``info`` holds.
+        """
+        state, metrics = self._run(state, self._data, iterations, truncation)
         return state, jax.device_get(metrics)
+
+    def lower(self, iterations: int) -> Any:
+        """The program of `run`, lowered: its ``compile().memory_analysis()`` tells what it takes."""
+        return self._run.lower(self.init(), self._data, iterations, None)
+
+    def stretch(self, done: int) -> tuple[int, int | None]:
+        """Where the config's truncations say that the next iterations go: ``(how many at most, truncation)``."""
+        truncation, end = None, self.config.iterations
+        for start, steps in self.config.truncations:
+            if start <= done:
+                truncation = steps
+            else:
+                end = min(end, start)
+        return end - done, truncation
+
+    def inner_steps(self, done: int) -> int:
+        """Inner training steps of the first ``done`` meta-iterations."""
+        total, at = 0, 0
+        while at < done:
+            size, truncation = self.stretch(at)
+            size = min(size, done - at)
+            total += size * (self.estimator if truncation is None else self._estimators[truncation]).inner_steps
+            at += size
+        return total
 
     def example(self) -> MetaTrainState:
         """Shapes and dtypes of the state."""
         return jax.eval_shape(self._init, None)
 
-    def load(self, path: str | os.PathLike[str]) -> MetaTrainState:
-        """The state in a checkpoint."""
-        return self._place(checkpoints.load_checkpoint(path, self.example()))
+    def place(self, state: MetaTrainState) -> MetaTrainState:
+        """A state of NumPy arrays on the devices."""
+        placed = _put(state._replace(problems=None), self._replicated)
+        placed = placed._replace(problems=_put(state.problems, self._split))
+        # A copy, since a state's buffers are donated and those made from NumPy arrays may be shared with them.
+        return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(placed)
+
+    def replicate(self, value: Any) -> Any:
+        """A number as int32 on all devices."""
+        return _put(np.asarray(value, np.int32), self._replicated)
+
+    def fetch(self, state: MetaTrainState) -> MetaTrainState:
+        """The inverse of `place`: a state as NumPy arrays, in every process."""
+        if jax.process_count() > 1:
+            state = state._replace(problems=multihost_utils.process_allgather(state.problems, tiled=True))
+        return jax.tree.map(np.asarray, state)
+
+    def save(self, path: Any, state: MetaTrainState, metadata: Mapping[str, Any]) -> None:
+        """Writes a checkpoint, by the first process; see `celo_core.checkpoints.save_checkpoint`."""
+        fetched = self.fetch(state)
+        if jax.process_index() == 0:
+            checkpoints.save_checkpoint(path, fetched, metadata)
+
+    def load(self, path: Any) -> MetaTrainState:
+        """The state in a checkpoint, whatever the number of devices that it was written with."""
+        return self.place(checkpoints.load_checkpoint(path, self.example()))
 
     def _init(self, theta: Theta | None) -> MetaTrainState:
-        key_theta, key_pairs = jax.random.split(jax.random.key(self.config.seed))
+        key_theta, key_problems = jax.random.split(jax.random.key(self.config.seed))
         theta = self.estimator.architecture.init(key_theta) if theta is None else theta
         theta = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), theta)
         return MetaTrainState(
             iteration=jnp.zeros((), jnp.int32),
+            retries=jnp.zeros((), jnp.int32),
             theta=theta,
             average=jax.tree.map(jnp.array, theta),
             opt_state=self._optimizer.init(theta),
-            pairs=self.estimator.init(key_pairs, theta),
+            problems=self.estimator.init(key_problems, theta),
         )
 
-    def _place(self, state: MetaTrainState) -> MetaTrainState:
-        placed = jax.device_put(state._replace(pairs=None), self._replicated)
-        # A copy, since the buffers of a state are donated and equal leaves may share one.
-        copy = functools.partial(jax.tree.map, lambda x: jnp.array(x, copy=True))
-        return copy(placed._replace(pairs=jax.device_put(state.pairs, self._split)))
+    def _estimate(self, estimator: GradientEstimator, key: Array, theta: Theta, problems: Any, data: Any) -> Any:
+        def local(key: Array, theta: Theta, problems: Any, data: Any) -> Any:
+            (gradient, loss, info), problems = estimator.estimate(key, theta, problems, data)
+            largest = {name: info.pop(name) for name in list(info) if name.endswith("_max")}
+            means = jax.lax.pmean((gradient, loss, info), "problems")
+            return means, jax.lax.pmax(largest, "problems"), problems
 
-    def _estimate(self, key: Array, theta: Theta, pairs: Any, data: Any) -> Any:
-        def local(key: Array, theta: Theta, pairs: Any, data: Any) -> Any:
-            (gradient, loss, info), pairs = self.estimator.estimate(key, theta, pairs, data)
-            return jax.lax.pmean((gradient, loss, info), "pairs"), pairs
-
-        whole, split = PartitionSpec(), PartitionSpec("pairs")
+        whole, split = PartitionSpec(), PartitionSpec("problems")
         sharded = jax.shard_map(
-            local, mesh=self._mesh, in_specs=(whole, whole, split, whole), out_specs=(whole, split), check_vma=False
+            local,
+            mesh=self._mesh,
+            in_specs=(whole, whole, split, whole),
+            out_specs=(whole, whole, split),
+            check_vma=False,
         )
-        return sharded(key, theta, pairs, data)
+        (gradient, loss, info), largest, problems = sharded(key, theta, problems, data)
+        return gradient, {"meta_loss": loss, **info, **largest}, problems
 
-    def _block(self, state: MetaTrainState, data: Any, iterations: int) -> tuple[MetaTrainState, dict[str, Array]]:
+    def _block(
+        self, state: MetaTrainState, data: Any, iterations: int, truncation: int | None
+    ) -> tuple[MetaTrainState, dict[str, Array]]:
+        estimator = self.estimator if truncation is None else self._estimators[truncation]
         root = jax.random.fold_in(jax.random.key(self.config.seed), 1)
 
         def body(state: MetaTrainState, _: None) -> tuple[MetaTrainState, dict[str, Array]]:
-            key = jax.random.fold_in(root, state.iteration)
-            (gradient, loss, info), pairs = self._estimate(key, state.theta, state.pairs, data)
+            key = jax.random.fold_in(jax.random.fold_in(root, state.retries), state.iteration)
+            gradient, metrics, problems = self._estimate(estimator, key, state.theta, state.problems, data)
             updates, opt_state = self._optimizer.update(gradient, state.opt_state, state.theta)
-            theta = optax.apply_updates(state.theta, updates)
+            # A run that was rolled back goes on more carefully.
+            scale = 0.5 ** state.retries.astype(jnp.float32)
+            theta = optax.apply_updates(state.theta, jax.tree.map(lambda u: scale * u, updates))
             decay = self.config.average_decay
             average = jax.tree.map(lambda a, t: decay * a + (1 - decay) * t, state.average, theta)
-            metrics = {"meta_loss": loss, "gradient_norm": optax.tree.norm(gradient), **info}
-            return MetaTrainState(state.iteration + 1, theta, average, opt_state, pairs), metrics
+            metrics |= {"gradient_norm": optax.tree.norm(gradient), "theta_norm": optax.tree.norm(theta)}
+            return MetaTrainState(state.iteration + 1, state.retries, theta, average, opt_state, problems), metrics
 
         return jax.lax.scan(body, state, length=iterations)
 
 
-def run_phase(
-    trainer: MetaTrainer,
-    folder: str | os.PathLike[str],
-    *,
-    theta: Theta | None = None,
-    minutes: float | None = None,
-    checkpoint_seconds: float = 60.0,
-    metadata: Mapping[str, Any] | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    progress: ProgressLine | None = None,
-) -> MetaTrainState:
-    """Runs a phase to its end, or until time is up, resuming from ``folder/checkpoint.npz`` if there is one.
-
-    Writes ``folder/checkpoint.npz`` atomically and ``folder/log.jsonl``, one line per block of iterations.
-
-    Args:
-      trainer: the phase.
-      folder: where its files are.
-      theta: initial trainable theta of a new run; random by default.
-      minutes: stop (with a checkpoint) after this long.
-      checkpoint_seconds: time between checkpoints.
-      metadata: what identifies the run; a checkpoint with other metadata is refused.
-      stop: asked between blocks; if it returns true, the run stops with a checkpoint.
-      progress: where progress is shown.
-
-    Raises:
-      ValueError: the checkpoint belongs to a run with other settings, or is damaged.
-    """
-    folder = pathlib.Path(folder)
-    checkpoint, log = folder / "checkpoint.npz", folder / "log.jsonl"
-    progress = progress or ProgressLine()
-    config = trainer.config
-    identity = json.loads(json.dumps({**dataclasses.asdict(config), **(metadata or {})}))
-    state, seconds = _start(trainer, checkpoint, identity, theta)
-    done = int(state.iteration)
-    _truncate_log(log, done)
-    folder.mkdir(parents=True, exist_ok=True)
-    begin = last_checkpoint = time.monotonic()
-    done_before, seconds_before = done, seconds
-    measured_from: tuple[float, int] | None = None
-
-    def save() -> None:
-        info = {"settings": identity, "iteration": done, "seconds": seconds}
-        checkpoints.save_checkpoint(checkpoint, state, info)
-
-    while done < config.iterations:
-        size = min(config.block, config.iterations - done)
-        state, metrics = trainer.run(state, size)
-        done += size
-        now = time.monotonic()
-        seconds = seconds_before + now - begin
-        # The first block compiles: the rate is measured from its end.
-        rate = (done - measured_from[1]) / (now - measured_from[0]) if measured_from else None
-        measured_from = measured_from or (now, done)
-        _log(log, done, seconds, metrics, trainer.estimator.inner_steps)
-        progress.show(_progress_text(done, config.iterations, metrics, rate, trainer.estimator.inner_steps))
-        out_of_time = minutes is not None and now - begin >= 60 * minutes
-        finish = done >= config.iterations or out_of_time or stop()
-        if finish or now - last_checkpoint >= checkpoint_seconds:
-            save()
-            last_checkpoint = time.monotonic()
-        if finish:
-            break
-    if done > done_before:
-        progress.show(
-            f"{done} of {config.iterations} meta-iterations, {format_seconds(seconds)}; {checkpoint}", last=True
-        )
-    return state
-
-
-def _start(
-    trainer: MetaTrainer, checkpoint: pathlib.Path, identity: Mapping[str, Any], theta: Theta | None
-) -> tuple[MetaTrainState, float]:
-    if not checkpoint.exists():
-        return trainer.init(theta), 0.0
-    found = checkpoints.load_metadata(checkpoint)
-    if different := sorted(
-        name for name in {*found["settings"], *identity} if found["settings"].get(name) != identity.get(name)
-    ):
-        name = different[0]
+def _choose_devices(num_problems: int, devices: Any) -> list[Any]:
+    chosen = list(jax.devices() if devices is None else devices)
+    if devices is None and jax.process_count() == 1:
+        while num_problems % len(chosen):
+            chosen.pop()
+    if num_problems % len(chosen):
         raise ValueError(
-            f"{checkpoint} was written with {name} = {found['settings'].get(name)!r}, not {identity.get(name)!r}: "
-            "resume with the same settings, or start in another folder."
+            f"{num_problems} problems cannot be split evenly over {len(chosen)} devices: change one of the two numbers so "
+            "that the second divides the first."
         )
-    return trainer.load(checkpoint), float(found["seconds"])
+    return chosen
 
 
-def _truncate_log(log: pathlib.Path, iteration: int) -> None:
-    """Drops lines beyond the checkpoint, which a killed run had logged but not saved."""
-    if not log.exists():
-        return
-    kept = []
-    for line in log.read_text().splitlines():
-        try:
-            if json.loads(line)["iteration"] <= iteration:
-                kept.append(line)
-        except (ValueError, KeyError):  # a line cut short by the kill
-            continue
-    files.write_bytes(log, "".join(line + "\n" for line in kept).encode())
+def _with_truncation(estimator: Any, steps: int) -> Any:
+    if not hasattr(estimator, "truncation"):
+        raise ValueError(f"{type(estimator).__name__} has no truncation, so it cannot have a schedule of truncations.")
+    return dataclasses.replace(estimator, truncation=steps)
 
 
-def _log(log: pathlib.Path, done: int, seconds: float, metrics: Mapping[str, np.ndarray], inner_steps: int) -> None:
-    line = {"iteration": done, "seconds": round(seconds, 3), "inner_steps": done * inner_steps}
-    line.update({name: float(np.mean(values)) for name, values in metrics.items()})
-    with log.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+def _put(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays that every process holds whole, on the devices of all of them."""
 
+    def one(x: Any) -> Array:
+        array = np.asarray(x)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
-def _progress_text(
-    done: int, iterations: int, metrics: Mapping[str, np.ndarray], rate: float | None, inner_steps: int
-) -> str:
-    parts = [f"{done}/{iterations}"]
-    if rate:
-        parts.append(f"{rate * inner_steps:,.0f} inner steps/s, {format_seconds((iterations - done) / rate)} left")
-    parts.append(f"meta-loss {np.mean(metrics['meta_loss']):.3f}")
-    parts.append(f"step size {np.mean(metrics['step_size']):.1e} (largest {np.max(metrics['step_size_max']):.1e})")
-    if bad := float(np.mean(metrics["non_finite"])):
-        parts.append(f"{100 * bad:.1f} % of losses not finite")
-    return " | ".join(parts)
+    return jax.tree.map(one, tree)

@@ -74,12 +74,38 @@ class TaskFamily(Protocol):
 class GradientEstimator(Protocol):
     """An estimator of the gradient of a meta-loss with respect to theta."""
 
+    @property
+    def architecture(self) -> LearnedOptimizer:
+        """The learned optimizer whose theta the gradient is for."""
+        ...
+
+    @property
+    def num_problems(self) -> int:
+        """Inner problems at once: the number of devices that share them must divide it."""
+        ...
+
+    @property
+    def inner_steps(self) -> int:
+        """Inner training steps per estimate, for rates and costs."""
+        ...
+
+    def check(self, data: PyTree) -> None:
+        """Raises ValueError, in one sentence, where the problems cannot be trained on."""
+        ...
+
     def init(self, key: Array, theta: Theta) -> PyTree:
-        """State: the inner problems in progress, and what the estimator remembers of its perturbations."""
+        """State: the inner problems in progress, and what the estimator remembers of its perturbations.
+
+        Every leaf has a leading axis that is split over the devices.
+        """
         ...
 
     def estimate(
         self, key: Array, theta: Theta, state: PyTree, data: PyTree
     ) -> tuple[tuple[Theta, Array, dict[str, Array]], PyTree]:
-        """One estimate: ``(gradient, meta_loss, info), state``; ``data`` is what the family's ``load`` returned."""
+        """One estimate: ``(gradient, meta_loss, info), state``; ``data`` is what the family's ``load`` returned.
+
+        ``gradient``, ``meta_loss`` and ``info`` are means over the problems in ``state``; in ``info``, what ends in
+        ``_max`` is a maximum.
+        """
         ...

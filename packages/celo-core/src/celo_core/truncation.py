@@ -1,6 +1,11 @@
-"""How long inner problems run: lengths of unrolls for truncated meta-gradient estimators."""
+"""How long inner problems run: lengths of unrolls for meta-gradient estimators.
+
+A schedule's ``sample(key, estimates)`` draws one length, int32 (); ``estimates`` counts the estimates that the problem's
+slot has taken part in, which in meta-training is the meta-iteration, so that lengths may grow over meta-training.
+"""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +23,14 @@ class ConstantLength:
         if self.steps < 1:
             raise ValueError(f"a problem must run for at least 1 step, not {self.steps}.")
 
-    def sample(self, key: Array) -> Array:
+    @property
+    def longest(self) -> int:
+        """The longest length that can be drawn."""
+        return self.steps
+
+    def sample(self, key: Array, estimates: Any = 0) -> Array:
         """Length of one problem, int32 ()."""
-        del key
+        del key, estimates
         return jnp.asarray(self.steps, jnp.int32)
 
 
@@ -35,10 +45,61 @@ class LogUniformLength:
         if not 1 <= self.minimum <= self.maximum:
             raise ValueError(f"lengths must satisfy 1 <= minimum <= maximum, not {self.minimum} and {self.maximum}.")
 
-    def sample(self, key: Array) -> Array:
+    @property
+    def longest(self) -> int:
+        """The longest length that can be drawn."""
+        return self.maximum
+
+    def sample(self, key: Array, estimates: Any = 0) -> Array:
         """Length of one problem, int32 ()."""
-        low, high = jnp.log(float(self.minimum)), jnp.log(float(self.maximum))
-        return jnp.round(jnp.exp(jax.random.uniform(key, minval=low, maxval=high))).astype(jnp.int32)
+        del estimates
+        return _log_uniform(key, self.minimum, self.maximum)
 
 
-LengthSchedule = ConstantLength | LogUniformLength
+@dataclasses.dataclass(frozen=True)
+class GrowingLength:
+    """A curriculum: log-uniform in [minimum, m], where m grows from ``first`` to ``maximum``.
+
+    ``m = first * (maximum / first) ** min(1, estimates / duration)``: by the same factor in every estimate, so that all
+    orders of magnitude get the same share of meta-training. Curricula over the unroll's length are how VeLO's
+    meta-training began (arXiv 2211.09760, appendix on meta-training).
+
+    Attributes:
+      minimum: shortest length.
+      first: longest length at the start.
+      maximum: longest length at the end, e.g. 20,000.
+      duration: estimates (meta-iterations) until then.
+    """
+
+    minimum: int = 100
+    first: int = 200
+    maximum: int = 20_000
+    duration: int = 10_000
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.first <= self.maximum:
+            raise ValueError(
+                "lengths must satisfy 1 <= minimum <= first <= maximum, "
+                f"not {self.minimum}, {self.first} and {self.maximum}."
+            )
+        if self.duration < 1:
+            raise ValueError(f"a curriculum must last at least 1 estimate, not {self.duration}.")
+
+    @property
+    def longest(self) -> int:
+        """The longest length that can be drawn."""
+        return self.maximum
+
+    def sample(self, key: Array, estimates: Any = 0) -> Array:
+        """Length of one problem, int32 ()."""
+        progress = jnp.minimum(1.0, jnp.asarray(estimates, jnp.float32) / self.duration)
+        longest = self.first * (self.maximum / self.first) ** progress
+        return _log_uniform(key, self.minimum, longest)
+
+
+def _log_uniform(key: Array, low: Any, high: Any) -> Array:
+    low, high = jnp.log(jnp.asarray(low, jnp.float32)), jnp.log(jnp.asarray(high, jnp.float32))
+    return jnp.round(jnp.exp(low + (high - low) * jax.random.uniform(key))).astype(jnp.int32)
+
+
+LengthSchedule = ConstantLength | LogUniformLength | GrowingLength

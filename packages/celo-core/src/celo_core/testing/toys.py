@@ -81,3 +81,70 @@ class LearnedSGD:
         return optax.with_extra_args_support(
             optax.stateless(lambda g, _: jax.tree.map(lambda x: -learning_rate * x, g))
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """Parameters ``(clock, distance)`` and a loss, the distance, that `LearnedWalk` makes linear in theta; a `celo_core.TaskFamily`.
+
+    Attributes:
+      held_out_offset: added to the loss on held-out batches.
+    """
+
+    held_out_offset: float = 0.0
+    name = "clock"
+
+    def load(self) -> dict[str, Array]:
+        """No data."""
+        return {}
+
+    def sample(self, key: Array) -> Array:
+        """A number that identifies the task, float32 ()."""
+        return jax.random.uniform(key)
+
+    def init(self, key: Array, config: Array) -> tuple[Array, None]:
+        """Zeros (2,)."""
+        del key, config
+        return jnp.zeros((2,), jnp.float32), None
+
+    def batch(self, key: Array, config: Array, data: Any) -> Array:
+        """Zero, float32 ()."""
+        del key, config, data
+        return jnp.zeros(())
+
+    def held_out_batch(self, key: Array, config: Array, data: Any) -> Array:
+        """The offset, float32 ()."""
+        del key, config, data
+        return jnp.asarray(self.held_out_offset, jnp.float32)
+
+    def loss(self, params: Array, model_state: None, key: Array, config: Array, batch: Array) -> tuple[Array, None]:
+        """The distance plus the batch's offset."""
+        del key, config
+        return params[1] + batch, model_state
+
+    def normalizer(self, loss: Array) -> Array:
+        """The loss as it is."""
+        return loss
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedWalk:
+    """Adds ``(1, pace)`` to the parameters of a `Clock` at each step; a `celo_core.LearnedOptimizer`.
+
+    theta: ``{"pace": ()}``. After t steps the parameters are ``(t, t * pace)``.
+    """
+
+    name = "learned_walk"
+    config = None
+
+    def init(self, key: Array) -> dict[str, Any]:
+        """A pace of 1; the key is not used."""
+        del key
+        return {"pace": jnp.ones((), jnp.float32)}
+
+    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        """The walk."""
+        del num_steps, kwargs
+        return optax.with_extra_args_support(
+            optax.stateless(lambda g, _: jnp.stack([jnp.ones((), jnp.float32), theta["pace"]]))
+        )

@@ -1,0 +1,68 @@
+"""Perturbations of theta and antithetic pairs: what the evolution strategies share."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from celo_core.protocols import Theta
+
+Array = jax.Array
+
+Sigma = float | Callable[[Any], Any]
+"""Standard deviation of perturbations: a number, or a schedule of the number of estimates done, as Optax's are."""
+
+
+def check_sigma(sigma: Sigma) -> None:
+    """Raises ValueError unless sigma is positive (of a schedule, the first value is looked at)."""
+    first = float(sigma(0)) if callable(sigma) else sigma
+    if not first > 0:
+        raise ValueError(f"sigma, the standard deviation of the perturbations, must be > 0, not {first}.")
+
+
+def sigma_at(sigma: Sigma, estimates: Any) -> Any:
+    """Sigma after a number of estimates."""
+    return sigma(estimates) if callable(sigma) else sigma
+
+
+def perturb(key: Array, theta: Theta, sigma: Any) -> Theta:
+    """Independent normal numbers of standard deviation ``sigma``, like theta."""
+    treedef: Any
+    leaves, treedef = jax.tree.flatten(theta)
+    keys = jax.random.split(key, len(leaves))
+    return treedef.unflatten(
+        [sigma * jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    )
+
+
+def antithetic(theta: Theta, perturbation: Theta) -> Theta:
+    """``theta + e`` and ``theta - e``, stacked along a leading axis."""
+    return jax.tree.map(lambda t, e: jnp.stack([t + e, t - e]), theta, perturbation)
+
+
+def es_gradient(loss_difference: Array, perturbation: Theta, sigma: Any) -> Theta:
+    """``(L+ - L-) / (2 sigma^2) * e``."""
+    return jax.tree.map(lambda e: loss_difference / (2 * sigma**2) * e, perturbation)
+
+
+@dataclasses.dataclass(frozen=True)
+class AntitheticSettings:
+    """What evolution strategies are given beside the fields of every estimator.
+
+    Attributes:
+      num_pairs: antithetic pairs, each a problem of its own.
+      sigma: standard deviation of the perturbations, or a schedule ``sigma(estimates)``.
+    """
+
+    _: dataclasses.KW_ONLY
+    num_pairs: int = 32
+    sigma: Sigma = 0.01
+
+    _count = "num_pairs"
+
+    @property
+    def num_problems(self) -> int:
+        """Problems at once: the pairs."""
+        return self.num_pairs

@@ -1,0 +1,119 @@
+"""Whole unrolls, from initialisation to the end, in every estimate: what the estimators on full unrolls share."""
+
+import abc
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from celo_core import checks
+from celo_core.estimators._problems import (
+    Problems,
+    Window,
+    check_settings,
+    clipped,
+    mean_over_problems,
+    summarize,
+)
+from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
+from celo_core.truncation import LengthSchedule, LogUniformLength
+
+Array = jax.Array
+
+OBJECTIVES = ("mean", "last")
+
+
+class FullState(NamedTuple):
+    """Nothing is carried between estimates but the problems' numbers; leaves have a leading axis over problems.
+
+    Attributes:
+      index: the problem's number, int32.
+      estimates: estimates done, int32.
+    """
+
+    index: Any
+    estimates: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class FullUnrollEstimator(abc.ABC):
+    """What estimators on full unrolls have in common. An estimate takes as long as the longest problem that can be drawn.
+
+    Attributes:
+      architecture: the learned optimizer; its theta is what the gradient is for.
+      family: the problems.
+      lengths: lengths of the problems.
+      objective: ``"mean"``, the mean loss over the unroll, or ``"last"``, the loss of its last step.
+      meta_loss: ``"training"`` or ``"held_out"``, as for estimators on truncated unrolls.
+      clip_problem: largest norm of one problem's gradient; by default there is none.
+    """
+
+    architecture: LearnedOptimizer
+    family: TaskFamily
+    _: dataclasses.KW_ONLY
+    lengths: LengthSchedule = LogUniformLength()
+    objective: str = "mean"
+    meta_loss: str = "training"
+    clip_problem: float | None = None
+
+    _count = "num_problems"
+
+    def __post_init__(self) -> None:
+        if self.num_problems < 1:
+            raise ValueError(f"an estimator needs {self._count} >= 1, not {self.num_problems}.")
+        checks.check_choice("objective", self.objective, OBJECTIVES)
+        check_settings(self.family, self.meta_loss, self.clip_problem)
+
+    @property
+    @abc.abstractmethod
+    def num_problems(self) -> int:
+        """Problems at once; the number of devices must divide it."""
+
+    @property
+    @abc.abstractmethod
+    def inner_steps(self) -> int:
+        """Inner training steps per estimate, all networks counted, those past a problem's end included."""
+
+    @abc.abstractmethod
+    def _gradient(self, key: Array, theta: Theta, state: FullState, data: Any) -> tuple[Theta, Array, Window]:
+        """One problem's gradient, meta-losses by member, and what its unroll gave."""
+
+    def check(self, data: Any) -> None:
+        """Raises ValueError if the family's loss on ``data`` is not a finite scalar at initialisation."""
+        checks.check_family(self.family, data)
+
+    def init(self, key: Array, theta: Theta) -> FullState:
+        """The problems' numbers."""
+        del key, theta
+        numbers = jnp.arange(self.num_problems, dtype=jnp.int32)
+        return FullState(numbers, jnp.zeros_like(numbers))
+
+    def estimate(
+        self, key: Array, theta: Theta, state: FullState, data: Any
+    ) -> tuple[tuple[Theta, Array, dict[str, Array]], FullState]:
+        """One whole life of new problems; arguments and results as for estimators on truncated unrolls."""
+
+        def one(state: FullState) -> tuple[Theta, Array, dict[str, Array]]:
+            gradient, losses, unroll = self._gradient(jax.random.fold_in(key, state.index), theta, state, data)
+            info = {"non_finite": unroll.non_finite, "step_size": unroll.step_size, "reset": jnp.ones(())}
+            return clipped(gradient, self.clip_problem), jnp.mean(losses), info
+
+        gradients, losses, info = jax.vmap(one)(state)
+        state = state._replace(estimates=state.estimates + 1)
+        return (mean_over_problems(gradients), jnp.mean(losses), summarize(info)), state
+
+    def _unroll(
+        self, key: Array, thetas: Theta, state: FullState, data: Any, *, differentiated: bool = False
+    ) -> tuple[Array, Window]:
+        """Meta-losses by member and the unroll of one new problem; ``thetas`` has a leading axis over members."""
+        problems = Problems(
+            architecture=self.architecture, family=self.family, lengths=self.lengths, meta_loss=self.meta_loss
+        )
+        key_begin, key_renew, key_steps = jax.random.split(key, 3)
+        problem = problems.begin(key_begin, state.index, state.estimates, thetas)
+        problem = problems.renew(key_renew, thetas, problem, None, data)
+        unroll, _ = problems.run(key_steps, thetas, problem, self.lengths.longest, data, differentiated=differentiated)
+        if self.objective == "mean":
+            return unroll.mean_losses(), unroll
+        return unroll.losses[problem.length - 1], unroll

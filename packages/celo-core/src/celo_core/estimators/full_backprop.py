@@ -1,0 +1,50 @@
+"""The full-unroll gradient: backpropagation through a whole training.
+
+The exact gradient of the mean or the last loss of a training, from initialisation to end, with respect to theta.
+
+Bias: none. Variance: that of the problems and batches alone where the unroll is well behaved. Where it is chaotic the
+gradient grows exponentially with the number of steps and says nothing about the meta-loss on any scale that matters
+(Metz, Freeman, Schoenholz, Kachman, "Gradients are Not All You Need", arXiv 2111.05803): it is the yardstick for the other
+estimators on short unrolls, seldom the one to train with.
+
+Cost: several times that of the unroll, and memory for the networks of all steps; the rest is recomputed.
+
+Source: Maclaurin, Duvenaud, Adams, "Gradient-based Hyperparameter Optimization through Reversible Learning", arXiv
+1502.03492.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from celo_core.estimators._full import FullState, FullUnrollEstimator
+from celo_core.estimators._problems import Window
+from celo_core.protocols import Theta
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class FullBackprop(FullUnrollEstimator):
+    """The full-unroll gradient; a `celo_core.protocols.GradientEstimator`.
+
+    Attributes:
+      num_problems: problems at once. For the others see `FullUnrollEstimator`.
+    """
+
+    num_problems: int = dataclasses.field(default=64, kw_only=True)  # type: ignore[misc]
+
+    @property
+    def inner_steps(self) -> int:
+        """Inner training steps per estimate, those past a problem's end included."""
+        return self.num_problems * self.lengths.longest
+
+    def _gradient(self, key: Array, theta: Theta, state: FullState, data: Any) -> tuple[Theta, Array, Window]:
+        def loss(theta: Theta) -> tuple[Array, tuple[Array, Window]]:
+            thetas = jax.tree.map(lambda x: x[None], theta)
+            losses, unroll = self._unroll(key, thetas, state, data, differentiated=True)
+            return losses[0], (losses, unroll)
+
+        gradient, (losses, unroll) = jax.grad(loss, has_aux=True)(theta)
+        return gradient, losses, unroll

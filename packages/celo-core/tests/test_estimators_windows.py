@@ -1,0 +1,301 @@
+"""Resets, masks, accumulators, resume buffers and schedules at every boundary, on a problem whose meta-gradient is exact.
+
+After t steps of a life with paces a_1, ..., a_t the loss is their sum, so a window's gradient follows by hand from the
+perturbations, which the estimators' memory tells.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from celo_core import (
+    ConstantLength,
+    FullBackprop,
+    FullES,
+    GradientEstimator,
+    GrowingLength,
+    LogUniformLength,
+    MeanOfEstimators,
+    NoiseReuseES,
+    ResumeBuffer,
+    TruncatedBackprop,
+    TruncatedES,
+    TruncatedPES,
+)
+from celo_core.testing.toys import Clock, LearnedSGD, LearnedWalk, Quadratic
+
+THETA = LearnedWalk().init(jax.random.key(0))
+TRUNCATED = [TruncatedES, TruncatedPES, NoiseReuseES, TruncatedBackprop]
+EVOLUTION = [TruncatedES, TruncatedPES, NoiseReuseES, FullES]
+
+
+def count(cls, number):
+    return {"num_pairs" if cls in EVOLUTION else "num_problems": number}
+
+
+def histories(estimator, windows=40, seed=0):
+    """States before and after each window, and its gradient and loss, as NumPy arrays (windows, ...)."""
+
+    def body(state, key):
+        (gradient, loss, info), new = estimator.estimate(key, THETA, state, {})
+        return new, (state, new, gradient["pace"], loss, info)
+
+    state = estimator.init(jax.random.key(seed), THETA)
+    keys = jax.random.split(jax.random.key(seed + 1), windows)
+    return jax.device_get(jax.jit(lambda s, k: jax.lax.scan(body, s, k))(state, keys)[1])
+
+
+CASES = [(1, LogUniformLength(1, 4)), (3, LogUniformLength(2, 13)), (4, ConstantLength(4)), (5, LogUniformLength(2, 7)),
+         (2, ConstantLength(9))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("truncation", "lengths"), CASES)
+@pytest.mark.parametrize("cls", TRUNCATED)
+def test_every_window_by_hand(cls, truncation, lengths):
+    """One problem, so that gradients are its own; float32 sums of up to 13 terms: 1e-5."""
+    kwargs = {} if cls is TruncatedBackprop else {"sigma": 0.5}
+    estimator = cls(LearnedWalk(), Clock(), truncation=truncation, lengths=lengths, **count(cls, 1), **kwargs)
+    before, after, gradients, losses, info = histories(estimator)
+    sums = np.zeros(2)  # distances walked by the two members
+    lives = 0
+    for window in range(len(gradients)):
+        step, length = int(before.step[window, 0]), int(before.length[window, 0])
+        ended = step >= length
+        lives += ended
+        assert info["resets"][window] == ended
+        if ended:
+            step, length, sums = 0, int(after.length[window, 0]), np.zeros(2)
+        assert after.step[window, 0] == step + truncation and after.length[window, 0] == length
+        assert after.estimates[window, 0] == window + 1
+        np.testing.assert_array_equal(after.trainee.params[window, 0, :, 0], step + truncation, "the clock")
+        active = np.arange(truncation)[step + np.arange(truncation) < length]
+        assert len(active), "a window has at least one step that counts"
+        if cls is TruncatedBackprop:
+            # The slope of the k-th loss of the window is k: earlier steps are taken as given.
+            assert gradients[window] == pytest.approx(active.mean(), rel=1e-6)
+            assert losses[window] == pytest.approx(step + active.mean(), rel=1e-6)
+            continue
+        if cls is TruncatedES:
+            continue  # remembers no perturbation: see below
+        memory = float(after.memory["pace"][window, 0])
+        earlier = 0.0 if ended else float(before.memory["pace"][window, 0])
+        noise = memory - earlier if cls is TruncatedPES else 0.5 * memory
+        if cls is NoiseReuseES and not ended:
+            assert memory == earlier, "the noise of a life is drawn once"
+        assert cls is TruncatedPES or memory != 0
+        paces = np.asarray([1 + noise, 1 - noise])
+        walked = sums[None] + active[:, None] * paces[None]
+        assert losses[window] == pytest.approx(walked.mean(), rel=1e-5, abs=1e-5)
+        difference = walked.mean(axis=0) @ [1, -1]
+        score = (memory if cls is TruncatedPES else noise) / (2 * 0.5**2)
+        assert gradients[window] == pytest.approx(difference * score, rel=1e-4, abs=1e-4)
+        sums = sums + truncation * paces
+        np.testing.assert_allclose(after.trainee.params[window, 0, :, 1], sums, rtol=1e-5, atol=1e-5)
+    assert lives > 2
+
+
+def test_truncated_es_starts_both_members_from_one_network():
+    """With e^2 (mean of k) / sigma^2 the gradient is positive in every window, and one network is carried on."""
+    estimator = TruncatedES(LearnedWalk(), Clock(), truncation=3, lengths=ConstantLength(9), num_pairs=1, sigma=0.5)
+    before, after, gradients, _, _ = histories(estimator, 400)
+    assert after.trainee.params.shape == (400, 1, 1, 2)
+    assert np.all(gradients >= 0)
+    whole = before.step[:, 0] % 9 + 3 <= after.length[:, 0]
+    # E e^2 / sigma^2 = 1, with a relative standard error of sqrt(2 / 400) = 0.07.
+    assert gradients[whole].mean() == pytest.approx(1.0, abs=0.3)
+
+
+@pytest.mark.parametrize(("objective", "slope"), [("mean", 3.5), ("last", 7.0)])
+def test_full_unrolls(objective, slope):
+    lengths = ConstantLength(8)
+    exact = FullBackprop(LearnedWalk(), Clock(), lengths=lengths, objective=objective, num_problems=1)
+    assert histories(exact, 2)[2] == pytest.approx([slope, slope], rel=1e-6)
+    estimator = FullES(LearnedWalk(), Clock(), lengths=lengths, objective=objective, num_pairs=8, sigma=0.5)
+    _, _, gradients, _, _ = histories(estimator, 200)
+    # slope * e^2 / sigma^2: relative standard error sqrt(2 / 1600) = 0.035.
+    assert gradients.mean() == pytest.approx(slope, rel=0.15)
+
+
+def test_full_unroll_masks_what_is_past_the_end():
+    estimator = FullBackprop(LearnedWalk(), Clock(), lengths=LogUniformLength(1, 9), objective="last", num_problems=1)
+    slopes = histories(estimator, 50)[2]
+    assert set(np.round(slopes, 5)) <= set(range(9)) and len(set(slopes)) > 4, (
+        "the slope of the last step is length - 1"
+    )
+
+
+@pytest.mark.parametrize("cls", [*TRUNCATED, FullES, FullBackprop])
+def test_is_a_gradient_estimator_of_stable_structure(cls):
+    kwargs = {"truncation": 3} if cls in TRUNCATED else {}
+    estimator = cls(LearnedSGD(), Quadratic(noise=0.1), lengths=LogUniformLength(3, 9), **kwargs, **count(cls, 4))
+    assert isinstance(estimator, GradientEstimator)
+    theta = LearnedSGD().init(jax.random.key(0))
+    state = estimator.init(jax.random.key(0), theta)
+    (gradient, loss, info), new = jax.jit(estimator.estimate)(jax.random.key(1), theta, state, {})
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, new)
+    chex.assert_trees_all_equal_shapes_and_dtypes(gradient, theta)
+    assert loss.shape == () and {"non_finite", "step_size", "step_size_max", "resets"} <= set(info)
+    assert all(len(leaf) == estimator.num_problems for leaf in jax.tree.leaves(state)), "split over devices"
+
+
+@pytest.mark.parametrize("cls", EVOLUTION)
+def test_antithetic_pairs_share_data_and_keys(cls):
+    """The loss difference is of the order of sigma although the noise in the batches is of order one."""
+    kwargs = {"truncation": 5} if cls in TRUNCATED else {}
+    estimator = cls(LearnedSGD(), Quadratic(noise=1.0), num_pairs=8, sigma=1e-3, lengths=ConstantLength(10), **kwargs)
+    theta = LearnedSGD().init(jax.random.key(0))
+    state = estimator.init(jax.random.key(1), theta)
+    (gradient, _, _), _ = jax.jit(estimator.estimate)(jax.random.key(0), theta, state, {})
+    # With batches of their own the difference would be of order 1 and the gradient of order 1 / sigma = 1000.
+    assert abs(float(gradient["rule"]["log_learning_rate"])) < 100
+
+
+def test_problems_are_their_own_whatever_shares_the_work():
+    """A problem's random numbers come from its number: half of the problems gives what they give among all."""
+    estimator = TruncatedPES(LearnedSGD(), Quadratic(noise=1.0), num_pairs=8, truncation=5, lengths=ConstantLength(7))
+    theta = LearnedSGD().init(jax.random.key(0))
+    state = estimator.init(jax.random.key(1), theta)
+    half = jax.tree.map(lambda x: x[4:], state)
+    for number in range(4):
+        _, state = estimator.estimate(jax.random.key(number), theta, state, {})
+        _, half = estimator.estimate(jax.random.key(number), theta, half, {})
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[4:], state), half, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cls", TRUNCATED)
+def test_resumed_problems_go_on_where_their_snapshot_was(cls):
+    buffer = ResumeBuffer(capacity=3, rate=0.5, probability=0.7)
+    estimator = cls(
+        LearnedWalk(), Clock(), truncation=2, lengths=LogUniformLength(2, 15), resume=buffer, **count(cls, 4)
+    )
+    before, after, gradients, _, _ = histories(estimator, 120)
+    assert np.all(np.isfinite(gradients))
+    np.testing.assert_array_equal(after.trainee.params[..., 0], np.repeat(after.step[..., None], estimator.members, -1))
+    ended = before.step >= before.length
+    resumed = ended & (after.step > 2)
+    fresh = ended & (after.step == 2)
+    assert resumed.sum() > 10 and fresh.sum() > 10
+    for window, slot in np.argwhere(resumed):
+        snapshots = jax.tree.map(lambda x, w=window, s=slot: x[w, s], before.snapshots)
+        kept = snapshots.filled & (snapshots.config == after.config[window, slot])
+        assert np.any(kept & (snapshots.step == after.step[window, slot] - 2)), "one of the snapshots of this slot"
+        assert after.length[window, slot] in snapshots.length[kept]
+        if cls is TruncatedPES:
+            # A sum of one perturbation (sigma = 0.01) alone: what came before the snapshot is taken as given.
+            assert abs(after.memory["pace"][window, slot]) < 0.06
+
+
+def test_no_snapshot_of_a_problem_that_is_about_to_end():
+    buffer = ResumeBuffer(rate=1.0)
+    estimator = TruncatedPES(
+        LearnedWalk(), Clock(), truncation=2, lengths=ConstantLength(7), resume=buffer, num_pairs=2
+    )
+    snapshots = histories(estimator, 60)[1].snapshots
+    left = (snapshots.length - snapshots.step)[snapshots.filled]
+    assert left.size and left.min() >= 2
+
+
+@pytest.mark.parametrize("cls", [TruncatedPES, TruncatedBackprop, FullES])
+def test_held_out_meta_loss(cls):
+    """The meta-loss is that of held-out batches; training, and so the gradient of this linear loss, is as before."""
+    kwargs = {"truncation": 3} if cls in TRUNCATED else {}
+    make = lambda **more: cls(
+        LearnedWalk(), Clock(held_out_offset=2.0), lengths=ConstantLength(6), **kwargs, **count(cls, 2), **more
+    )
+    _, _, gradients, losses, _ = histories(make(), 5)
+    _, _, held_out_gradients, held_out_losses, _ = histories(make(meta_loss="held_out"), 5)
+    np.testing.assert_allclose(held_out_losses, losses + 2.0, rtol=1e-6)
+    np.testing.assert_allclose(held_out_gradients, gradients, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="no held_out_batch"):
+        cls(LearnedSGD(), Quadratic(), meta_loss="held_out", **count(cls, 2))
+
+
+@pytest.mark.parametrize("cls", EVOLUTION)
+def test_constant_schedule_of_sigma_is_that_number(cls):
+    kwargs = {"truncation": 3} if cls in TRUNCATED else {}
+    run = lambda sigma: histories(
+        cls(LearnedWalk(), Clock(), lengths=ConstantLength(6), num_pairs=2, sigma=sigma, **kwargs), 6
+    )[2]
+    np.testing.assert_allclose(run(lambda estimates: 0.25), run(0.25), rtol=1e-5)
+
+
+def test_pes_counts_each_perturbation_with_its_own_sigma():
+    """Sigma halves in every window: over this window's sigma^2, the accumulator is the sum of all e / sigma^2."""
+    schedule = lambda estimates: 0.5 ** (1.0 + estimates)
+    estimator = TruncatedPES(
+        LearnedWalk(), Clock(), truncation=2, lengths=ConstantLength(1000), num_pairs=1, sigma=schedule
+    )
+    _, after, _, _, _ = histories(estimator, 4)
+    walked = np.diff(after.trainee.params[:, 0, :, 1] @ [0.5, -0.5], prepend=0.0) / 2  # the perturbations
+    for window in range(1, 4):
+        scores = sum(walked[v] / schedule(v) ** 2 for v in range(window + 1))
+        assert after.memory["pace"][window, 0] / schedule(window) ** 2 == pytest.approx(scores, rel=1e-3)
+
+
+def test_clipping_bounds_every_problem():
+    estimator = TruncatedPES(
+        LearnedWalk(), Clock(), truncation=5, lengths=ConstantLength(50), num_pairs=4, sigma=0.5, clip_problem=0.5
+    )
+    gradients = histories(estimator, 40)[2]
+    assert np.abs(gradients).max() <= 0.5 + 1e-6 and np.abs(gradients).max() > 0.3
+
+
+def test_mean_of_estimators():
+    parts = [
+        TruncatedBackprop(LearnedWalk(), Clock(), truncation=3, lengths=ConstantLength(3), num_problems=2),
+        TruncatedBackprop(LearnedWalk(), Clock(), truncation=5, lengths=ConstantLength(5), num_problems=4),
+    ]
+    both = MeanOfEstimators(parts, weights=(3.0, 1.0))
+    assert isinstance(both, GradientEstimator) and both.num_problems == 2 and both.inner_steps == 26
+    (gradient, loss, info), _ = both.estimate(jax.random.key(0), THETA, both.init(jax.random.key(1), THETA), [{}, {}])
+    keys = lambda number, i: jax.random.fold_in(jax.random.key(number), i)
+    singles = [one.estimate(keys(0, i), THETA, one.init(keys(1, i), THETA), {})[0] for i, one in enumerate(parts)]
+    assert gradient["pace"] == pytest.approx(0.75 * singles[0][0]["pace"] + 0.25 * singles[1][0]["pace"])
+    assert loss == pytest.approx(0.75 * singles[0][1] + 0.25 * singles[1][1])
+    assert info["step_size_max"] == max(one[2]["step_size_max"] for one in singles)
+    both.check([{}, {}])
+    with pytest.raises(ValueError, match="2 estimators needs as many data"):
+        both.check([{}])
+    with pytest.raises(ValueError, match="share one architecture"):
+        MeanOfEstimators([parts[0], TruncatedPES(LearnedSGD(), Quadratic())])
+
+
+def test_lengths_grow():
+    schedule = GrowingLength(minimum=100, first=200, maximum=20_000, duration=1000)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    for estimates, longest in ((0, 200), (500, 2000), (1000, 20_000), (5000, 20_000)):
+        lengths = np.asarray(jax.vmap(schedule.sample, in_axes=(0, None))(keys, jnp.asarray(estimates)))
+        assert lengths.min() >= 100 and 0.95 * longest < lengths.max() <= longest
+    estimator = TruncatedPES(
+        LearnedWalk(), Clock(), truncation=2, lengths=GrowingLength(2, 2, 40, duration=30), num_pairs=4
+    )
+    lengths = histories(estimator, 60)[1].length
+    assert lengths[:5].max() < 4 and lengths[30:].max() > 12
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TruncatedES(LearnedWalk(), Clock(), truncation=0), "truncation >= 1"),
+        (lambda: NoiseReuseES(LearnedWalk(), Clock(), num_pairs=0), "num_pairs >= 1"),
+        (lambda: FullES(LearnedWalk(), Clock(), num_pairs=0), "num_pairs >= 1"),
+        (lambda: TruncatedBackprop(LearnedWalk(), Clock(), num_problems=0), "num_problems >= 1"),
+        (lambda: NoiseReuseES(LearnedWalk(), Clock(), sigma=0.0), "sigma"),
+        (lambda: FullES(LearnedWalk(), Clock(), sigma=lambda estimates: -1.0), "sigma"),
+        (lambda: FullES(LearnedWalk(), Clock(), sign_delta=0.0), "sign_delta"),
+        (lambda: FullES(LearnedWalk(), Clock(), objective="best"), "objective must be one of mean, last"),
+        (lambda: TruncatedPES(LearnedWalk(), Clock(), meta_loss="test"), "meta_loss must be one of training, held_out"),
+        (lambda: TruncatedPES(LearnedWalk(), Clock(), clip_problem=0.0), "clip_problem"),
+        (lambda: TruncatedPES(LearnedWalk(), Clock(), truncation=50, lengths=ConstantLength(20)), "longer than any problem"),
+        (lambda: ResumeBuffer(capacity=0), "capacity >= 1"),
+        (lambda: GrowingLength(minimum=10, first=5), "minimum <= first"),
+        (lambda: GrowingLength(duration=0), "at least 1 estimate"),
+        (lambda: MeanOfEstimators([]), "at least one"),
+    ],
+)  # fmt: skip
+def test_contradictory_settings_give_one_sentence(make, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
