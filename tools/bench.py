@@ -28,7 +28,7 @@ import optax
 import celo_core
 from celo_core import files
 from celo_core.kernels import grouping, reductions
-from celo_tasks import meta_training
+from celo_tasks.machine import hardware
 
 Shapes = list[tuple[int, ...]]
 Makers = Mapping[str, Callable[[], optax.GradientTransformationExtraArgs]]
@@ -266,7 +266,7 @@ def main() -> int:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
-        "machine": meta_training.hardware(),
+        "machine": hardware(),
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "optax": optax.__version__},
         "rounds": options.rounds,
         "ceilings": ceilings(options.rounds),

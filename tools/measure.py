@@ -16,6 +16,7 @@ import argparse
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,8 @@ import optax
 
 import celo_core
 from celo_core import files
-from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer
-from celo_core.testing.toys import LearnedSGD
-from celo_tasks import cli, meta_training
-from celo_tasks.families import ImageMLP, Reparametrized
+from celo_tasks import bench_meta, cli, cli_common
+from celo_tasks.machine import hardware
 
 KERNEL_SHAPES = [(2048, 1024), (1000, 777), (333_333,), (3, 3, 128, 256), (129, 65, 33)]
 
@@ -60,62 +59,30 @@ def check_kernels() -> dict[str, float]:
     return errors
 
 
-def meta_rates(pairs: int, data_dir: str | None, datasets: tuple[str, ...]) -> dict[str, Any]:
-    """Inner steps per second of both phases, and of plain gradient descent, which leaves only the inner gradients."""
-    family = Reparametrized(ImageMLP(datasets, data_dir=data_dir), ("global", "tensor"))
-    data = family.load()
-    whole = celo_core.Celo()
-    rule = {"update_rule": whole.init(jax.random.key(0))["update_rule"]}
-    architectures: dict[str, Any] = {
-        "update_rule": celo_core.Celo(celo_core.CeloConfig(scheduler=None)),
-        "scheduler": FrozenPart(whole, rule),
-        "gradient_descent": LearnedSGD(initial=-5.0),
-    }
-    rates = {}
-    for name, architecture in architectures.items():
-        estimator = celo_core.TruncatedPES(architecture, family, num_pairs=pairs)
-        trainer = MetaTrainer(estimator, MetaTrainConfig(iterations=10_000), data)
-        state = [trainer.init()]
-
-        def run(trainer: Any = trainer, state: Any = state) -> Any:
-            state[0], metrics = trainer.run(state[0], 5)
-            return metrics
-
-        run()
-        rates[name] = round(
-            5 * estimator.inner_steps / float(np.median([bench.seconds_per_call(run, 0.5) for _ in range(5)]))
-        )
-    share = rates["update_rule"] / rates["gradient_descent"]
-    return {
-        "pairs": pairs,
-        "problems_at_once": 2 * pairs,
-        "inner_steps_per_second": rates,
-        "share_of_time_in_inner_gradients": round(share, 3),
-        "share_of_time_in_update_rule": round(1 - share, 3),
-    }
-
-
 def main() -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the results")
-    parser.add_argument("--pairs", type=int, nargs="*", default=[32], help="numbers of antithetic pairs (32)")
+    pairs = "numbers of antithetic pairs, beside 32 (those of celo-tasks bench-meta)"
+    parser.add_argument("--pairs", type=int, nargs="*", help=pairs)
     parser.add_argument("--run", help="folder of a meta-training run to go on with")
     parser.add_argument(
         "--evaluation", metavar="FOLDER", help="folder of an evaluation of Adam on velodrome-17 to go on with"
     )
     parser.add_argument("--minutes", type=float, default=9.0, help="time in all, measuring included (9)")
     parser.add_argument("--data-dir", help="folder of prepared arrays (the data in the package)")
-    parser.add_argument("--cpu-devices", type=int, default=cli.default_cpu_devices(), help="on a CPU (all cores)")
+    parser.add_argument("--cpu-devices", type=int, default=cli_common.default_cpu_devices(), help="on a CPU (all cores)")
     parser.add_argument("further", nargs="*", help="after --: further arguments of celo-tasks meta-train")
     options = parser.parse_args()
     begin = time.monotonic()
     jax.config.update("jax_num_cpu_devices", options.cpu_devices)
-    datasets = cli.default_datasets(options.data_dir)
+    datasets = cli_common.default_datasets(options.data_dir)
+    numbers = bench_meta.default_pairs() if options.pairs is None else (bench_meta.DEFAULT_PAIRS, *options.pairs)
+    settings = bench_meta.Settings(datasets, numbers, data_dir=options.data_dir)
     record: dict[str, Any] = {
-        "machine": meta_training.hardware(),
+        "machine": hardware(),
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "optax": optax.__version__},
-        "meta_training": [],
+        "meta_training": None,
     }
     if jax.default_backend() != "cpu":
         record["kernels"] = check_kernels()
@@ -125,10 +92,12 @@ def main() -> int:
             record["update"][title] = bench.measure(shapes, bench.optimizers(), 5, 0.3)
             print(title, record["update"][title], flush=True)
             files.write_json(options.out, record)
-    for pairs in options.pairs:
-        record["meta_training"].append(meta_rates(pairs, options.data_dir, datasets))
-        print(record["meta_training"][-1], flush=True)
+
+    def write(measured: Mapping[str, Any]) -> None:
+        record["meta_training"] = measured
         files.write_json(options.out, record)
+
+    print(bench_meta.table(bench_meta.measure(settings, on_case=write)), flush=True)
     data = ["--data-dir", options.data_dir] if options.data_dir else []
     left = options.minutes - (time.monotonic() - begin) / 60
     if options.evaluation and left > 0.5:

@@ -20,7 +20,7 @@ import optax
 
 from celo_core import files
 from celo_tasks.evaluation.program import TrainingProgram, initial, parameter_count
-from celo_tasks.meta_training import hardware
+from celo_tasks.machine import hardware
 from celo_tasks.registry import TASKS
 from celo_tasks.report import versions
 

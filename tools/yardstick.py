@@ -24,6 +24,7 @@ from celo_core import Celo, CeloConfig, files, get_architecture
 from celo_core.unroll import InnerProblem, train
 from celo_tasks import meta_training
 from celo_tasks.families import ImageMLP, Reparametrized
+from celo_tasks.machine import hardware
 
 DATASETS = ("mnist_8x8", "fashion_mnist_8x8", "cifar10_8x8", "cifar100_10of100_8x8")
 PROBLEMS, STEPS, HORIZONS, CLIP = 4, 2000, (100, 500, 2000), 5.0
@@ -47,27 +48,51 @@ def load(reference: str) -> tuple[Any, Any]:
     return dataclasses.replace(get_architecture(name), config=config), theta  # type: ignore[type-var]
 
 
-def measure(reference: str, data_dir: str, seed: int) -> dict[str, Any]:
-    """Mean losses by data set and over all."""
-    architecture, theta = load(reference)
-    curves = {}
-    for number, name in enumerate(DATASETS):
-        family = Reparametrized(ClippedImageMLP((name,), data_dir=data_dir), ("global",))
-        problem, data = InnerProblem(architecture, family), family.load()
+class Yardstick:
+    """The problems, and one compiled program per architecture that trains them all at once.
 
-        @functools.partial(jax.jit, static_argnums=0)
-        def run(problem: InnerProblem, theta: Any, keys: jax.Array, data: Any) -> jax.Array:
-            one = lambda key: train(problem, theta, key, problem.family.sample(key), data, STEPS)[1]
-            return jnp.mean(jax.vmap(one)(keys), axis=0)
+    Args:
+      data_dir: folder of the prepared arrays.
+      problems: number of problems of each data set.
+      seed: of the problems.
+    """
 
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), PROBLEMS)
-        curves[name] = np.asarray(run(problem, theta, keys, data))
-    summary = lambda curve: {
+    def __init__(self, data_dir: str, problems: int = PROBLEMS, seed: int = 0) -> None:
+        self._family = Reparametrized(ClippedImageMLP(DATASETS, data_dir=data_dir), ("global",))
+        self._data = jax.device_put(self._family.load())
+        sets = jnp.arange(len(DATASETS))
+        self._keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(jax.random.key(seed), i), problems))(sets)
+
+    def curves(self, architecture: Any, theta: Any) -> np.ndarray:
+        """Mean training loss per step by data set, (data sets, `STEPS`)."""
+        return np.asarray(self._run(architecture, theta, self._keys, self._data))
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def _run(self, architecture: Any, theta: Any, keys: jax.Array, data: Any) -> jax.Array:
+        problem = InnerProblem(architecture, self._family)
+
+        def one(key: jax.Array, number: jax.Array) -> jax.Array:
+            config = self._family.sample(key)
+            config["task"]["dataset"] = number
+            return train(problem, theta, key, config, data, STEPS)[1]
+
+        by_set = jax.vmap(jax.vmap(one, in_axes=(0, None)))(keys, jnp.arange(len(DATASETS)))
+        return jnp.mean(by_set, axis=1)
+
+
+def summary(curve: np.ndarray) -> dict[str, float]:
+    """Mean losses over the horizons, and over the last 100 steps."""
+    return {
         **{str(h): round(float(curve[:h].mean()), 4) for h in HORIZONS},
         "last_100": round(float(curve[-100:].mean()), 4),
     }
-    mean = np.mean(list(curves.values()), axis=0)
-    return {"mean": summary(mean), "by_data_set": {name: summary(curve) for name, curve in curves.items()}}
+
+
+def measure(yardstick: Yardstick, reference: str) -> dict[str, Any]:
+    """Mean losses by data set and over all."""
+    curves = yardstick.curves(*load(reference))
+    by_data_set = {name: summary(curve) for name, curve in zip(DATASETS, curves, strict=True)}
+    return {"mean": summary(curves.mean(axis=0)), "by_data_set": by_data_set}
 
 
 def main() -> int:
@@ -78,17 +103,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    results = {}
+    results, yardstick = {}, Yardstick(options.data_dir, seed=options.seed)
     for item in options.weights:
         label, _, reference = item.rpartition("=")
-        results[label or reference] = result = measure(reference, options.data_dir, options.seed)
+        results[label or reference] = result = measure(yardstick, reference)
         print(label or reference, result["mean"], flush=True)
     if options.out:
         record = {
             "steps": STEPS,
             "problems_per_data_set": PROBLEMS,
             "seed": options.seed,
-            "machine": meta_training.hardware(),
+            "machine": hardware(),
             "versions": {"python": platform.python_version(), "jax": jax.__version__},
             "results": results,
         }

@@ -1,18 +1,28 @@
 """The command that meta-trains: both phases, a stop and a resume, what it leaves behind, and mistakes in the input."""
 
+import functools
 import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import chex
 import jax
 import numpy as np
+import optax
 import pytest
 
-from celo_core import Celo
-from celo_tasks import cli, meta_training
+from celo_core import Celo, FullES, GrowingLength, NoiseReuseES, TruncatedBackprop, TruncatedPES, checkpoints
+from celo_core.testing.toys import LearnedSGD
+from celo_tasks import cli, cli_common, cli_meta_training, meta_report, meta_training
+from celo_tasks.families import ImageMLP
+from celo_tasks.meta_validation import MetaValidation
 
 SETTINGS = [
     "--datasets", "digits_8x8,fashion_mnist_small_8x8", "--iterations", "4", "--pairs", "2", "--truncation", "3",
-    "--min-length", "4", "--max-length", "9", "--seed", "3",
+    "--min-length", "4", "--max-length", "9", "--seed", "3", "--validate-every", "0",
 ]  # fmt: skip
 
 
@@ -26,6 +36,100 @@ def run_folder(tmp_path_factory):
     assert cli.main(command) == 0
     assert (folder / "update_rule" / "theta.npz").read_bytes() == rule, "a finished phase is not run again"
     return folder
+
+
+def recipe(*arguments):
+    options = cli._parser().parse_args(["meta-train", "--out", "x", "--datasets", "digits_8x8", *arguments])
+    return cli_meta_training._recipe(options)
+
+
+def test_the_default_recipe_is_the_papers():
+    found = recipe()
+    assert found == meta_training.Recipe(("digits_8x8",))
+    assert found.iterations == (100_000, 100_000) and found.learning_rates == (3e-4, 3e-4)
+    assert (found.num_pairs, found.truncation, found.sigma, found.estimator) == (32, 50, 0.01, "pes")
+    assert (found.min_length, found.max_length, found.average_decay, found.final_fraction) == (100, 2000, 0.0, 1.0)
+
+
+def test_options_change_the_recipe():
+    fast = recipe("--recipe", "fast", "--scheduler-iterations", "7", "--learning-rate", "0.5", "--pairs", "8")
+    assert fast.iterations == (3000, 7) and fast.learning_rates == (0.5, 1e-3) and fast.num_pairs == 8
+    both = recipe("--iterations", "9", "--truncations", "5:10,7:20", "--augmentation", "none")
+    assert both.iterations == (9, 9) and both.truncations == ((5, 10), (7, 20)) and both.levels == ("none",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, TruncatedPES),
+        ({"estimator": "noise_reuse_es", "resume_probability": 0.5}, NoiseReuseES),
+        ({"estimator": "full_es", "first_length": 10, "min_length": 5}, FullES),
+        ({"estimator": "truncated_backprop", "num_pairs": 3, "clip_problem": 0.1}, TruncatedBackprop),
+    ],
+)
+def test_estimators_of_a_recipe(changes, expected):
+    made = meta_training._estimator(
+        meta_training.Recipe((), **changes), LearnedSGD(), ImageMLP(("digits_8x8",)), iterations=100
+    )
+    assert type(made) is expected
+    assert made.num_problems == {"truncated_backprop": 6}.get(changes.get("estimator"), 32)
+    assert (made.clip_problem == 0.1) == ("clip_problem" in changes)
+    assert isinstance(made.lengths, GrowingLength) == ("first_length" in changes)
+    assert (getattr(made, "resume", None) is not None) == ("resume_probability" in changes)
+
+
+def test_sigma_that_decays():
+    made = meta_training._estimator(
+        meta_training.Recipe((), sigma=0.04, final_sigma=0.01), LearnedSGD(), ImageMLP(("digits_8x8",)), iterations=100
+    )
+    assert made.sigma(0) == pytest.approx(0.04) and made.sigma(50) == pytest.approx(0.02) and made.sigma(100) == 0.01
+
+
+def sgd(iterations):
+    """A meta-optimizer that the command imports."""
+    return optax.sgd(1.0 / iterations)
+
+
+@pytest.mark.slow
+def test_what_is_seen_of_a_run(tmp_path, monkeypatch, capsys):
+    """Validation, pictures, TensorBoard and a meta-optimizer of one's own; a stop and a resume leave no line twice."""
+    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parent))
+    tiny = functools.partial(MetaValidation, 5, 1, ("mlp_tanh_48x24",), learning_rates=(0.01,))
+    monkeypatch.setattr(meta_report, "MetaValidation", tiny)
+    out = tmp_path / "run"
+    command = ["meta-train", "--out", str(out), *SETTINGS[:-2], "--phase", "update-rule", "--validate-every", "10"]
+    command += ["--tensorboard", str(tmp_path / "board"), "--meta-optimizer", f"{__name__}:sgd", "--iterations", "25"]
+    assert cli.main([*command, "--minutes", "0"]) == 0
+    assert "the same command goes on" in capsys.readouterr().err
+    assert cli.main(command) == 0
+    assert "x tuned Adam on tasks not trained on" in capsys.readouterr().err
+    folder = out / "update_rule"
+    lines = [json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [10, 20, 25]
+    assert all(np.isfinite(line["ratio"]) for line in lines)
+    assert json.loads((out / "validation_adam.json").read_text())["tasks"].keys() == {"mlp_tanh_48x24"}
+    for name in ("meta_loss.png", "step_sizes.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "board" / "update_rule").glob("events*"))
+
+
+@pytest.mark.slow
+def test_interrupted_run_saves_and_says_how_to_go_on(tmp_path):
+    """SIGINT to the real command, once its log shows that it runs."""
+    out = tmp_path / "run"
+    program = "import sys; from celo_tasks.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "meta-train", "--out", str(out), *SETTINGS, "--iterations", "1000000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = out / "update_rule" / "log.jsonl"
+    deadline = time.monotonic() + 180
+    while not log.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "stopped; the same command goes on from" in errors and "Traceback" not in errors
+    saved = checkpoints.load_metadata(out / "update_rule" / "checkpoint.npz")["iteration"]
+    assert saved == json.loads(log.read_text().splitlines()[-1])["iteration"] > 0
 
 
 @pytest.mark.slow
@@ -80,6 +184,14 @@ def test_other_settings_in_the_same_folder_are_refused(run_folder, capsys):
         (["--datasets", "digits_8x8", "--pairs", "0"], "num_pairs"),
         (["--datasets", "digits_8x8", "--min-length", "9", "--max-length", "3"], "minimum"),
         (["--datasets", "digits_8x8", "--phase", "scheduler"], "update_rule in this folder first"),
+        (["--datasets", "digits_8x8", "--truncation", "3000"], "longer than any problem"),
+        (["--datasets", "digits_8x8", "--estimator", "guess"], "estimator must be one of es, pes"),
+        (["--datasets", "digits_8x8", "--estimator", "full_es", "--resume-probability", "0.5"], "cannot be resumed"),
+        (["--datasets", "digits_8x8", "--meta-loss", "test"], "meta_loss must be one of"),
+        (["--datasets", "digits_8x8", "--meta-optimizer", "nowhere:make"], "cannot be imported"),
+        (["--datasets", "digits_8x8", "--validate-every", "-1"], "validation needs"),
+        (["--datasets", "digits_8x8", "--coordinator", "localhost:1"], "--processes and --process together"),
+        (["--datasets", "digits_8x8", "--first-length", "5000"], "minimum <= first <= maximum"),
     ],
 )
 def test_mistakes_give_one_sentence_and_leave_nothing(arguments, message, tmp_path, capsys):
@@ -99,7 +211,7 @@ def test_data_dir_without_the_arrays(tmp_path, capsys):
 
 def test_offline_default_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    assert cli.default_datasets(None) == meta_training.OFFLINE_DATASETS
+    assert cli_common.default_datasets(None) == meta_training.OFFLINE_DATASETS
     assert "from the package are used" in capsys.readouterr().err
 
 
@@ -109,7 +221,7 @@ def test_paper_datasets_are_taken_where_present(tmp_path):
         np.savez(
             tmp_path / f"{name}.npz", x_train=arrays["x"], y_train=arrays["y"], x_test=arrays["x"], y_test=arrays["y"]
         )
-    assert cli.default_datasets(str(tmp_path)) == meta_training.PAPER_DATASETS
+    assert cli_common.default_datasets(str(tmp_path)) == meta_training.PAPER_DATASETS
 
 
 def test_help_teaches(capsys):

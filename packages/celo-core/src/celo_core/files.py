@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 
@@ -64,3 +64,27 @@ def check_room(folder: str | os.PathLike[str], num_bytes: int) -> None:
             f"{path} has no room for {num_bytes / 2**20:.0f} MiB or cannot be written to ({error.strerror}): "
             "free some space there, or choose another folder."
         ) from error
+
+
+def append_line(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
+    """Appends a line of JSON to a log."""
+    with pathlib.Path(path).open("a") as file:
+        file.write(json.dumps(value) + "\n")
+
+
+def drop_lines_after(path: str | os.PathLike[str], iteration: int) -> None:
+    """Drops a log's lines with an ``"iteration"`` beyond this one, which a killed run logged but did not save.
+
+    Lines that were cut short are dropped as well; a log that does not exist is left so.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["iteration"] <= iteration:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue
+    write_bytes(path, "".join(line + "\n" for line in kept).encode())

@@ -120,9 +120,14 @@ def run_phase(
         if finish or save:
             run.save(run.checkpoint, state, must=finish)
             last_save = time.monotonic()
+        before_watch = time.monotonic()
         watch(Moment(state, run.done, run.seconds, metrics, finish))
         if finish:
             break
+        # What watches (validation, say) is no part of the run's cost, nor of its rate.
+        watched = time.monotonic() - before_watch
+        first_seconds -= watched
+        measured_from = (measured_from[0] + watched, measured_from[1])
     if run.done > first_done:
         run.say(
             f"{run.done} of {trainer.config.iterations} meta-iterations, {format_seconds(run.seconds)}; {run.checkpoint}"
@@ -158,7 +163,7 @@ class _Run:
             self.health = Health.from_json(found["health"])
         if self._writes:
             for path in (self._log, self._events):
-                _truncate(path, self.done)
+                files.drop_lines_after(path, self.done)
         return state
 
     def _found(self, path: pathlib.Path) -> dict[str, Any] | None:
@@ -206,12 +211,12 @@ class _Run:
         if self._writes:
             # Where the run goes back, what was logged since is dropped, and the event stands where it goes on.
             event = {"iteration": found["iteration"] if found else self.done, "at": self.done, "wrong": wrong}
-            _append(self._events, {**event, "action": action if found or action != "rollback" else "stop"})
+            files.append_line(self._events, {**event, "action": action if found or action != "rollback" else "stop"})
         if found is not None:
             state = self._trainer.load(self.good)
             self.done, self.health = found["iteration"], Health.from_json(found["health"])
             if self._writes:
-                _truncate(self._log, self.done)
+                files.drop_lines_after(self._log, self.done)
             self.say(f"{where}; back to iteration {self.done} with half the step size (retry {retries + 1})")
             return state._replace(retries=self._trainer.replicate(retries + 1))
         if action == "report":
@@ -231,7 +236,7 @@ class _Run:
             line["inner_steps"] = self._trainer.inner_steps(self.done)
             # JSON has no NaN: a number that is not finite is left out.
             values = {name: float(np.mean(array)) for name, array in metrics.items()}
-            _append(self._log, {**line, **{name: value for name, value in values.items() if np.isfinite(value)}})
+            files.append_line(self._log, {**line, **{name: value for name, value in values.items() if np.isfinite(value)}})
 
     def show(self, metrics: Mapping[str, np.ndarray], rate: float | None) -> None:
         """The progress line."""
@@ -283,22 +288,3 @@ def _agreed(*flags: bool) -> tuple[bool, ...]:
     if jax.process_count() == 1:
         return flags
     return tuple(bool(x) for x in np.any(multihost_utils.process_allgather(np.asarray(flags)), axis=0))
-
-
-def _truncate(path: pathlib.Path, iteration: int) -> None:
-    """Drops lines beyond the checkpoint, which a killed run had logged but not saved."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["iteration"] <= iteration:
-                kept.append(line)
-        except (ValueError, KeyError):  # a line cut short by the kill
-            continue
-    files.write_bytes(path, "".join(line + "\n" for line in kept).encode())
-
-
-def _append(path: pathlib.Path, line: Mapping[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")

@@ -182,7 +182,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _settings(options: argparse.Namespace) -> Any:
     """What the options ask for, as `celo_tasks.evaluation.runner.Settings`."""
     from celo_tasks import baselines, registry
-    from celo_tasks.cli import default_cpu_devices
+    from celo_tasks.cli_common import default_cpu_devices
     from celo_tasks.evaluation import runner
     from celo_tasks.evaluation.competitors import Spec
 

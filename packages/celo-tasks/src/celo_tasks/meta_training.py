@@ -12,16 +12,37 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
+import optax
+from jax.experimental import multihost_utils
 
-from celo_core import Celo, CeloConfig, LearnedOptimizer, LogUniformLength, TruncatedPES, checkpoints, configs, files
-from celo_core.checks import flatten_theta, unflatten_theta
-from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer, run_phase
+from celo_core import (
+    Celo,
+    CeloConfig,
+    GradientEstimator,
+    GrowingLength,
+    LearnedOptimizer,
+    LogUniformLength,
+    ResumeBuffer,
+    checkpoints,
+    configs,
+    files,
+)
+from celo_core.checks import check_choice, flatten_theta, unflatten_theta
+from celo_core.estimators import ESTIMATORS
+from celo_core.meta_run import run_phase
+from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer
+from celo_core.truncation import LengthSchedule
+from celo_tasks.evaluation import competitors
 from celo_tasks.families import ImageMLP, reparametrize
+from celo_tasks.machine import hardware
+from celo_tasks.meta_report import MetaReport
 
 PHASES = ("update_rule", "scheduler")
 
@@ -31,34 +52,72 @@ OFFLINE_DATASETS = ("digits_8x8", "fashion_mnist_small_8x8")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Settings of a whole two-phase run.
+    """Settings of a whole two-phase run. The defaults are the paper's (arXiv 2501.12670, section 4).
 
     Attributes:
       datasets: image sets, see `celo_tasks.datasets`.
       levels: levels of task augmentation.
       iterations: meta-iterations of each phase, by phase.
       learning_rates: peak learning rate of the meta-optimizer, by phase.
-      final_fraction: the learning rate decays by a cosine to this fraction of its peak.
+      final_fraction: the learning rate decays by a cosine to this fraction of its peak; 1 for a constant one.
+      weight_decay: AdamW's.
+      clip_norm: largest norm of the meta-gradient.
+      meta_optimizer: ``"module:function"`` that, called with the number of iterations, returns the Optax optimizer to use in
+        place of AdamW; ``None`` for AdamW.
       average_decay: decay of the running average of theta that is the result.
-      num_pairs: antithetic pairs.
+      estimator: a name in `celo_core.estimators.ESTIMATORS`.
+      num_pairs: antithetic pairs; with backpropagation, half the number of problems.
       sigma: standard deviation of perturbations.
+      final_sigma: what sigma goes to, by the same factor in every iteration; ``None`` for a constant one.
+      clip_problem: largest norm of one problem's gradient; ``None`` for none.
       truncation: inner steps per window.
+      truncations: pairs (iteration, truncation) that change it.
       min_length, max_length: range of log-uniform problem lengths.
+      first_length: a curriculum's longest length at the start; ``None`` for no curriculum.
+      curriculum: iterations until it has grown to ``max_length``.
+      meta_loss: ``"training"`` or ``"held_out"``.
+      resume_probability: share of new problems that begin from a snapshot of an earlier life.
       seed: of everything random.
     """
 
     datasets: tuple[str, ...]
-    levels: tuple[str, ...] = ("global", "tensor")
-    iterations: tuple[int, int] = (3000, 3000)
-    learning_rates: tuple[float, float] = (4e-3, 1e-3)
-    final_fraction: float = 0.03
-    average_decay: float = 0.98
+    levels: tuple[str, ...] = ("global", "tensor", "parameter")
+    iterations: tuple[int, int] = (100_000, 100_000)
+    learning_rates: tuple[float, float] = (3e-4, 3e-4)
+    final_fraction: float = 1.0
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    meta_optimizer: str | None = None
+    average_decay: float = 0.0
+    estimator: str = "pes"
     num_pairs: int = 32
     sigma: float = 0.01
+    final_sigma: float | None = None
+    clip_problem: float | None = None
     truncation: int = 50
+    truncations: tuple[tuple[int, int], ...] = ()
     min_length: int = 100
     max_length: int = 2000
+    first_length: int | None = None
+    curriculum: int = 10_000
+    meta_loss: str = "training"
+    resume_probability: float = 0.0
     seed: int = 0
+
+
+RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "paper": {},
+        "fast": {
+            "levels": ("global", "tensor"),
+            "iterations": (3000, 3000),
+            "learning_rates": (4e-3, 1e-3),
+            "final_fraction": 0.03,
+            "average_decay": 0.98,
+        },
+    }
+)
+"""By name, what differs from the paper's settings."""
 
 
 def meta_train(
@@ -70,75 +129,127 @@ def meta_train(
     minutes: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     command: str | None = None,
+    devices: Sequence[Any] | None = None,
+    on_divergence: str = "report",
+    validate_every: int = 0,
+    tensorboard: str | None = None,
 ) -> dict[str, Any] | None:
     """Runs the phases one after the other, each resumed where its checkpoint in ``folder`` left it.
 
     Args:
       recipe: settings; a folder belongs to one recipe.
-      folder: run folder: ``update_rule/`` and ``scheduler/`` with ``checkpoint.npz`` and ``log.jsonl`` each, and when
-        all is done ``theta.npz`` and ``run.json``.
+      folder: run folder: ``update_rule/`` and ``scheduler/`` with ``checkpoint.npz``, ``log.jsonl``, pictures and, if
+        validated, ``validation.jsonl`` each, and when all is done ``theta.npz`` and ``run.json``.
       phases: which of them to run.
       data_dir: folder with prepared arrays, or ``None``.
       minutes: stop (with a checkpoint) after this long.
       stop: asked between blocks of iterations.
       command: recorded as provenance.
+      devices: devices to split the problems over; by default as many as divide their number.
+      on_divergence: see `celo_core.meta_run.run_phase`.
+      validate_every: meta-iterations between validations (see `celo_tasks.meta_validation`); 0 for none.
+      tensorboard: folder for TensorBoard; ``None`` for none.
 
     Returns:
       The theta of the phases done (both make a whole), or ``None`` if the run was stopped before the end of the last
       phase asked for.
 
     Raises:
-      ValueError: settings do not fit the folder's checkpoint, or the scheduler's phase has no update rule to start
-        from.
+      ValueError: settings contradict each other or do not fit the folder's checkpoint, or the scheduler's phase has no
+        update rule to start from.
+      OSError: the folder cannot be written to.
+      FloatingPointError: see `celo_core.meta_run.run_phase`.
     """
     folder = pathlib.Path(folder)
-    family = reparametrize(ImageMLP(recipe.datasets, data_dir=data_dir), recipe.levels)
+    images = ImageMLP(recipe.datasets, data_dir=data_dir, held_out=recipe.meta_loss == "held_out")
+    family = reparametrize(images, recipe.levels)
     data = family.load()
     identity = {"recipe": json.loads(json.dumps(dataclasses.asdict(recipe))), "data": data_digest(data)}
+    writes = jax.process_index() == 0
     theta: dict[str, Any] = {}
     for number, phase in enumerate(PHASES[: PHASES.index(phases[-1]) + 1]):
         path = folder / phase / "theta.npz"
         if phase in phases and not path.exists():
-            print(f"phase {number + 1} of 2: {phase.replace('_', ' ')}", file=sys.stderr)
-            trainer = _trainer(recipe, number, theta, family, data)
-            before = _seconds(folder / phase)
-            state = run_phase(trainer, folder / phase, minutes=minutes, stop=stop, metadata=identity)
-            spent = _seconds(folder / phase) - before
-            minutes = None if minutes is None else max(0.0, minutes - spent / 60)
+            trainer = _trainer(recipe, number, theta, family, data, devices)
+            if writes:
+                print(f"phase {number + 1} of 2: {phase.replace('_', ' ')}", file=sys.stderr)
+            begin = time.monotonic()
+            watched = MetaReport(folder, phase, trainer.estimator.architecture, validate_every, tensorboard)
+            with watched as watch:
+                state = run_phase(
+                    trainer,
+                    folder / phase,
+                    minutes=minutes,
+                    stop=stop,
+                    metadata=identity,
+                    on_divergence=on_divergence,
+                    watch=watch,
+                )
+            minutes = None if minutes is None else max(0.0, minutes - (time.monotonic() - begin) / 60)
             if int(state.iteration) < recipe.iterations[number]:
                 return None
-            save_theta(path, jax.device_get(state.average), identity)
+            if writes:
+                save_theta(path, jax.device_get(state.average), identity)
+            _wait_for_all(phase)
         if not path.exists():
             raise ValueError(f"there is no {path}: run the phase {phase} in this folder first.")
         theta |= load_theta(path)
-    if set(theta) == set(PHASES):
+    if writes and set(theta) == set(PHASES):
         files.write_json(folder / "run.json", provenance(recipe, folder, data_dir, data, command))
         save_theta(folder / "theta.npz", theta, identity)
     return theta
 
 
-def _trainer(recipe: Recipe, phase: int, theta: Mapping[str, Any], family: Any, data: Any) -> MetaTrainer:
+def _wait_for_all(name: str) -> None:
+    """With several processes, waits until all are here: what the first one has written is then there for the others."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _trainer(
+    recipe: Recipe, phase: int, theta: Mapping[str, Any], family: Any, data: Any, devices: Sequence[Any] | None
+) -> MetaTrainer:
     architecture: LearnedOptimizer
     if phase == 0:
         architecture = Celo(CeloConfig(scheduler=None))
     else:
         architecture = FrozenPart(Celo(), dict(theta))
-    estimator = TruncatedPES(
-        architecture,
-        family,
-        num_pairs=recipe.num_pairs,
-        sigma=recipe.sigma,
-        truncation=recipe.truncation,
-        lengths=LogUniformLength(recipe.min_length, recipe.max_length),
-    )
+    iterations = recipe.iterations[phase]
     config = MetaTrainConfig(
-        iterations=recipe.iterations[phase],
+        iterations=iterations,
         learning_rate=recipe.learning_rates[phase],
         final_fraction=recipe.final_fraction,
+        weight_decay=recipe.weight_decay,
+        clip_norm=recipe.clip_norm,
         average_decay=recipe.average_decay,
+        truncations=recipe.truncations,
         seed=recipe.seed + phase,
     )
-    return MetaTrainer(estimator, config, data)
+    optimizer = None if recipe.meta_optimizer is None else competitors.imported(recipe.meta_optimizer)(iterations)
+    return MetaTrainer(_estimator(recipe, architecture, family, iterations), config, data, devices, optimizer)
+
+
+def _estimator(recipe: Recipe, architecture: LearnedOptimizer, family: Any, iterations: int) -> GradientEstimator:
+    check_choice("estimator", recipe.estimator, tuple(ESTIMATORS))
+    estimator = ESTIMATORS[recipe.estimator]
+    takes = {field.name for field in dataclasses.fields(estimator)}
+    lengths: LengthSchedule = LogUniformLength(recipe.min_length, recipe.max_length)
+    if recipe.first_length is not None:
+        lengths = GrowingLength(recipe.min_length, recipe.first_length, recipe.max_length, recipe.curriculum)
+    given = {"lengths": lengths, "meta_loss": recipe.meta_loss, "clip_problem": recipe.clip_problem}
+    if "sigma" in takes:
+        first, last = recipe.sigma, recipe.final_sigma
+        decaying = last is not None and optax.exponential_decay(first, iterations, last / first)
+        given |= {"num_pairs": recipe.num_pairs, "sigma": decaying or first}
+    else:
+        given["num_problems"] = 2 * recipe.num_pairs
+    if "truncation" in takes:
+        given["truncation"] = recipe.truncation
+    if recipe.resume_probability:
+        if "resume" not in takes:
+            raise ValueError(f"the estimator {recipe.estimator} trains whole unrolls, so problems cannot be resumed.")
+        given["resume"] = ResumeBuffer(probability=recipe.resume_probability)
+    return estimator(architecture, family, **given)
 
 
 def save_theta(path: pathlib.Path, theta: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
@@ -186,23 +297,6 @@ def provenance(
         "hardware": hardware(),
         "versions": {"python": platform.python_version(), "jax": jax.__version__},
     }
-
-
-def hardware() -> str:
-    """The machine that computes, e.g. ``"1 x NVIDIA H100"`` or ``"2 cores of AMD EPYC"``."""
-    devices = jax.devices()
-    if devices[0].platform != "cpu":
-        return f"{len(devices)} x {devices[0].device_kind}"
-    kind = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        kind = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), kind)
-    return f"{os.cpu_count()} cores of {kind}"
-
-
-def _seconds(folder: pathlib.Path) -> float:
-    path = folder / "checkpoint.npz"
-    return float(checkpoints.load_metadata(path)["seconds"]) if path.exists() else 0.0
 
 
 def _commit() -> str | None:

@@ -18,7 +18,7 @@ from celo_tasks import baselines, plots, report
 from celo_tasks.baselines import Contestant
 from celo_tasks.comparison import Comparison, compare
 from celo_tasks.families import MLP, ConvNet, ImageClassifier, TextTransformer
-from celo_tasks.meta_training import hardware
+from celo_tasks.machine import hardware
 from celo_tasks.optimizers import PretrainedOptimizer, load_pretrained
 
 OPTIMIZERS = ("celo", "adam", "adamw")

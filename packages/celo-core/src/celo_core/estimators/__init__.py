@@ -12,6 +12,10 @@
 `MeanOfEstimators` combines several.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 from celo_core.estimators._problems import ProblemState as ProblemState
 from celo_core.estimators.es import TruncatedES as TruncatedES
 from celo_core.estimators.full_backprop import FullBackprop as FullBackprop
@@ -22,3 +26,15 @@ from celo_core.estimators.pes import TruncatedPES as TruncatedPES
 from celo_core.estimators.pes import pair_gradient as pair_gradient
 from celo_core.estimators.resume import ResumeBuffer as ResumeBuffer
 from celo_core.estimators.truncated_backprop import TruncatedBackprop as TruncatedBackprop
+
+ESTIMATORS: Mapping[str, Any] = MappingProxyType(
+    {
+        "es": TruncatedES,
+        "pes": TruncatedPES,
+        "noise_reuse_es": NoiseReuseES,
+        "full_es": FullES,
+        "truncated_backprop": TruncatedBackprop,
+        "full_backprop": FullBackprop,
+    }
+)
+"""Estimators by the names that commands take."""

@@ -59,7 +59,7 @@ class ResumeBuffer:
     def empty(self, state: Any) -> Snapshots:
         """A buffer without snapshots, for problems like that of ``state`` (a `ProblemState` of one slot)."""
         blank = jax.tree.map(lambda x: jnp.zeros((self.capacity, *x.shape), x.dtype), self._taken(state))
-        return Snapshots(*blank, jnp.zeros((self.capacity,), bool))
+        return Snapshots._make((*blank, jnp.zeros((self.capacity,), bool)))
 
     def store(self, key: Array, state: Any, window: int) -> Snapshots:
         """The buffer after a window, perhaps with a snapshot of the first member if a whole window of its life is left."""
@@ -69,7 +69,7 @@ class ResumeBuffer:
         here = whether & (jnp.arange(self.capacity) == place)
         old: Snapshots = state.snapshots
         keep = lambda new, old: jnp.where(here.reshape(-1, *[1] * new.ndim), new[None], old)
-        return Snapshots(*jax.tree.map(keep, self._taken(state), tuple(old[:-1])), old.filled | here)
+        return Snapshots._make((*jax.tree.map(keep, self._taken(state), tuple(old[:-1])), old.filled | here))
 
     def restore(self, key: Array, fresh: Any, snapshots: Snapshots) -> Any:
         """``fresh``, or with the buffer's probability a problem that begins from a random snapshot, for all members."""

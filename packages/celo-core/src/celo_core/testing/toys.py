@@ -85,7 +85,7 @@ class LearnedSGD:
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """Parameters ``(clock, distance)`` and a loss, the distance, that `LearnedWalk` makes linear in theta; a `celo_core.TaskFamily`.
+    """Parameters ``(clock, distance)`` and a loss, the distance, linear in theta under `LearnedWalk`; a `celo_core.TaskFamily`.
 
     Attributes:
       held_out_offset: added to the loss on held-out batches.

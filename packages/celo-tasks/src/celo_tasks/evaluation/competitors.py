@@ -104,19 +104,27 @@ def _untuned(name: str, description: str, optimizer: Callable[[int], Any]) -> Co
     return Competitor(name, description, identity, False, lambda rate, is_cosine, num_steps: optimizer(num_steps))
 
 
-def _function(spec: Spec) -> Competitor:
-    """The user's own function, called with what it has parameters for: ``learning_rate`` (a schedule), ``num_steps``."""
-    module_name, function_name = spec.reference.split(":", 1)
+def imported(reference: str) -> Any:
+    """What ``"module:name"`` refers to; the module is on Python's path or in the working directory.
+
+    Raises:
+      ValueError: it cannot be imported.
+    """
+    module_name, _, name = reference.partition(":")
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)  # a console script lacks it
     try:
-        module = importlib.import_module(module_name)
-        function = getattr(module, function_name)
+        return getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, SyntaxError, ValueError) as error:
         raise ValueError(
-            f"the optimizer {spec.reference!r} cannot be imported ({error}): give module:function, with the module on "
+            f"the optimizer {reference!r} cannot be imported ({error}): give module:function, with the module on "
             "Python's path or in this folder."
         ) from error
+
+
+def _function(spec: Spec) -> Competitor:
+    """The user's own function, called with what it has parameters for: ``learning_rate`` (a schedule), ``num_steps``."""
+    function = imported(spec.reference)
     parameters = inspect.signature(function).parameters
     if unknown := [
         name
@@ -138,6 +146,7 @@ def _function(spec: Spec) -> Competitor:
             raise TypeError(f"{spec.reference} returned {type(made).__name__}, not an Optax optimizer")
         return optax.with_extra_args_support(made)
 
+    module = sys.modules[spec.reference.split(":")[0]]
     source = pathlib.Path(module.__file__).read_bytes() if module.__file__ else b""
     identity = f"{spec.reference}: sha256 {hashlib.sha256(source).hexdigest()}"
     return Competitor(spec.name, f"{spec.reference}", identity, "learning_rate" in parameters, make)

@@ -18,7 +18,7 @@ from celo_tasks.comparison import HeldOut
 from celo_tasks.evaluation.competitors import Competitor, Spec, resolve
 from celo_tasks.evaluation.program import TrainingProgram, parameter_count
 from celo_tasks.evaluation.store import Run, RunKey, summarize
-from celo_tasks.meta_training import hardware
+from celo_tasks.machine import hardware
 from celo_tasks.registry import find_task
 from celo_tasks.report import versions
 

@@ -6,6 +6,7 @@ but every gradient is scaled by c. Source: Celo (arXiv 2501.12670, section 4), a
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -120,6 +121,12 @@ class Reparametrized:
     def batch(self, key: Array, config: Any, data: Any) -> Any:
         """The family's batch."""
         return self.family.batch(key, config["task"], data)
+
+    @property
+    def held_out_batch(self) -> Callable[[Array, Any, Any], Any]:
+        """The family's, of held-out data; there only if the family has it."""
+        inner = self.family.held_out_batch  # type: ignore[attr-defined]
+        return lambda key, config, data: inner(key, config["task"], data)
 
     def loss(self, params: Any, model_state: Any, key: Array, config: Any, batch: Any) -> tuple[Array, Any]:
         """The family's loss at the scaled parameters."""

@@ -79,6 +79,7 @@ class ImageMLP:
       num_classes: logits.
       image_shape: shape of an image.
       data_dir: folder with prepared arrays, or ``None``.
+      held_out: whether test images are loaded as well, for a meta-loss on held-out batches.
     """
 
     datasets: tuple[str, ...]
@@ -87,6 +88,7 @@ class ImageMLP:
     num_classes: int = 10
     image_shape: tuple[int, ...] = (8, 8)
     data_dir: str | None = None
+    held_out: bool = False
 
     @property
     def name(self) -> str:
@@ -94,16 +96,16 @@ class ImageMLP:
         return "_".join(["mlp", *map(str, self.hidden_sizes), *self.datasets])
 
     def load(self) -> dict[str, np.ndarray]:
-        """Training images uint8 (N, pixels) of all sets, one after another, labels, and each set's begin and size."""
+        """Training images uint8 (N, pixels) of all sets, one after another, labels, and each set's begin and size.
+
+        With ``held_out``, the same of test images, under names that begin with ``held_out_``.
+        """
         sets = [datasets.load_images(name, data_dir=self.data_dir) for name in self.datasets]
-        images = [rearrange(one.x_train, "n ... -> n (...)") for one in sets]
-        sizes = np.asarray([len(x) for x in images], np.int32)
-        return {
-            "images": np.concatenate(images),
-            "labels": np.concatenate([one.y_train for one in sets]),
-            "offset": np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32),
-            "size": sizes,
-        }
+        arrays = _concatenated([(one.x_train, one.y_train) for one in sets])
+        if self.held_out:
+            test = _concatenated([(one.x_test, one.y_test) for one in sets])
+            arrays |= {f"{_HELD_OUT}{name}": array for name, array in test.items()}
+        return arrays
 
     def sample(self, key: Array) -> dict[str, Array]:
         """``{"dataset": int32 ()}``, uniform."""
@@ -116,9 +118,20 @@ class ImageMLP:
 
     def batch(self, key: Array, config: Any, data: Any) -> tuple[Array, Array]:
         """Images float32 (batch, pixels) in [0, 1] and labels int32 (batch,)."""
-        index = jax.random.randint(key, (self.batch_size,), 0, data["size"][config["dataset"]])
-        index = index + data["offset"][config["dataset"]]
-        return data["images"][index].astype(jnp.float32) / 255.0, data["labels"][index].astype(jnp.int32)
+        return self._batch(key, config, data, "")
+
+    @property
+    def held_out_batch(self) -> Callable[[Array, Any, Any], tuple[Array, Array]]:
+        """``held_out_batch(key, config, data)``, as `batch`, of test images; there only with ``held_out``."""
+        if not self.held_out:
+            raise AttributeError("test images are loaded with held_out=True only.")
+        return lambda key, config, data: self._batch(key, config, data, _HELD_OUT)
+
+    def _batch(self, key: Array, config: Any, data: Any, prefix: str) -> tuple[Array, Array]:
+        index = jax.random.randint(key, (self.batch_size,), 0, data[f"{prefix}size"][config["dataset"]])
+        index = index + data[f"{prefix}offset"][config["dataset"]]
+        images, labels = data[f"{prefix}images"][index], data[f"{prefix}labels"][index]
+        return images.astype(jnp.float32) / 255.0, labels.astype(jnp.int32)
 
     def loss(
         self, params: Any, model_state: None, key: Array, config: Any, batch: tuple[Array, Array]
@@ -135,3 +148,18 @@ class ImageMLP:
 
     def _network(self) -> MLP:
         return MLP(self.hidden_sizes, self.num_classes)
+
+
+_HELD_OUT = "held_out_"
+
+
+def _concatenated(sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Images and labels of several sets, one after another, and where each begins and how large it is."""
+    images = [rearrange(x, "n ... -> n (...)") for x, _ in sets]
+    sizes = np.asarray([len(x) for x in images], np.int32)
+    return {
+        "images": np.concatenate(images),
+        "labels": np.concatenate([y for _, y in sets]),
+        "offset": np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32),
+        "size": sizes,
+    }

@@ -1,0 +1,195 @@
+"""The part of the command ``celo-tasks`` that meta-trains."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from typing import Any
+
+from celo_tasks.cli_common import default_cpu_devices, default_datasets, names
+
+_DESCRIPTION = """\
+Meta-train Celo in two phases: first the update rule with a step-size multiplier of 1, then the scheduler on top of it.
+
+The run's folder holds a checkpoint and a log (JSON lines) per phase, and pictures of how it goes. A run that was stopped,
+by Ctrl-C, by --minutes or by a crash, goes on where its last checkpoint left it when the same command is given again; the
+result is the same to the last bit. When both phases are done the folder holds theta.npz and run.json (what was run, on
+what, at which cost).
+
+Settings are those of the paper; --recipe fast takes a fiftieth of its cost, and every other option changes one of them.
+"""
+
+_EXAMPLES = """\
+examples:
+  celo-tasks meta-train --out runs/first --recipe fast        # data from the package; ten minutes on 2 cores
+  celo-tasks meta-train --out runs/paper                      # the paper's recipe: hours on a CPU; stop it when you like
+  celo-tasks meta-train --out runs/mine --data-dir ~/arrays   # prepared arrays: ~/arrays/mnist_8x8.npz and so on
+  celo-tasks meta-train --out runs/mine --minutes 10          # a stretch of ten minutes; again to go on
+  celo-tasks meta-train --out runs/long --max-length 20000 --first-length 500 --curriculum 20000 --resume-probability 0.5
+  srun celo-tasks meta-train --out /shared/runs/big --pairs 1024 --distributed
+"""
+
+_LEVELS = """\
+levels of reparametrisation, out of global, tensor, parameter and none, or published, VeLO's mixture of them; a task picks
+one (global,tensor,parameter)"""
+
+
+def add_commands(commands: Any) -> None:
+    """Adds ``meta-train``."""
+    parser = commands.add_parser(
+        "meta-train",
+        help="meta-train Celo's update rule and scheduler",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--out", required=True, metavar="FOLDER", help="folder of the run; an unfinished run in it is resumed")
+    add("--recipe", choices=("paper", "fast"), default="paper", help="settings that the options below change (paper)")
+    add("--phase", choices=("both", "update-rule", "scheduler"), default="both", help="which phase to run (both)")
+    add("--minutes", type=float, metavar="M", help="stop after M minutes, with a checkpoint")
+    add("--seed", type=int, metavar="N", help="seed of everything random (0)")
+    _add_problems(parser.add_argument_group("the problems").add_argument)
+    _add_gradient(parser.add_argument_group("the meta-gradient").add_argument)
+    _add_optimizer(parser.add_argument_group("the meta-optimizer").add_argument)
+    _add_reports(parser.add_argument_group("what is seen of it").add_argument)
+    _add_devices(parser.add_argument_group("devices and processes").add_argument)
+    parser.set_defaults(run=_run)
+
+
+def _add_problems(add: Any) -> None:
+    add("--data-dir", metavar="FOLDER", help="folder of arrays NAME.npz (x_train, y_train, x_test, y_test; uint8)")
+    what = "image sets (the paper's four if they are on this machine, else those in the package)"
+    add("--datasets", type=names, metavar="A,B,...", help=what)
+    add("--augmentation", dest="levels", type=names, metavar="A,B,...", help=_LEVELS)
+    add("--min-length", type=int, metavar="N", help="shortest training of a problem, in steps (100)")
+    add("--max-length", type=int, metavar="N", help="longest training of a problem, in steps (2000)")
+    add("--first-length", type=int, metavar="N", help="begin with a longest training of N steps, growing to --max-length")
+    add("--curriculum", type=int, metavar="N", help="meta-iterations until it has grown (10000)")
+    what = "share of new problems that begin in the middle of an earlier one's life, for long trainings (0)"
+    add("--resume-probability", type=float, metavar="X", help=what)
+
+
+def _add_gradient(add: Any) -> None:
+    what = "pes, noise_reuse_es, es, full_es, truncated_backprop or full_backprop (pes)"
+    add("--estimator", metavar="NAME", help=what)
+    add("--pairs", dest="num_pairs", type=int, metavar="N", help="antithetic pairs of problems at once (32)")
+    add("--sigma", type=float, metavar="X", help="standard deviation of the perturbations (0.01)")
+    add("--final-sigma", type=float, metavar="X", help="what sigma goes to over a phase (it stays)")
+    add("--truncation", type=int, metavar="N", help="inner steps per meta-iteration (50)")
+    what = "change the truncation: from iteration I on it is N, e.g. 1000:100,5000:200"
+    add("--truncations", type=_pairs, metavar="I:N,...", help=what)
+    what = "loss that is differentiated: training, or held_out, of test images at the same parameters (training)"
+    add("--meta-loss", metavar="NAME", help=what)
+    add("--clip-problem", type=float, metavar="X", help="largest norm of one problem's gradient (none)")
+
+
+def _add_optimizer(add: Any) -> None:
+    add("--iterations", type=int, metavar="N", help="meta-iterations per phase (100000)")
+    add("--scheduler-iterations", type=int, metavar="N", help="meta-iterations of the scheduler's phase, if other")
+    add("--learning-rate", type=float, metavar="X", help="for the update rule (3e-4)")
+    add("--scheduler-learning-rate", type=float, metavar="X", help="for the scheduler (3e-4)")
+    add("--final-fraction", type=float, metavar="X", help="learning rates decay to this fraction by a cosine (1)")
+    add("--weight-decay", type=float, metavar="X", help="AdamW's (0)")
+    add("--clip-norm", type=float, metavar="X", help="largest norm of the meta-gradient (1)")
+    what = "your own in place of AdamW: a function of the number of iterations that returns an Optax optimizer"
+    add("--meta-optimizer", metavar="MODULE:FUNCTION", help=what)
+    add("--average-decay", type=float, metavar="X", help="decay of the running average of theta that is the result (0)")
+    what = "what to do when it diverges: report it, stop, or rollback to the last good state (report)"
+    add("--on-divergence", choices=("report", "stop", "rollback"), default="report", help=what)
+
+
+def _add_reports(add: Any) -> None:
+    what = "meta-iterations between validations on tasks not trained on, beside tuned Adam; 0 for none (a tenth of a phase)"
+    add("--validate-every", type=int, metavar="N", help=what)
+    add("--tensorboard", metavar="FOLDER", help="write for TensorBoard (pip install 'celo-tasks[tensorboard]')")
+
+
+def _add_devices(add: Any) -> None:
+    add("--cpu-devices", type=int, metavar="N", help="on a CPU, split the work over N threads of their own (all cores)")
+    what = "join the processes of a job that SLURM, Open MPI or a cloud has started, each of which runs this command"
+    add("--distributed", action="store_true", help=what)
+    add("--coordinator", metavar="HOST:PORT", help="join --processes processes by hand: where the first of them listens")
+    add("--processes", type=int, metavar="N", help="how many there are")
+    add("--process", type=int, metavar="I", help="which one this is, from 0")
+
+
+def _run(options: argparse.Namespace) -> int:
+    import jax
+
+    from celo_tasks import meta_report, meta_training
+
+    _join(options)
+    # JAX already runs where this is called from a program of one's own; then its devices stay as they are.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", options.cpu_devices or default_cpu_devices())
+    recipe = _recipe(options)
+    phases = meta_training.PHASES if options.phase == "both" else (options.phase.replace("-", "_"),)
+    meta_report.prepare(options.tensorboard)
+    interrupted: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: interrupted.append(received))
+    every = max(1, min(recipe.iterations) // 10) if options.validate_every is None else options.validate_every
+    theta = meta_training.meta_train(
+        recipe,
+        options.out,
+        phases=phases,
+        data_dir=options.data_dir,
+        minutes=options.minutes,
+        stop=lambda: bool(interrupted),
+        # A number that was asked for is held to; the default takes as many as divide the number of problems.
+        devices=jax.devices() if options.cpu_devices else None,
+        on_divergence=options.on_divergence,
+        validate_every=every,
+        tensorboard=options.tensorboard,
+    )
+    if theta is None:
+        if jax.process_index() == 0:
+            print(f"stopped; the same command goes on from {options.out}", file=sys.stderr)
+        return 130 if interrupted else 0
+    finished = options.out if set(theta) == set(meta_training.PHASES) else os.path.join(options.out, phases[-1])
+    if jax.process_index() == 0:
+        print(os.path.join(finished, "theta.npz"))
+    return 0
+
+
+def _join(options: argparse.Namespace) -> None:
+    """Joins the other processes, if there are any; before anything else of JAX."""
+    import jax
+
+    by_hand = [options.coordinator, options.processes, options.process]
+    if any(one is not None for one in by_hand) and (None in by_hand or options.distributed):
+        raise ValueError("give --coordinator, --processes and --process together, or --distributed alone.")
+    if options.coordinator or options.distributed:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(options.coordinator, options.processes, options.process)
+
+
+def _recipe(options: argparse.Namespace) -> Any:
+    """The recipe with what the options change in it."""
+    import dataclasses
+
+    from celo_tasks import meta_training
+
+    changed = dict(meta_training.RECIPES[options.recipe])
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    for field in dataclasses.fields(meta_training.Recipe):
+        if field.name in given and field.name not in ("iterations", "learning_rates", "datasets"):
+            changed[field.name] = given[field.name]
+    for name, first, second in (
+        ("iterations", "iterations", "scheduler_iterations"),
+        ("learning_rates", "learning_rate", "scheduler_learning_rate"),
+    ):
+        before = changed.get(name, getattr(meta_training.Recipe, name))
+        # Iterations given once are for both phases; each phase has a learning rate of its own.
+        other = given.get(first, before[1]) if name == "iterations" else before[1]
+        changed[name] = (given.get(first, before[0]), given.get(second, other))
+    return meta_training.Recipe(datasets=options.datasets or default_datasets(options.data_dir), **changed)
+
+
+def _pairs(text: str) -> tuple[tuple[int, int], ...]:
+    try:
+        return tuple((int(a), int(b)) for a, b in (item.split(":") for item in names(text)))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"pairs ITERATION:STEPS, such as 1000:100,5000:200, not {text!r}") from error

@@ -1,0 +1,19 @@
+"""What this machine is, for results."""
+
+import os
+import pathlib
+import platform
+
+import jax
+
+
+def hardware() -> str:
+    """The machine that computes, e.g. ``"1 x NVIDIA H100"`` or ``"2 cores of AMD EPYC"``."""
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}"
+    kind = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        kind = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), kind)
+    return f"{os.cpu_count()} cores of {kind}"

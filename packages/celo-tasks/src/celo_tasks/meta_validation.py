@@ -1,0 +1,334 @@
+"""Validation during meta-training: how a theta trains small networks that meta-training does not see, beside tuned Adam.
+
+The tasks are in no evaluation suite, so that theta, settings and the time to stop may be chosen by what is found here. Their
+data come with the package; some are those of meta-training too, but none of the networks is.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from numpy.typing import NDArray
+
+from celo_core import LearnedOptimizer, TaskFamily, files
+from celo_core.progress import ProgressLine
+from celo_core.unroll import InnerProblem, train
+from celo_tasks import baselines, curves
+from celo_tasks.evaluation.scores import SMALLEST_LOSS
+from celo_tasks.evaluation.worker import identity
+from celo_tasks.families import MLP, ConvNet, ImageAutoencoder, ImageClassifier, LanguageModel
+from celo_tasks.families.recurrent import RecurrentLM
+from celo_tasks.families.text_transformer import TransformerLM
+
+Array = jax.Array
+
+CURVE_POINTS = 100
+"""Points to which a curve is thinned out."""
+
+
+def _mlp() -> TaskFamily:
+    # Layers of unequal width: `celo_tasks.families.SampledMLP`, which may be meta-trained on, has none.
+    network = MLP((48, 24), 10, "tanh")
+    return ImageClassifier("mlp_tanh_48x24", network, "fashion_mnist_small_8x8", (64,), batch_size=32)
+
+
+def _convnet() -> TaskFamily:
+    network = ConvNet((8, 16), (1, 2), 10, normalization="layer")
+    return ImageClassifier("convnet_layernorm", network, "digits_8x8", (8, 8, 1), batch_size=32)
+
+
+def _autoencoder() -> TaskFamily:
+    return ImageAutoencoder("autoencoder_32x8x32", "digits_8x8", 64, batch_size=32, hidden_sizes=(32, 8, 32))
+
+
+def _transformer() -> TaskFamily:
+    return LanguageModel("transformer_1x16", TransformerLM(1, 16, 2, 16), batch_size=8, length=16)
+
+
+def _lstm() -> TaskFamily:
+    return LanguageModel("lstm_24", RecurrentLM("lstm", 24, 12), batch_size=8, length=16)
+
+
+VALIDATION_TASKS: Mapping[str, tuple[str, Callable[[], TaskFamily]]] = MappingProxyType(
+    {
+        "mlp_tanh_48x24": ("MLP 64-48-24-10 with tanh on Fashion-MNIST at 8x8, batch 32", _mlp),
+        "convnet_layernorm": (
+            "convnet, 3x3 with 8 and 16 channels and layer normalisation, on 8x8 digits, batch 32",
+            _convnet,
+        ),
+        "autoencoder_32x8x32": ("autoencoder 64-32-8-32-64 of 8x8 digits, batch 32", _autoencoder),
+        "transformer_1x16": (
+            "byte-level transformer, one layer of width 16, on Shakespeare, batch 8 x 16",
+            _transformer,
+        ),
+        "lstm_24": ("byte-level LSTM of width 24 on Shakespeare, batch 8 x 16", _lstm),
+    }
+)
+"""Tasks by name: what each is, and how its family is made."""
+
+
+class MetaValidation:
+    """Trains the validation tasks under a learned optimizer and compares it with Adam at the best of several learning rates.
+
+    Initialisation and batches depend on task and seed alone: every theta, and Adam, get the same.
+
+    Args:
+      steps: length of every training.
+      seeds: number of seeds, 0, 1, ...; they are trained at once.
+      tasks: names in `VALIDATION_TASKS`.
+      learning_rates: those that Adam is tried at.
+      reference: what `tuned_adam` is to return: a dict that it returned before, or a JSON file. A file that is missing,
+        damaged or of other settings is written anew, once Adam is tuned; ``None`` keeps it in memory.
+      progress: where progress is shown; ``None`` for nowhere.
+
+    Raises:
+      ValueError: the settings make no sense, or ``reference`` is a dict of other settings.
+    """
+
+    def __init__(
+        self,
+        steps: int = 300,
+        seeds: int = 2,
+        tasks: Sequence[str] = tuple(VALIDATION_TASKS),
+        *,
+        learning_rates: Sequence[float] = baselines.LEARNING_RATES,
+        reference: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        progress: ProgressLine | None = None,
+    ) -> None:
+        if unknown := [name for name in tasks if name not in VALIDATION_TASKS]:
+            raise ValueError(f"there is no validation task {unknown[0]!r}: choose from {', '.join(VALIDATION_TASKS)}.")
+        if not tasks or len(set(tasks)) < len(tasks):
+            raise ValueError(f"validation tasks must be named, each once, not {tuple(tasks)}.")
+        if steps < 1 or seeds < 1:
+            raise ValueError(f"steps and seeds must be at least 1, not {steps} and {seeds}.")
+        if not learning_rates or not min(learning_rates) > 0:
+            raise ValueError(f"Adam needs positive learning rates to be tried at, not {tuple(learning_rates)}.")
+        self.steps, self.seeds, self.tasks = steps, seeds, tuple(tasks)
+        self.learning_rates = tuple(float(rate) for rate in learning_rates)
+        self._families = {name: VALIDATION_TASKS[name][1]() for name in tasks}
+        self._data: dict[str, Any] = {}
+        self._progress = progress
+        self._train = jax.jit(self._train_seeds, static_argnums=(0, 1), compiler_options=_compiler_options())
+        self._adam: dict[str, Any] | None = None
+        self._reference: pathlib.Path | None = None
+        if isinstance(reference, Mapping):
+            if not self._fits(reference):
+                raise ValueError("the reference is of other validation settings: leave it out, and Adam is tuned anew.")
+            self._adam = dict(reference)
+        elif reference is not None:
+            self._reference = pathlib.Path(reference)
+
+    def tuned_adam(self) -> dict[str, Any]:
+        """Adam's final losses, tuned on the first call unless the reference has them.
+
+        Returns:
+          For JSON: ``{"settings": ..., "tasks": {name: ...}}``. A task has the best ``"learning_rate"``, whether that is
+          the edge of several (``"learning_rate_at_edge"``), its ``"final_loss"`` (mean over seeds of the mean of the last
+          5 % of normalised training losses), and those of all learning rates in their order, ``"final_losses"``.
+
+        Raises:
+          OSError: the reference's file could not be written.
+        """
+        if self._adam is None:
+            self._adam = self._read_reference()
+        if self._adam is None:
+            self._adam = {"settings": self._settings(), "tasks": self._for_each_task(self._tune)}
+            if self._reference is not None:
+                files.write_json(self._reference, self._adam)
+        return self._adam
+
+    def measure(self, architecture: LearnedOptimizer, theta: Any) -> dict[str, Any]:
+        """Trains every task under ``theta``.
+
+        An architecture is compiled on its first call (a `celo_core.meta_train.FrozenPart` counts as another one each time
+        that it is made); after that another theta costs no compilation.
+
+        Args:
+          architecture: the learned optimizer.
+          theta: its meta-parameters.
+
+        Returns:
+          For JSON: ``{"ratio": ..., "tasks": {name: ...}}``. A task has its ``"final_loss"``, tuned Adam's,
+          ``"adam_final_loss"``, and ``"ratio"``, Adam's over its own: above 1 it is better than tuned Adam. The
+          whole's ratio is the geometric mean. Curves are given after the steps ``"steps"``, at most `CURVE_POINTS`:
+          ``"losses"``, smoothed, mean over seeds, and ``"step_sizes"``, norm of the update over norm of the
+          parameters, all tensors taken together, median over seeds, ``None`` where that is not finite.
+
+        Raises:
+          OSError: as `tuned_adam`, which is called first.
+        """
+        adam = self.tuned_adam()["tasks"]
+        # Arrays of the host, since those of a meta-training lie on all devices, and each of them would do all the work.
+        theta = jax.device_get(theta)
+        measure = lambda name: self._measure_task(name, architecture, theta, adam[name]["final_loss"])
+        tasks = self._for_each_task(measure)
+        logs = [math.log(task["ratio"]) for task in tasks.values()]
+        return {"ratio": curves.six_digits(math.exp(np.mean(logs))), "tasks": tasks}
+
+    def _for_each_task(self, function: Callable[[str], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """What a function makes of every task, by name. In threads, since a compilation keeps one core busy."""
+        with ThreadPoolExecutor(min(len(self.tasks), os.cpu_count() or 1)) as pool:
+            return dict(zip(self.tasks, pool.map(function, self.tasks), strict=True))
+
+    def _measure_task(self, name: str, architecture: LearnedOptimizer, theta: Any, adam: float) -> dict[str, Any]:
+        losses, sizes = self._trained(name, architecture, theta)
+        final = float(curves.final_loss(losses).mean())
+        index = np.unique(np.linspace(0, self.steps - 1, CURVE_POINTS).round().astype(int))
+        return {
+            "final_loss": curves.six_digits(final),
+            "adam_final_loss": adam,
+            "ratio": curves.six_digits(max(adam, SMALLEST_LOSS) / max(final, SMALLEST_LOSS)),
+            "steps": (index + 1).tolist(),
+            "losses": _numbers(curves.smooth(losses).mean(axis=0)[index]),
+            "step_sizes": _numbers(np.median(sizes, axis=0)[index]),
+        }
+
+    def _tune(self, name: str) -> dict[str, Any]:
+        found = [self._trained(name, _Adam(), {"learning_rate": np.float32(rate)})[0] for rate in self.learning_rates]
+        final = [curves.six_digits(curves.final_loss(losses).mean()) for losses in found]
+        rate = self.learning_rates[int(np.argmin(final))]
+        return {
+            "learning_rate": rate,
+            "learning_rate_at_edge": len(final) > 1 and rate in (min(self.learning_rates), max(self.learning_rates)),
+            "final_loss": min(final),
+            "final_losses": final,
+        }
+
+    def _trained(
+        self, name: str, architecture: LearnedOptimizer, theta: Any
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Normalised losses and relative step sizes, float32 (seeds, steps)."""
+        if name not in self._data:
+            self._data[name] = jax.device_put(self._families[name].load())
+        if self._progress is not None:
+            self._progress.show(f"validation: {name} under {architecture.name}")
+        return jax.device_get(self._train(name, architecture, theta, self._data[name]))
+
+    def _train_seeds(self, name: str, architecture: LearnedOptimizer, theta: Any, data: Any) -> tuple[Array, Array]:
+        problem = InnerProblem(_Recorded(architecture, self.steps), self._families[name])
+
+        def one(seed: Array) -> tuple[Array, Array]:
+            key_config, key = jax.random.split(jax.random.key(seed))
+            config = problem.family.sample(key_config)
+            trainee, losses = train(problem, theta, key, config, data, self.steps)
+            return losses, trainee.opt_state.sizes
+
+        return jax.vmap(one)(jnp.arange(self.seeds))
+
+    def _settings(self) -> dict[str, Any]:
+        """What the numbers of tuned Adam depend on; of a task, a digest of its definition (the data are the package's)."""
+        return {
+            "steps": self.steps,
+            "seeds": self.seeds,
+            "learning_rates": list(self.learning_rates),
+            "tasks": {name: identity(family, ()) for name, family in self._families.items()},
+        }
+
+    def _fits(self, reference: Any) -> bool:
+        try:
+            return reference["settings"] == self._settings() and all(
+                math.isfinite(reference["tasks"][name]["final_loss"]) for name in self.tasks
+            )
+        except (KeyError, TypeError):
+            return False
+
+    def _read_reference(self) -> dict[str, Any] | None:
+        if self._reference is None or not self._reference.exists():
+            return None
+        try:
+            found = json.loads(self._reference.read_text())
+        except ValueError:
+            return None
+        return found if self._fits(found) else None
+
+
+def scalars(measured: Mapping[str, Any]) -> dict[str, float]:
+    """The ratios of a `MetaValidation.measure`, named for a tracker: ``"validation/ratio"`` and ``"validation/TASK"``."""
+    ratios = {f"validation/{name}": task["ratio"] for name, task in measured["tasks"].items()}
+    return {"validation/ratio": measured["ratio"], **ratios}
+
+
+def _compiler_options() -> dict[str, Any]:
+    # On a CPU, LLVM's first level halves the time of a compilation, and what it makes of such small networks is as fast.
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+
+
+def _numbers(values: NDArray[np.floating]) -> list[float | None]:
+    return [curves.six_digits(value) if math.isfinite(value) else None for value in values.tolist()]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adam:
+    """Adam as a `celo_core.LearnedOptimizer`; theta: ``{"learning_rate": ()}``."""
+
+    name = "adam"
+    config = None
+
+    def init(self, key: Array) -> dict[str, Any]:
+        del key
+        return {"learning_rate": jnp.float32(1e-3)}
+
+    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        del kwargs
+        return baselines.adam(theta["learning_rate"], num_steps)
+
+
+class _RecordedState(NamedTuple):
+    """State of an optimizer of `_Recorded`.
+
+    Attributes:
+      inner: of the optimizer itself.
+      taken: steps so far, int32 ().
+      sizes: norm of each update over the norm of the parameters, float32 (steps,), 0 where a step is yet to be done.
+    """
+
+    inner: Any
+    taken: Array
+    sizes: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _Recorded:
+    """A learned optimizer that keeps the sizes of its steps in its state.
+
+    Attributes:
+      architecture: the learned optimizer.
+      steps: those to be kept.
+    """
+
+    architecture: LearnedOptimizer
+    steps: int
+
+    @property
+    def name(self) -> str:
+        return self.architecture.name
+
+    @property
+    def config(self) -> Any:
+        return self.architecture.config
+
+    def init(self, key: Array) -> dict[str, Any]:
+        return self.architecture.init(key)
+
+    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        inner = self.architecture.build(theta, num_steps, **kwargs)
+
+        def init(params: Any) -> _RecordedState:
+            return _RecordedState(inner.init(params), jnp.zeros((), jnp.int32), jnp.zeros(self.steps, jnp.float32))
+
+        def update(updates: Any, state: _RecordedState, params: Any = None, **extra: Any) -> tuple[Any, _RecordedState]:
+            updates, new = inner.update(updates, state.inner, params, **extra)
+            size = optax.tree.norm(updates) / optax.tree.norm(params)
+            return updates, _RecordedState(new, state.taken + 1, state.sizes.at[state.taken].set(size))
+
+        return optax.GradientTransformationExtraArgs(init, update)
