@@ -5,9 +5,10 @@
 
 It is the one command to give a machine with a GPU: there it first compares the Pallas kernels with XLA, and measures a step
 beside Adam's on all networks of ``nox -s bench`` (on a CPU that is for ``nox -s bench``, which wants one device). What is
-left of --minutes goes to a stretch of ``celo-tasks meta-train --out RUN`` with --run (further arguments of it follow
-``--``), and with --evaluation to tuned Adam on velodrome-17, by ``celo-tasks evaluate``, half and half if both are given;
-each goes on with what its folder holds. It needs the three packages on the path and no network.
+left of --minutes goes, with --quality, to time to quality (tools/time_to_quality.py); then to a stretch of ``celo-tasks
+meta-train --out RUN`` with --run (further arguments of it follow ``--``), and with --evaluation to tuned Adam on
+velodrome-17, by ``celo-tasks evaluate``, half and half if both are given; each goes on with what its folder holds. It needs
+the three packages on the path and no network.
 
 Times are medians of repeated runs after a warm-up; ratios are to Optax's Adam in the same process.
 """
@@ -25,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import time_to_quality
 
 import celo_core
 from celo_core import files
@@ -69,11 +71,16 @@ def main() -> int:
     parser.add_argument(
         "--evaluation", metavar="FOLDER", help="folder of an evaluation of Adam on velodrome-17 to go on with"
     )
+    parser.add_argument("--quality", metavar="FOLDER", help="measure time to quality first, at most 2 minutes of it")
     parser.add_argument("--minutes", type=float, default=9.0, help="time in all, measuring included (9)")
     parser.add_argument("--data-dir", help="folder of prepared arrays (the data in the package)")
-    parser.add_argument("--cpu-devices", type=int, default=cli_common.default_cpu_devices(), help="on a CPU (all cores)")
+    parser.add_argument(
+        "--cpu-devices", type=int, default=cli_common.default_cpu_devices(), help="on a CPU (all cores)"
+    )
     parser.add_argument("further", nargs="*", help="after --: further arguments of celo-tasks meta-train")
     options = parser.parse_args()
+    if options.quality and not options.data_dir:
+        parser.error("--quality needs --data-dir: the yardstick's data sets are not in the package.")
     begin = time.monotonic()
     jax.config.update("jax_num_cpu_devices", options.cpu_devices)
     datasets = cli_common.default_datasets(options.data_dir)
@@ -99,6 +106,8 @@ def main() -> int:
 
     print(bench_meta.table(bench_meta.measure(settings, on_case=write)), flush=True)
     data = ["--data-dir", options.data_dir] if options.data_dir else []
+    if options.quality:
+        time_to_quality.main(["--out", options.quality, "--minutes", "2", *data])
     left = options.minutes - (time.monotonic() - begin) / 60
     if options.evaluation and left > 0.5:
         share = left / 2 if options.run else left

@@ -1,9 +1,11 @@
-"""Writes the results in README.md and docs/performance.md from the results files.
+"""Writes the results in README.md, docs/performance.md and docs/meta-training.md from the results files.
 
 nox -s bench
 nox -s quickstart -- --out docs/results/quickstart
 celo-tasks evaluate --suite small-8 ... --out results, then celo-tasks report results --out docs/results/small-8
 python tools/yardstick.py --data-dir arrays --out docs/results/yardstick.json ...
+celo-tasks bench-meta --out docs/results/bench-meta.json --plot docs/results/bench-meta.png
+python tools/time_to_quality.py ... and python tools/estimator_comparison.py --out docs/results/estimators.json
 python tools/update_readme.py [--check]
 """
 
@@ -14,8 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import meta_training_tables as meta_training
+
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def quickstart_table(results: dict[str, Any]) -> str:
@@ -102,13 +105,24 @@ def main() -> int:
     performance = (ROOT / "docs/results/performance/results.md").read_text().strip()
     picture = "![time against size](results/performance/time_against_size.png)"
     pages = {
-        "README.md": section(read("quickstart/results.json"), read("small-8/report.json"), read("yardstick.json")),
-        "docs/performance.md": f"{performance}\n\n{picture}",
+        "README.md": {
+            "results": section(read("quickstart/results.json"), read("small-8/report.json"), read("yardstick.json"))
+        },
+        "docs/performance.md": {"results": f"{performance}\n\n{picture}"},
+        "docs/meta-training.md": {
+            "estimators": meta_training.estimators_table(read("estimators.json")),
+            "bench": meta_training.bench_table(read("bench-meta.json")),
+            "quality": meta_training.quality_table(read("time-to-quality/run.json")),
+            "comparison": meta_training.comparison_table(read("time-to-quality/comparison.json")),
+        },
     }
     outdated = []
-    for name, text in pages.items():
-        old = (ROOT / name).read_text()
-        new = re.sub(f"{BEGIN}.*{END}", lambda _, text=text: f"{BEGIN}\n{text}\n{END}", old, flags=re.DOTALL)
+    for name, sections in pages.items():
+        new = old = (ROOT / name).read_text()
+        for mark, text in sections.items():
+            begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+            whole = f"{begin}\n{text}\n{end}"
+            new = re.sub(f"{begin}.*{end}", lambda _, whole=whole: whole, new, flags=re.DOTALL)
         if new != old:
             outdated.append(name)
             if not options.check:

@@ -81,7 +81,8 @@ def test_killed_at_twenty_random_moments_the_result_is_the_same_to_the_last_bit(
     unbroken = make_trainer(LONG)
     run_phase(unbroken, tmp_path / "unbroken")
     found, expected = (
-        checkpoints.load_checkpoint(tmp_path / name / "checkpoint.npz", unbroken.example()) for name in ("run", "unbroken")
+        checkpoints.load_checkpoint(tmp_path / name / "checkpoint.npz", unbroken.example())
+        for name in ("run", "unbroken")
     )
     chex.assert_trees_all_equal(found, expected)
     lines = [json.loads(line)["iteration"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -101,7 +102,9 @@ class Explodes(Quadratic):
 
 def diverging(folder, iterations=GOOD_EVERY * 4, **kwargs):
     """A meta-optimizer that pulls the learning rate up whatever the gradient, beyond what is stable."""
-    pull = optax.chain(optax.scale(0.0), optax.stateless(lambda g, p: jax.tree.map(lambda x: jnp.full_like(x, 0.01), g)))
+    pull = optax.chain(
+        optax.scale(0.0), optax.stateless(lambda g, p: jax.tree.map(lambda x: jnp.full_like(x, 0.01), g))
+    )
     trainer = make_trainer(MetaTrainConfig(iterations=iterations, block=20), Explodes(), optimizer=pull)
     return run_phase(trainer, folder, progress=ProgressLine(sys.stderr, 0.0), **kwargs)
 

@@ -236,7 +236,9 @@ class _Run:
             line["inner_steps"] = self._trainer.inner_steps(self.done)
             # JSON has no NaN: a number that is not finite is left out.
             values = {name: float(np.mean(array)) for name, array in metrics.items()}
-            files.append_line(self._log, {**line, **{name: value for name, value in values.items() if np.isfinite(value)}})
+            files.append_line(
+                self._log, {**line, **{name: value for name, value in values.items() if np.isfinite(value)}}
+            )
 
     def show(self, metrics: Mapping[str, np.ndarray], rate: float | None) -> None:
         """The progress line."""

@@ -184,7 +184,12 @@ class MetaTrainer:
 
     def lower(self, iterations: int) -> Any:
         """The program of `run`, lowered: its ``compile().memory_analysis()`` tells what it takes."""
-        return self._run.lower(self.init(), self._data, iterations, None)
+        shaped = lambda tree, sharding: jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
+        example = self.example()
+        state = shaped(example, self._replicated)._replace(problems=shaped(example.problems, self._split))
+        return self._run.lower(state, self._data, iterations, None)
 
     def stretch(self, done: int) -> tuple[int, int | None]:
         """Where the config's truncations say that the next iterations go: ``(how many at most, truncation)``."""

@@ -65,7 +65,12 @@ def _add_problems(add: Any) -> None:
     add("--augmentation", dest="levels", type=names, metavar="A,B,...", help=_LEVELS)
     add("--min-length", type=int, metavar="N", help="shortest training of a problem, in steps (100)")
     add("--max-length", type=int, metavar="N", help="longest training of a problem, in steps (2000)")
-    add("--first-length", type=int, metavar="N", help="begin with a longest training of N steps, growing to --max-length")
+    add(
+        "--first-length",
+        type=int,
+        metavar="N",
+        help="begin with a longest training of N steps, growing to --max-length",
+    )
     add("--curriculum", type=int, metavar="N", help="meta-iterations until it has grown (10000)")
     what = "share of new problems that begin in the middle of an earlier one's life, for long trainings (0)"
     add("--resume-probability", type=float, metavar="X", help=what)
@@ -110,7 +115,9 @@ def _add_devices(add: Any) -> None:
     add("--cpu-devices", type=int, metavar="N", help="on a CPU, split the work over N threads of their own (all cores)")
     what = "join the processes of a job that SLURM, Open MPI or a cloud has started, each of which runs this command"
     add("--distributed", action="store_true", help=what)
-    add("--coordinator", metavar="HOST:PORT", help="join --processes processes by hand: where the first of them listens")
+    add(
+        "--coordinator", metavar="HOST:PORT", help="join --processes processes by hand: where the first of them listens"
+    )
     add("--processes", type=int, metavar="N", help="how many there are")
     add("--process", type=int, metavar="I", help="which one this is, from 0")
 

@@ -236,7 +236,7 @@ def _estimator(recipe: Recipe, architecture: LearnedOptimizer, family: Any, iter
     lengths: LengthSchedule = LogUniformLength(recipe.min_length, recipe.max_length)
     if recipe.first_length is not None:
         lengths = GrowingLength(recipe.min_length, recipe.first_length, recipe.max_length, recipe.curriculum)
-    given = {"lengths": lengths, "meta_loss": recipe.meta_loss, "clip_problem": recipe.clip_problem}
+    given: dict[str, Any] = {"lengths": lengths, "meta_loss": recipe.meta_loss, "clip_problem": recipe.clip_problem}
     if "sigma" in takes:
         first, last = recipe.sigma, recipe.final_sigma
         decaying = last is not None and optax.exponential_decay(first, iterations, last / first)

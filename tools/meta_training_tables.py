@@ -1,0 +1,89 @@
+"""Tables of docs/meta-training.md from the results of bench-meta, time_to_quality.py and estimator_comparison.py."""
+
+from typing import Any
+
+HORIZONS = {"100": "steps 1-100", "500": "1-500", "2000": "1-2000", "last_100": "1901-2000"}
+
+
+def bench_table(record: dict[str, Any]) -> str:
+    """One row per case of bench-meta."""
+    titles = {
+        "update_rule": "meta-training, update rule",
+        "scheduler": "meta-training, scheduler",
+        "gradient_descent": "the same with gradient descent",
+        "adam": "plain training with Adam",
+    }
+    lines = [
+        f"{record['machine']}, jax {record['versions']['jax']}; truncation {record['settings']['truncation']}, medians of "
+        f"{record['settings']['repeats']} with smallest and largest. Of meta-training's time "
+        f"{100 * record['share_of_time_in_inner_gradients']:.0f} % goes to inner gradients and all else that gradient descent "
+        f"needs as well, {100 * record['share_of_time_in_update_rule']:.0f} % to the update rule.",
+        "",
+        "| | pairs | inner steps per second | of Adam's | first call, s | temporary MB per device | state kB per pair |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for case in record["cases"]:
+        temporary = case["temporary_bytes_per_device"]
+        lines.append(
+            f"| {titles[case['name']]} | {case['pairs']} | {case['inner_steps_per_second']:,.0f} "
+            f"[{case['smallest']:,.0f}, {case['largest']:,.0f}] | {case['rate_over_adam']:.2f} "
+            f"| {case['first_call_seconds']:.0f} | {'-' if temporary is None else f'{temporary / 1e6:.1f}'} "
+            f"| {case['state_bytes_per_pair'] / 1e3:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def estimators_table(record: dict[str, Any]) -> str:
+    """One row per estimator."""
+    settings, full = record["settings"], record["results"]["full_backprop"]["seconds"]
+    lines = [
+        f"Unrolls of {settings['length']} steps in windows of {settings['window']}, {settings['pairs']} pairs (or twice as many "
+        f"problems), sigma {settings['sigma']:g}, {settings['estimates']} estimates. In units of the true gradient's norm; an "
+        'estimate is the mean over one life of each problem. "<": not told from 0 by this many estimates.',
+        "",
+        "| estimator | bias | noise of an estimate | cosine with the true gradient | seconds, full backpropagation = 1 |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, one in record["results"].items():
+        bias = f"{one['bias']:.2g}" if one["bias"] is not None else f"< {one['bias_below']:.2g}"
+        lines.append(f"| `{name}` | {bias} | {one['noise']:.2g} | {one['cosine']:.2f} | {one['seconds'] / full:.2f} |")
+    return "\n".join(lines)
+
+
+def quality_table(record: dict[str, Any]) -> str:
+    """The targets, the moments when they are reached, and the end of the run."""
+    curve, seconds = record["curve"], record["seconds_to_targets"]
+    rows = [(f"published rule, {name}", values) for name, values in record["targets"].items()]
+    moments = sorted({value for value in seconds.values() if value} | {curve[-1]["seconds"]})
+    for moment in moments:
+        point = next(point for point in curve if point["seconds"] == moment)
+        rows.append((f"from scratch, after {moment:.0f} s ({point['inner_steps']:,} inner steps)", point))
+    said = [
+        f"The published rule's values {name} are "
+        + (
+            f"beaten, over all three horizons at once, after {value:.0f} seconds."
+            if value
+            else "not all reached at once."
+        )
+        for name, value in seconds.items()
+    ]
+    lines = [
+        f"{record['machine']}, jax {record['versions']['jax']}; mean training loss of 16 problems (nats), lower is better. "
+        + " ".join(said)
+        + ' "As published": the values of its authors\' implementation, on 16 problems of another draw.',
+        "",
+        "| | " + " | ".join(HORIZONS.values()) + " |",
+        "|---|" + "---:|" * len(HORIZONS),
+    ]
+    for name, point in rows:
+        lines.append(f"| {name} | " + " | ".join(f"{point[h]:.3f}" if h in point else "" for h in HORIZONS) + " |")
+    return "\n".join(lines)
+
+
+def comparison_table(record: dict[str, Any]) -> str:
+    """One row per variant."""
+    lines = ["| | " + " | ".join(HORIZONS.values()) + " |", "|---|" + "---:|" * len(HORIZONS)]
+    for name, one in record["results"].items():
+        last = one["curve"][-1]
+        lines.append(f"| {name} | " + " | ".join(f"{last[h]:.3f}" for h in HORIZONS) + " |")
+    return "\n".join(lines)
