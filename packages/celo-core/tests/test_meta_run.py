@@ -123,6 +123,17 @@ def test_divergence_stops_the_run_with_one_sentence(tmp_path):
     assert json.loads((tmp_path / "events.jsonl").read_text())["action"] == "stop"
 
 
+def test_a_run_that_is_not_finite_stops_and_its_checkpoint_is_from_before(tmp_path):
+    """Whatever is to be done about divergence: from a theta that is NaN there is no way back."""
+    spoil = lambda g, count: jax.tree.map(lambda x: jnp.where(count < 30, 0.0 * x, jnp.nan), g)
+    optimizer = optax.GradientTransformation(lambda p: jnp.zeros((), int), lambda g, c, p: (spoil(g, c), c + 1))
+    with pytest.raises(FloatingPointError, match="theta is not finite"):
+        run_phase(make_trainer(optimizer=optimizer), tmp_path, checkpoint_seconds=0.0)
+    state = checkpoints.load_checkpoint(tmp_path / "checkpoint.npz", make_trainer(optimizer=optimizer).example())
+    assert int(state.iteration) == 30 and np.isfinite(state.theta["rule"]["log_learning_rate"])
+    assert json.loads((tmp_path / "events.jsonl").read_text())["action"] == "stop"
+
+
 def test_divergence_is_rolled_back(tmp_path, capsys):
     """The run goes back to a good state, halves its steps, and gives up after the last retry; the log has no gap."""
     state = diverging(tmp_path, on_divergence="rollback")

@@ -21,6 +21,7 @@ class Health:
       count: iterations seen.
       total: the running sum.
       best: lowest running mean, infinite until there is one.
+      hopeless: whether something was not finite.
     """
 
     decay: float = 0.98
@@ -29,6 +30,7 @@ class Health:
     count: int = 0
     total: float = 0.0
     best: float = float("inf")
+    hopeless: bool = False
 
     @property
     def smoothed(self) -> float:
@@ -44,6 +46,7 @@ class Health:
         """Takes in the metrics of a block; returns what is wrong, in words, or ``None``."""
         for name, what in (("meta_loss", "meta-loss"), ("gradient_norm", "meta-gradient"), ("theta_norm", "theta")):
             if not np.all(np.isfinite(metrics[name])):
+                self.hopeless = True
                 return f"the {what} is not finite"
         for loss in np.asarray(metrics["meta_loss"], np.float64):
             self.count += 1

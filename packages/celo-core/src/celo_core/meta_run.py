@@ -86,7 +86,8 @@ def run_phase(
     Raises:
       ValueError: the checkpoint belongs to a run with other settings or of another version, or is damaged.
       OSError: the folder cannot be written to, or has no room for two checkpoints: raised before anything is compiled.
-      FloatingPointError: the run diverged and was to stop, or had been rolled back too often.
+      FloatingPointError: the run diverged and was to stop, or had been rolled back too often, or was to go on but holds
+        numbers that are not finite, from which there is no way back. The last checkpoint is from before.
     """
     checks.check_choice("on_divergence", on_divergence, ON_DIVERGENCE)
     run = _Run(trainer, pathlib.Path(folder), metadata or {}, progress or ProgressLine())
@@ -206,12 +207,13 @@ class _Run:
     def diverged(self, state: MetaTrainState, wrong: str, action: str) -> MetaTrainState:
         """What is to be done about a divergence; returns the state to go on from."""
         retries = int(state.retries)
+        may_go_on = action == "report" and not self.health.hopeless
         where = f"meta-training diverged at iteration {self.done}: {wrong}"
         found = checkpoints.load_metadata(self.good) if action == "rollback" and retries < MOST_RETRIES else None
         if self._writes:
             # Where the run goes back, what was logged since is dropped, and the event stands where it goes on.
             event = {"iteration": found["iteration"] if found else self.done, "at": self.done, "wrong": wrong}
-            files.append_line(self._events, {**event, "action": action if found or action != "rollback" else "stop"})
+            files.append_line(self._events, {**event, "action": action if found or may_go_on else "stop"})
         if found is not None:
             state = self._trainer.load(self.good)
             self.done, self.health = found["iteration"], Health.from_json(found["health"])
@@ -219,7 +221,7 @@ class _Run:
                 files.drop_lines_after(self._log, self.done)
             self.say(f"{where}; back to iteration {self.done} with half the step size (retry {retries + 1})")
             return state._replace(retries=self._trainer.replicate(retries + 1))
-        if action == "report":
+        if may_go_on:
             self.say(f"{where}; it goes on, --on-divergence rollback would go back")
             self.health = Health()
             return state
