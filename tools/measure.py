@@ -1,6 +1,6 @@
 """Measures this machine in one call: the rate of meta-training and where its time goes; on a GPU, the kernels as well.
 
-    python tools/measure.py --out docs/results/measure.json
+    python tools/measure.py --out measure.json
     python tools/measure.py --out measure.json --pairs 32 1024 --run runs/gpu --minutes 6 -- --data-dir arrays
 
 It is the one command to give a machine with a GPU: there it first compares the Pallas kernels with XLA, and measures a step

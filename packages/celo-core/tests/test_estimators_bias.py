@@ -184,6 +184,7 @@ def network_gradient():
     return values.mean(), QUANTILE * values.std(ddof=1) / np.sqrt(len(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "unbiased"),
     [("pes", True), ("noise_reuse_es", True), ("full_es", True), ("full_backprop", True), ("es", False),

@@ -40,12 +40,12 @@ KILLED_RUN = """
     import os, sys, time
     sys.path.insert(0, {tests!r})
     import test_meta_run  # JAX is imported here, once, but starts in the children
-    for line in sys.stdin:
+    for folder in map(str.strip, sys.stdin):
         child = os.fork()
         if child == 0:
             slow = lambda: time.sleep(0.01)
             trainer = test_meta_run.make_trainer(test_meta_run.LONG)
-            test_meta_run.run_phase(trainer, {folder!r}, checkpoint_seconds=0.03, stop=slow)
+            test_meta_run.run_phase(trainer, folder, checkpoint_seconds=0.03, stop=slow)
             os._exit(0)
         print(child, flush=True)
         print(os.waitpid(child, 0)[1], flush=True)
@@ -55,37 +55,50 @@ KILLED_RUN = """
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_the_result_is_the_same_to_the_last_bit(tmp_path):
     """Each child goes on with what the one before left, and is killed without warning after a random time."""
-    script = textwrap.dedent(KILLED_RUN.format(tests=str(pathlib.Path(__file__).parent), folder=str(tmp_path / "run")))
-    parent = subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True)
-    rng, kills, progressed, checkpoint = random.Random(0), 0, set(), tmp_path / "run" / "checkpoint.npz"
-    for attempt in range(21):
-        parent.stdin.write("go\n")
+    script = textwrap.dedent(KILLED_RUN.format(tests=str(pathlib.Path(__file__).parent)))
+    # The unbroken run comes first and leaves its programs in a cache, so that the others need not compile.
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **cache},
+    )
+
+    def start(folder):
+        parent.stdin.write(f"{folder}\n")
         parent.stdin.flush()
-        child = int(parent.stdout.readline())
-        if kills < 20:
-            # A fifth die while they start; the others once they run, which their log tells.
-            deadline, log = time.monotonic() + 60, tmp_path / "run" / "log.jsonl"
-            size = log.stat().st_size if log.exists() else 0
-            while attempt % 5 and time.monotonic() < deadline and not (log.exists() and log.stat().st_size > size):
-                time.sleep(0.005)
-            time.sleep(rng.uniform(0.0, 0.12))
-            os.kill(child, signal.SIGKILL)
-        status = int(parent.stdout.readline())
-        kills += status == signal.SIGKILL
+        return int(parent.stdout.readline())
+
+    start(tmp_path / "unbroken")
+    assert int(parent.stdout.readline()) == 0
+    rng, statuses, progressed = random.Random(0), [], set()
+    checkpoint, log = tmp_path / "run" / "checkpoint.npz", tmp_path / "run" / "log.jsonl"
+    for attempt in range(20):
+        child, size = start(tmp_path / "run"), log.stat().st_size if log.exists() else 0
+        # A fifth die while they start; the others once they run, which their log tells.
+        deadline = time.monotonic() + 60
+        while attempt % 5 and time.monotonic() < deadline and not (log.exists() and log.stat().st_size > size):
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0.0, 0.12))
+        os.kill(child, signal.SIGKILL)
+        statuses.append(int(parent.stdout.readline()))
         if checkpoint.exists():
             progressed.add(checkpoints.load_metadata(checkpoint)["iteration"])
+    start(tmp_path / "run")
+    statuses.append(int(parent.stdout.readline()))
     parent.stdin.close()
     parent.wait()
-    assert status == 0 and kills == 20
+    assert statuses == [signal.SIGKILL] * 20 + [0]
     assert len(progressed) >= 5, "killed at different points of the run"
-    unbroken = make_trainer(LONG)
-    run_phase(unbroken, tmp_path / "unbroken")
+    example = make_trainer(LONG).example()
     found, expected = (
-        checkpoints.load_checkpoint(tmp_path / name / "checkpoint.npz", unbroken.example())
-        for name in ("run", "unbroken")
+        checkpoints.load_checkpoint(tmp_path / name / "checkpoint.npz", example) for name in ("run", "unbroken")
     )
     chex.assert_trees_all_equal(found, expected)
-    lines = [json.loads(line)["iteration"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line)["iteration"] for line in log.read_text().splitlines()]
     assert lines == list(range(2, LONG.iterations + 1, 2)), "no block is logged twice or left out"
 
 
@@ -239,14 +252,15 @@ def test_schedule_of_truncations(tmp_path):
     steps = [5] * 3 + [10] * 6 + [2] * 2
     assert [line["inner_steps"] for line in lines] == [16 * sum(steps[:n]) for n in (3, 7, 9, 11)]
     stopped = iter([False, True])
-    run_phase(make_trainer(config), tmp_path / "two", stop=lambda: next(stopped))
-    resumed = run_phase(make_trainer(config), tmp_path / "two")
+    run_phase(trainer, tmp_path / "two", stop=lambda: next(stopped))
+    resumed = run_phase(trainer, tmp_path / "two")
     theta = checkpoints.load_checkpoint(tmp_path / "checkpoint.npz", trainer.example()).theta
     chex.assert_trees_all_equal(jax.device_get(resumed.theta), theta)
     with pytest.raises(ValueError, match="longer than any problem"):
         make_trainer(MetaTrainConfig(truncations=((0, 100),)))
 
 
+@pytest.mark.slow
 def test_mean_of_estimators_trains_on_several_devices():
     """Families of different shapes, split over devices as one: close to one device, up to the order of sums."""
     parts = [
@@ -262,6 +276,7 @@ def test_mean_of_estimators_trains_on_several_devices():
     assert thetas[0]["rule"]["log_learning_rate"] > -1
 
 
+@pytest.mark.slow
 def test_resumes_on_another_number_of_devices(tmp_path):
     stopped = iter([False, False, True])
     run_phase(make_trainer(devices=jax.devices()[:4]), tmp_path, stop=lambda: next(stopped))
