@@ -2,7 +2,6 @@
 
 import functools
 import json
-import pathlib
 import signal
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import time
 import chex
 import jax
 import numpy as np
-import optax
 import pytest
 
 from celo_core import Celo, FullES, GrowingLength, NoiseReuseES, TruncatedBackprop, TruncatedPES, checkpoints
@@ -31,7 +29,11 @@ def run_folder(tmp_path_factory):
     """A finished run: the first phase by a command of its own, then the rest."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     command = ["meta-train", "--out", str(folder), *SETTINGS]
-    assert cli.main([*command, "--phase", "update-rule"]) == 0
+    seen = ["--validate-every", "4", "--tensorboard", str(folder.parent / "board")]
+    tiny = functools.partial(MetaValidation, 5, 1, ("mlp_tanh_48x24",), learning_rates=(0.01,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meta_report, "MetaValidation", tiny)
+        assert cli.main([*command, "--phase", "update-rule", *seen]) == 0
     rule = (folder / "update_rule" / "theta.npz").read_bytes()
     assert cli.main(command) == 0
     assert (folder / "update_rule" / "theta.npz").read_bytes() == rule, "a finished phase is not run again"
@@ -85,34 +87,6 @@ def test_sigma_that_decays():
     assert made.sigma(0) == pytest.approx(0.04) and made.sigma(50) == pytest.approx(0.02) and made.sigma(100) == 0.01
 
 
-def sgd(iterations):
-    """A meta-optimizer that the command imports."""
-    return optax.sgd(1.0 / iterations)
-
-
-@pytest.mark.slow
-def test_what_is_seen_of_a_run(tmp_path, monkeypatch, capsys):
-    """Validation, pictures, TensorBoard and a meta-optimizer of one's own; a stop and a resume leave no line twice."""
-    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parent))
-    tiny = functools.partial(MetaValidation, 5, 1, ("mlp_tanh_48x24",), learning_rates=(0.01,))
-    monkeypatch.setattr(meta_report, "MetaValidation", tiny)
-    out = tmp_path / "run"
-    command = ["meta-train", "--out", str(out), *SETTINGS[:-2], "--phase", "update-rule", "--validate-every", "10"]
-    command += ["--tensorboard", str(tmp_path / "board"), "--meta-optimizer", f"{__name__}:sgd", "--iterations", "25"]
-    assert cli.main([*command, "--minutes", "0"]) == 0
-    assert "the same command goes on" in capsys.readouterr().err
-    assert cli.main(command) == 0
-    assert "x tuned Adam on tasks not trained on" in capsys.readouterr().err
-    folder = out / "update_rule"
-    lines = [json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines()]
-    assert [line["iteration"] for line in lines] == [10, 20, 25]
-    assert all(np.isfinite(line["ratio"]) for line in lines)
-    assert json.loads((out / "validation_adam.json").read_text())["tasks"].keys() == {"mlp_tanh_48x24"}
-    for name in ("meta_loss.png", "step_sizes.png"):
-        assert (folder / name).read_bytes().startswith(b"\x89PNG")
-    assert list((tmp_path / "board" / "update_rule").glob("events*"))
-
-
 @pytest.mark.slow
 def test_interrupted_run_saves_and_says_how_to_go_on(tmp_path):
     """SIGINT to the real command, once its log shows that it runs."""
@@ -130,6 +104,20 @@ def test_interrupted_run_saves_and_says_how_to_go_on(tmp_path):
     assert "stopped; the same command goes on from" in errors and "Traceback" not in errors
     saved = checkpoints.load_metadata(out / "update_rule" / "checkpoint.npz")["iteration"]
     assert saved == json.loads(log.read_text().splitlines()[-1])["iteration"] > 0
+
+
+@pytest.mark.slow
+def test_what_is_seen_of_a_run(run_folder):
+    """Validation, pictures and TensorBoard, where they were asked for."""
+    folder = run_folder / "update_rule"
+    (line,) = [json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines()]
+    assert line["iteration"] == 4 and np.isfinite(line["ratio"])
+    assert json.loads((run_folder / "validation_adam.json").read_text())["tasks"].keys() == {"mlp_tanh_48x24"}
+    for name in ("meta_loss.png", "step_sizes.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    assert list((run_folder.parent / "board" / "update_rule").glob("events*"))
+    assert not (run_folder / "scheduler" / "validation.jsonl").exists()
+    assert (run_folder / "scheduler" / "meta_loss.png").exists()
 
 
 @pytest.mark.slow

@@ -1,0 +1,81 @@
+"""What is seen of a phase while it runs, on a toy: validation, pictures, TensorBoard, after a stop and after a rollback."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from celo_core import ConstantLength, TruncatedPES
+from celo_core.meta_run import Moment, run_phase
+from celo_core.meta_train import MetaTrainConfig, MetaTrainer
+from celo_core.testing.toys import LearnedSGD, Quadratic
+from celo_tasks import meta_report, meta_training
+from celo_tasks.families import ImageMLP
+from celo_tasks.meta_report import MetaReport
+from celo_tasks.meta_validation import MetaValidation
+
+
+@pytest.fixture(autouse=True)
+def tiny_validation(monkeypatch):
+    tiny = functools.partial(MetaValidation, 5, 1, ("mlp_tanh_48x24",), learning_rates=(0.01,))
+    monkeypatch.setattr(meta_report, "MetaValidation", tiny)
+
+
+def trainer(iterations=25):
+    estimator = TruncatedPES(LearnedSGD(), Quadratic(noise=0.1), num_pairs=4, truncation=5, lengths=ConstantLength(15))
+    return MetaTrainer(estimator, MetaTrainConfig(iterations=iterations, block=5), {}, devices=jax.devices()[:1])
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "rule" / "validation.jsonl").read_text().splitlines()]
+
+
+def test_a_stop_and_a_resume_leave_no_line_twice(tmp_path):
+    pytest.importorskip("tensorboardX")
+    one = trainer()
+    stopped = iter([False, False, True])
+    for stop in (lambda: next(stopped), lambda: False):
+        with MetaReport(tmp_path, "rule", LearnedSGD(), 10, str(tmp_path / "board")) as watch:
+            run_phase(one, tmp_path / "rule", watch=watch, stop=stop)
+    # At 15 because the run stopped there, and at the end.
+    assert [line["iteration"] for line in lines(tmp_path)] == [10, 15, 20, 25]
+    assert all(np.isfinite(line["ratio"]) and line["seconds"] > 0 for line in lines(tmp_path))
+    assert (tmp_path / "validation_adam.json").exists()
+    for name in ("meta_loss.png", "step_sizes.png"):
+        assert (tmp_path / "rule" / name).read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "board" / "rule").glob("events*"))) == 2
+
+
+def test_after_a_rollback_what_was_measured_beyond_it_is_dropped(tmp_path):
+    one = trainer()
+    state, metrics = one.run(one.init(), 5)
+    (tmp_path / "rule").mkdir()
+    (tmp_path / "rule" / "log.jsonl").write_text(json.dumps({"iteration": 5, "meta_loss": 1.0}) + "\n")
+    watch = MetaReport(tmp_path, "rule", LearnedSGD(), 5, None)
+    for iteration in (5, 10, 15, 10):  # back to 5, from where the next block ends at 10
+        watch(Moment(state, iteration, 1.0, metrics, False))
+    assert [line["iteration"] for line in lines(tmp_path)] == [5, 10]
+
+
+def test_without_validation_there_is_the_picture_of_the_loss(tmp_path):
+    with MetaReport(tmp_path, "rule", LearnedSGD(), 0, None) as watch:
+        run_phase(trainer(10), tmp_path / "rule", watch=watch)
+    assert {path.name for path in (tmp_path / "rule").iterdir()} == {"checkpoint.npz", "log.jsonl", "meta_loss.png"}
+
+
+def sgd(iterations):
+    """A meta-optimizer of one's own."""
+    return optax.sgd(1.0 / iterations)
+
+
+def test_a_meta_optimizer_is_imported(monkeypatch):
+    recipe = meta_training.Recipe(
+        ("digits_8x8",), meta_optimizer=f"{__name__}:sgd", iterations=(4, 4), num_pairs=2, truncation=2
+    )
+    family = ImageMLP(("digits_8x8",))
+    made = meta_training._trainer(recipe, 0, {}, family, family.load(), None)
+    updates, _ = made._optimizer.update({"a": np.ones(2)}, made._optimizer.init({"a": np.ones(2)}))
+    np.testing.assert_allclose(updates["a"], -0.25)
