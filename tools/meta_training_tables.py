@@ -38,8 +38,9 @@ def estimators_table(record: dict[str, Any]) -> str:
     settings, full = record["settings"], record["results"]["full_backprop"]["seconds"]
     lines = [
         f"Unrolls of {settings['length']} steps in windows of {settings['window']}, {settings['pairs']} pairs (or twice as many "
-        f"problems), sigma {settings['sigma']:g}; {settings['estimates']} estimates by backpropagation and eight times as many by the others. In units of the true gradient's norm; an "
-        'estimate is the mean over one life of each problem. "<": not told from 0 by this many estimates.',
+        f"problems), sigma {settings['sigma']:g}; {settings['estimates']} estimates by backpropagation and eight times as "
+        "many by the others. In units of the true gradient's norm; an estimate is the mean over one life of each problem. "
+        '"<": not told from 0 by this many estimates.',
         "",
         "| estimator | bias | noise of an estimate | cosine with the true gradient | seconds, full backpropagation = 1 |",
         "|---|---:|---:|---:|---:|",
