@@ -4,6 +4,9 @@ from typing import Any
 
 HORIZONS = {"100": "steps 1-100", "500": "1-500", "2000": "1-2000", "last_100": "1901-2000"}
 
+PAPER_INNER_STEPS = 100_000 * 2 * 32 * 50
+"""Of a phase: iterations, members, pairs, truncation."""
+
 
 def bench_table(record: dict[str, Any]) -> str:
     """One row per case of bench-meta."""
@@ -13,11 +16,14 @@ def bench_table(record: dict[str, Any]) -> str:
         "gradient_descent": "the same with gradient descent",
         "adam": "plain training with Adam",
     }
+    rates = {case["name"]: case["inner_steps_per_second"] for case in record["cases"] if case["pairs"] == 32}
+    hours = sum(PAPER_INNER_STEPS / rates[phase] for phase in ("update_rule", "scheduler")) / 3600
     lines = [
         f"{record['machine']}, jax {record['versions']['jax']}; truncation {record['settings']['truncation']}, medians of "
         f"{record['settings']['repeats']} with smallest and largest. Of meta-training's time "
         f"{100 * record['share_of_time_in_inner_gradients']:.0f} % goes to inner gradients and all else that gradient descent "
-        f"needs as well, {100 * record['share_of_time_in_update_rule']:.0f} % to the update rule.",
+        f"needs as well, {100 * record['share_of_time_in_update_rule']:.0f} % to the update rule. At these rates the "
+        f"paper's recipe, {PAPER_INNER_STEPS / 1e6:.0f} million inner steps per phase, takes {hours:.1f} hours.",
         "",
         "| | pairs | inner steps per second | of Adam's | first call, s | temporary MB per device | state kB per pair |",
         "|---|---:|---:|---:|---:|---:|---:|",
