@@ -19,6 +19,8 @@ from celo_core import (
 )
 from celo_core.testing.toys import LearnedSGD, Quadratic
 
+pytestmark = pytest.mark.slow
+
 SIGMA, LENGTH, WINDOW, SIZE = 0.02, 20, 5, 4
 QUANTILE = 3.9  # half of a 99.99 % confidence interval, in standard errors
 
@@ -184,7 +186,6 @@ def network_gradient():
     return values.mean(), QUANTILE * values.std(ddof=1) / np.sqrt(len(values))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "unbiased"),
     [("pes", True), ("noise_reuse_es", True), ("full_es", True), ("full_backprop", True), ("es", False),
