@@ -64,7 +64,7 @@ def _bench_meta(options: argparse.Namespace) -> int:
 
     from celo_core import files
     from celo_tasks import bench_meta
-    from celo_tasks.cli_common import default_datasets
+    from celo_tasks.cli_common import default_datasets, names
 
     # Whatever can be said about the options is said before minutes of measuring.
     pairs = None if options.pairs is None else _integers(options.pairs)
@@ -78,9 +78,8 @@ def _bench_meta(options: argparse.Namespace) -> int:
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", options.cpu_devices)
 
-    named = tuple(name.strip() for name in (options.datasets or "").split(",") if name.strip())
     settings = bench_meta.Settings(
-        datasets=named or default_datasets(options.data_dir),
+        datasets=names(options.datasets or "") or default_datasets(options.data_dir),
         pairs=bench_meta.default_pairs() if pairs is None else pairs,
         truncation=options.truncation,
         data_dir=options.data_dir,

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from celo_core.estimators._problems import TruncatedEstimator
 from celo_core.protocols import Theta
 
 Array = jax.Array
@@ -49,7 +50,7 @@ def es_gradient(loss_difference: Array, perturbation: Theta, sigma: Any) -> Thet
 
 @dataclasses.dataclass(frozen=True)
 class AntitheticSettings:
-    """What evolution strategies are given beside the fields of every estimator.
+    """What evolution strategies are given beside the fields of every estimator; to stand before its base among the bases.
 
     Attributes:
       num_pairs: antithetic pairs, each a problem of its own.
@@ -62,7 +63,21 @@ class AntitheticSettings:
 
     _count = "num_pairs"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]
+        check_sigma(self.sigma)
+
     @property
     def num_problems(self) -> int:
         """Problems at once: the pairs."""
         return self.num_pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class AntitheticWindows(AntitheticSettings, TruncatedEstimator):
+    """Evolution strategies on truncated unrolls; fields: see the two classes that it is made of."""
+
+    @property
+    def inner_steps(self) -> int:
+        """Inner training steps per estimate, both members of every pair counted."""
+        return 2 * self.num_pairs * self.truncation

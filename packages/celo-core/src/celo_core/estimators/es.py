@@ -23,25 +23,16 @@ import jax
 import jax.numpy as jnp
 
 from celo_core.estimators import _antithetic
-from celo_core.estimators._antithetic import AntitheticSettings
-from celo_core.estimators._problems import ProblemState, TruncatedEstimator, Window
+from celo_core.estimators._antithetic import AntitheticWindows
+from celo_core.estimators._problems import ProblemState, Window
 from celo_core.protocols import Theta
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class TruncatedES(AntitheticSettings, TruncatedEstimator):
-    """Truncated ES; a `celo_core.protocols.GradientEstimator`. Fields: see the two classes that it is made of."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _antithetic.check_sigma(self.sigma)
-
-    @property
-    def inner_steps(self) -> int:
-        """Inner training steps per estimate, both members of every pair counted."""
-        return 2 * self.num_pairs * self.truncation
+class TruncatedES(AntitheticWindows):
+    """Truncated ES; a `celo_core.protocols.GradientEstimator`. Fields: see `AntitheticSettings` and `TruncatedEstimator`."""
 
     def _window(self, key: Array, theta: Theta, state: ProblemState, data: Any) -> tuple[Theta, Window, ProblemState]:
         key_renew, key_perturb, key_steps = jax.random.split(key, 3)

@@ -36,14 +36,13 @@ class FullES(AntitheticSettings, FullUnrollEstimator):
 
     Attributes:
       sign_delta: if given, loss differences count as this number with their sign; e.g. sigma, for a gradient of the order
-        of one. For the others see the two classes that it is made of.
+        of one. For the others see `AntitheticSettings` and `FullUnrollEstimator`.
     """
 
     sign_delta: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _antithetic.check_sigma(self.sigma)
         if self.sign_delta is not None and not self.sign_delta > 0:
             raise ValueError(
                 f"sign_delta must be positive, or None for the differences themselves, not {self.sign_delta}."

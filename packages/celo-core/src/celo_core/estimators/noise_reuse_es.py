@@ -22,31 +22,22 @@ import jax
 import jax.numpy as jnp
 
 from celo_core.estimators import _antithetic
-from celo_core.estimators._antithetic import AntitheticSettings
-from celo_core.estimators._problems import ProblemState, TruncatedEstimator, Window
+from celo_core.estimators._antithetic import AntitheticWindows
+from celo_core.estimators._problems import ProblemState, Window
 from celo_core.protocols import Theta
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class NoiseReuseES(AntitheticSettings, TruncatedEstimator):
+class NoiseReuseES(AntitheticWindows):
     """Noise-reuse ES; a `celo_core.protocols.GradientEstimator`.
 
-    Fields: see the two classes that it is made of. A problem keeps the perturbation, in units of sigma, that it began
+    Fields: see `AntitheticSettings` and `TruncatedEstimator`. A problem keeps the perturbation, in units of sigma, that it began
     with, so that a schedule of sigma takes effect at once.
     """
 
     members = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _antithetic.check_sigma(self.sigma)
-
-    @property
-    def inner_steps(self) -> int:
-        """Inner training steps per estimate, both members of every pair counted."""
-        return 2 * self.num_pairs * self.truncation
 
     def _initial_memory(self, key: Array, theta: Theta) -> Theta:
         return _antithetic.perturb(key, theta, 1.0)

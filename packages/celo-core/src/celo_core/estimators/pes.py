@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from celo_core.estimators import _antithetic
-from celo_core.estimators._antithetic import AntitheticSettings
-from celo_core.estimators._problems import ProblemState, TruncatedEstimator, Window
+from celo_core.estimators._antithetic import AntitheticWindows
+from celo_core.estimators._problems import ProblemState, Window
 from celo_core.protocols import Theta
 
 Array = jax.Array
@@ -61,23 +61,14 @@ def pair_gradient(
 
 
 @dataclasses.dataclass(frozen=True)
-class TruncatedPES(AntitheticSettings, TruncatedEstimator):
+class TruncatedPES(AntitheticWindows):
     """PES over truncated unrolls; a `celo_core.protocols.GradientEstimator`.
 
-    Fields: see the two classes that it is made of. A schedule of sigma may change within a problem's life: the sum of
+    Fields: see `AntitheticSettings` and `TruncatedEstimator`. A schedule of sigma may change within a problem's life: the sum of
     earlier perturbations is then rescaled, so that each counts with its own ``1 / sigma^2``.
     """
 
     members = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _antithetic.check_sigma(self.sigma)
-
-    @property
-    def inner_steps(self) -> int:
-        """Inner training steps per estimate, both members of every pair counted."""
-        return 2 * self.num_pairs * self.truncation
 
     def _initial_memory(self, key: Array, theta: Theta) -> Theta:
         return jax.tree.map(jnp.zeros_like, theta)
