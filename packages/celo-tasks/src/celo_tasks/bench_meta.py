@@ -7,7 +7,6 @@ is of neighbours in time.
 
 import dataclasses
 import functools
-import io
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,6 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -29,6 +27,7 @@ from celo_core.progress import ProgressLine
 from celo_core.testing.toys import LearnedSGD
 from celo_core.unroll import InnerProblem, Trainee
 from celo_tasks.families import ImageMLP, Reparametrized, reparametrize
+from celo_tasks.figures import png
 from celo_tasks.machine import hardware
 
 Array = jax.Array
@@ -376,7 +375,6 @@ _LINES = {"adam": "#0072B2", "update_rule": "#D55E00", "gradient_descent": "#009
 def draw(record: Mapping[str, Any]) -> bytes:
     """Draws rates against the number of pairs, logarithmic both, from the record of `measure`; returns the PNG."""
     figure = Figure(figsize=(6.4, 4.6), dpi=130, layout="constrained")
-    canvas = FigureCanvasAgg(figure)  # draws without a display, and leaves pyplot's global state alone
     axes: Axes = figure.subplots()
     for name, color in _LINES.items():
         cases = [case for case in record["cases"] if case["name"] == name]
@@ -400,6 +398,4 @@ def draw(record: Mapping[str, Any]) -> bytes:
     axes.grid(True, which="major", alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
-    buffer = io.BytesIO()
-    canvas.print_png(buffer)
-    return buffer.getvalue()
+    return png(figure)

@@ -4,7 +4,6 @@ Each ``draw_...`` renders the Figure of the ``..._figure`` beside it. They can b
 line that is not whole yet is passed over.
 """
 
-import io
 import json
 import math
 import os
@@ -14,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from celo_tasks.curves import smooth
+from celo_tasks.figures import png, tidy
 
 Curve = NDArray[np.float64]
 Folder = str | os.PathLike[str]
@@ -48,7 +47,7 @@ def draw_meta_loss(folder: Folder) -> bytes:
     Raises:
       ValueError: there is no log, or it has no whole line yet.
     """
-    return _png(meta_loss_figure(folder))
+    return png(meta_loss_figure(folder))
 
 
 def draw_step_sizes(folder: Folder) -> bytes:
@@ -60,7 +59,7 @@ def draw_step_sizes(folder: Folder) -> bytes:
     Raises:
       ValueError: there is none, or it has no whole line yet.
     """
-    return _png(step_sizes_figure(folder))
+    return png(step_sizes_figure(folder))
 
 
 def meta_loss_figure(folder: Folder) -> Figure:
@@ -86,7 +85,7 @@ def meta_loss_figure(folder: Folder) -> Figure:
     for axes in figure.axes:
         for event in events:
             axes.axvline(event["iteration"], color=_DIVERGED, linewidth=1.0, linestyle=":", zorder=1)
-        _tidy(axes)
+        tidy(axes)
     figure.axes[-1].set_xlabel("meta-iteration")
     iterations = [line["iteration"] for line in (*log, *validation)]
     # From zero on, with a little room so that what stands at the ends is seen.
@@ -225,7 +224,7 @@ def _draw_step_sizes(axes: Axes, name: str, measurements: Sequence[Mapping[str, 
         _log_ticks(axes, high / low)
     axes.tick_params(labelsize=7)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
-    _tidy(axes)
+    tidy(axes)
 
 
 def _read(path: pathlib.Path, fields: Sequence[str]) -> list[dict[str, Any]]:
@@ -259,15 +258,3 @@ def _log_ticks(axes: Axes, ratio: float) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=steps))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(True, which="major", alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _png(figure: Figure) -> bytes:
-    canvas = FigureCanvasAgg(figure)  # draws without a display, and leaves pyplot's global state alone
-    buffer = io.BytesIO()
-    canvas.print_png(buffer)
-    return buffer.getvalue()

@@ -1,15 +1,14 @@
 """Pictures of training curves."""
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from celo_tasks.comparison import Comparison, Outcome
+from celo_tasks.figures import png
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; pretrained optimizers take the reds.
 _BASELINE_COLORS = {"adam": "#0072B2", "adamw": "#009E73"}
@@ -22,14 +21,11 @@ def draw(comparisons: Sequence[Comparison]) -> bytes:
     Bold lines are the best learning rate of each optimizer, thin light ones the others.
     """
     figure = Figure(figsize=(5.2 * len(comparisons), 4.4), dpi=130, layout="constrained")
-    canvas = FigureCanvasAgg(figure)  # draws without a display, and leaves pyplot's global state alone
     panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
     for axes, comparison in zip(panels, comparisons, strict=True):
         _panel(axes, comparison)
     figure.suptitle("Smoothed training loss (bold: best learning rate, thin: the others tried)", fontsize=11)
-    buffer = io.BytesIO()
-    canvas.print_png(buffer)
-    return buffer.getvalue()
+    return png(figure)
 
 
 def _panel(axes: Axes, comparison: Comparison) -> None:

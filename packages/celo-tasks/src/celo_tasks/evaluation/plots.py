@@ -5,20 +5,19 @@ Each ``draw_...`` renders the Figure of the ``..._figure`` beside it. Give all p
 """
 
 import dataclasses
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from celo_tasks.evaluation.statistics import Interval
+from celo_tasks.figures import png, tidy
 
 Palette = Mapping[str, str]
 
@@ -115,19 +114,19 @@ def colors(names: Iterable[str]) -> dict[str, str]:
 
 def draw_curves(panels: Sequence[Panel], palette: Palette | None = None) -> bytes:
     """Training curves, a panel a task: means over seeds with a band from lowest to highest, and tuned Adam's envelope."""
-    return _png(curves_figure(panels, palette))
+    return png(curves_figure(panels, palette))
 
 
 def draw_intervals(rows: Sequence[Row], palette: Palette | None = None) -> bytes:
     """Aggregates with their intervals, a row an optimizer: final-loss ratio and speed-up side by side; Adam is the line at 1."""
-    return _png(intervals_figure(rows, palette))
+    return png(intervals_figure(rows, palette))
 
 
 def draw_profiles(
     profiles: Sequence[Profile], score: str = "final-loss ratio", palette: Palette | None = None
 ) -> bytes:
     """Performance profiles with their bands, over a logarithmic axis of ``score``."""
-    return _png(profiles_figure(profiles, score, palette))
+    return png(profiles_figure(profiles, score, palette))
 
 
 def curves_figure(panels: Sequence[Panel], palette: Palette | None = None) -> Figure:
@@ -196,7 +195,7 @@ def _draw_panel(axes: Axes, panel: Panel, palette: Palette) -> None:
     axes.set_xlim(0, max(line.steps[-1] for line in lines))
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     axes.tick_params(labelsize=7)
-    _tidy(axes)
+    tidy(axes)
     _scale(axes, lines)
     astray = [line for line in panel.lines if line.mean[-1] > axes.get_ylim()[1]]
     for index, line in enumerate(astray):
@@ -271,7 +270,7 @@ def _draw_intervals(axes: Axes, entries: Sequence[tuple[str, Interval | None, bo
         axes.set_xlim(low - margin, high + margin)
     axes.tick_params(labelsize=8)
     axes.tick_params(axis="y", length=0)
-    _tidy(axes)
+    tidy(axes)
 
 
 def _beside(axes: Axes, position: int, text: str) -> None:
@@ -305,7 +304,7 @@ def profiles_figure(
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel(f"{score} τ (dashed: tuned Adam = 1)")
     axes.set_ylabel("share of runs above τ")
-    _tidy(axes)
+    tidy(axes)
     axes.legend(frameon=False, fontsize=8, loc="upper right")
     return figure
 
@@ -317,15 +316,3 @@ def _log_ticks(axes: Axes, which: str, ratio: float) -> None:
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(True, which="major", alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _png(figure: Figure) -> bytes:
-    canvas = FigureCanvasAgg(figure)  # draws without a display, and leaves pyplot's global state alone
-    buffer = io.BytesIO()
-    canvas.print_png(buffer)
-    return buffer.getvalue()
