@@ -22,7 +22,7 @@ Settings are those of the paper; --recipe fast takes a fiftieth of its cost, and
 
 _EXAMPLES = """\
 examples:
-  celo-tasks meta-train --out runs/first --recipe fast        # data from the package; ten minutes on 2 cores
+  celo-tasks meta-train --out runs/first --recipe fast        # data from the package; minutes on 2 cores
   celo-tasks meta-train --out runs/paper                      # the paper's recipe: hours on a CPU; stop it when you like
   celo-tasks meta-train --out runs/mine --data-dir ~/arrays   # prepared arrays: ~/arrays/mnist_8x8.npz and so on
   celo-tasks meta-train --out runs/mine --minutes 10          # a stretch of ten minutes; again to go on
