@@ -22,7 +22,7 @@ import pytest
 
 import celo_zoo
 from celo_core import get_architecture
-from celo_zoo import bundled, models
+from celo_zoo import index, schema
 
 PROVENANCE = {
     "command": "celo-tasks meta-train --out runs/`x`",
@@ -40,7 +40,9 @@ def model_folder(tmp_path_factory):
     """A saved Celo with random meta-parameters; not to be altered."""
     architecture = get_architecture("celo")
     random = np.random.default_rng(3)
-    theta = jax.tree.map(lambda leaf: random.normal(0.0, 0.1, leaf.shape), models.expected_shapes(architecture))
+    theta = jax.tree.map(
+        lambda leaf: random.normal(0.0, 0.1, leaf.shape).astype(np.float32), schema.expected_shapes(architecture)
+    )
     return celo_zoo.save(theta, architecture.config, tmp_path_factory.mktemp("models") / "model", metadata=PROVENANCE)
 
 
@@ -50,7 +52,7 @@ def package_root(tmp_path, monkeypatch):
     root = tmp_path / "package"
     root.mkdir()
     (root / "index.json").write_text("{}\n")
-    monkeypatch.setattr(bundled, "ROOT", root)
+    monkeypatch.setattr(index, "ROOT", root)
     return root
 
 
@@ -59,7 +61,8 @@ def bundle(package_root, model_folder):
     """A package with the test's model as ``celo``."""
     shutil.copytree(model_folder, package_root / "weights" / "celo")
     checksum = hashlib.sha256((model_folder / "checksums").read_bytes()).hexdigest()
-    (package_root / "index.json").write_text(json.dumps({"celo": checksum}))
+    entry = {"architecture": "celo", "digest": checksum, "repository": None, "commit": None, "bundled": True}
+    (package_root / "index.json").write_text(json.dumps({"celo": entry}))
     return package_root
 
 

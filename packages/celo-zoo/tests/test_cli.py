@@ -1,13 +1,52 @@
-"""The command line."""
+"""The command line, on folders and against a server on this machine."""
 
+import hashlib
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 from flax import serialization
-from test_published import tree_of
+from hub_faults import Fault, Status
+from hub_server import HubServer
+from test_convert import tree_of
+from test_evaluation import REPORT
+from test_runs import run as run  # a fixture
 
 import celo_zoo
 from celo_zoo.cli import main
+
+TOKEN = "hf_secret0123456789secret0123456789"
+
+SUMMARY = {"source", "commit", "digest", "reference", "folder", "architecture", "values"}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A server, and the options that lead to it."""
+    monkeypatch.setenv("MY_TOKEN", TOKEN)
+    with HubServer() as server:
+        server.tokens = {TOKEN: "write"}
+        yield server, ["--endpoint", server.endpoint, "--token-env", "MY_TOKEN"]
+        assert server.unknown == []
+
+
+def answer(capsys, *arguments):
+    """What a command prints as JSON."""
+    assert main([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refusal(capsys, *arguments):
+    """The sentence that a command ends with."""
+    assert main([*map(str, arguments)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    line = captured.err.splitlines()[-1]
+    assert line.startswith("celo-zoo: ")
+    return line
 
 
 def test_show(model_folder, capsys):
@@ -15,73 +54,149 @@ def test_show(model_folder, capsys):
     text = capsys.readouterr().out
     assert "architecture: celo, 35,803 values" in text
     assert "  hardware: 2 x cpu" in text
-    assert main(["show", str(model_folder), "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
+    shown = answer(capsys, "show", model_folder)
     assert shown.items() >= celo_zoo.info(model_folder).items()
     assert shown["source"] == str(model_folder)
 
 
 def test_verify(model_folder, tmp_path, capsys):
     assert main(["verify", str(model_folder)]) == 0
-    assert "all files as in checksums" in capsys.readouterr().out
-    (tmp_path / "copy").mkdir()
-    for path in model_folder.iterdir():
-        (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
+    first, reference = capsys.readouterr().out.splitlines()
+    assert first == f"{model_folder}: every file is as in its checksums, and 35,803 finite values fit the config"
+    assert answer(capsys, "verify", reference).keys() == SUMMARY
+    shutil.copytree(model_folder, tmp_path / "copy")
     with open(tmp_path / "copy" / "config.json", "ab") as file:
         file.write(b" ")
-    assert main(["verify", str(tmp_path / "copy")]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("celo-zoo: ") and captured.err.count("\n") == 1
-    assert "config.json does not have the SHA-256" in captured.err
+    assert "config.json does not have the SHA-256" in refusal(capsys, "verify", tmp_path / "copy")
+    assert "as expected" in refusal(capsys, "verify", f"{model_folder}@sha256:{'0' * 64}")
 
 
 def test_convert(tmp_path, capsys):
     path, out = tmp_path / "theta.state", tmp_path / "out"
     path.write_bytes(serialization.msgpack_serialize(tree_of("celo_adam")))
-    arguments = ["convert", str(path), "--architecture", "celo_adam", "--out", str(out)]
+    arguments = ["convert", str(path), "--out", str(out)]
     assert main(arguments) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{out}\n"
     assert "rnn_params | linear" in captured.err
     assert celo_zoo.info(out)["architecture"] == "celo_adam"
-    assert main(arguments) == 2
-    assert "exists" in capsys.readouterr().err
-    assert main([*arguments, "--overwrite"]) == 0
-    assert main(["convert", str(path), "--out", str(tmp_path / "wrong")]) == 2
-    assert "holds weights of 'celo_adam'" in capsys.readouterr().err
+    assert "exists" in refusal(capsys, *arguments)
+    assert answer(capsys, *arguments, "--overwrite", "--note", "An experiment.")["architecture"] == "celo_adam"
+    assert celo_zoo.info(out)["provenance"]["notes"] == ["An experiment."]
+    wrong = ["convert", str(path), "--architecture", "celo", "--out", str(tmp_path / "wrong")]
+    assert "holds weights of 'celo_adam'" in refusal(capsys, *wrong)
     assert not (tmp_path / "wrong").exists()
 
 
+def test_convert_a_run(run, tmp_path, capsys):
+    folder, _ = run
+    converted = answer(capsys, "convert", folder, "--out", tmp_path / "out", "--repository", "me/celo")
+    assert converted["folder"] == str(tmp_path / "out")
+    assert celo_zoo.info(tmp_path / "out")["repository"] == "me/celo"
+
+
+def test_list(bundle, capsys):
+    digest = hashlib.sha256((bundle / "weights/celo/checksums").read_bytes()).hexdigest()
+    known = {"architecture": "celo", "digest": digest, "repository": None, "commit": None, "bundled": True}
+    assert answer(capsys, "list") == [{"name": "celo", **known}]
+    assert main(["list"]) == 0
+    assert capsys.readouterr().out == f"celo  celo  in the package  sha256:{digest}\n"
+
+
 def test_empty_list(package_root, capsys):
-    assert main(["list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
+    assert answer(capsys, "list") == []
     assert main(["list"]) == 0
     assert capsys.readouterr().out == ""
 
 
-def test_list(bundle, capsys):
-    assert main(["list", "--json"]) == 0
-    checksum = json.loads((bundle / "index.json").read_text())["celo"]
-    assert json.loads(capsys.readouterr().out) == [
-        {"name": "celo", "architecture": "celo", "values": 35803, "checksum": checksum}
-    ]
-    assert main(["list"]) == 0
-    assert capsys.readouterr().out == "celo  celo, 35,803 values\n"
+def test_publish_fetch_verify(hub, model_folder, tmp_path, capsys):
+    server, options = hub
+    planned = answer(capsys, "publish", model_folder, "me/celo", "--dry-run", *options)
+    assert server.snapshot() == {}
+    assert planned["commit"] is None and len(planned["changes"]) == 4
+    assert main(["publish", str(model_folder), "me/celo", *options]) == 0
+    captured = capsys.readouterr()
+    reference = captured.out.splitlines()[-1]
+    assert reference == f"me/celo@{server.head('me/celo')}@sha256:{planned['digest']}"
+    assert [line.split()[0] for line in captured.out.splitlines()[1:5]] == ["added"] * 4
+    assert captured.err.splitlines()[-1] == "celo-zoo: tagging it v1"
+
+    cache = ["--cache-dir", tmp_path / "cache"]
+    fetched = answer(capsys, "fetch", "me/celo@v1", "--out", tmp_path / "mine", *cache, *options)
+    assert fetched["reference"] == reference and fetched["folder"] == str(tmp_path / "mine")
+    assert sorted(os.listdir(tmp_path / "mine")) == ["README.md", "checksums", "config.json", "model.safetensors"]
+    assert "exists" in refusal(capsys, "fetch", "me/celo", "--out", tmp_path / "mine", *cache, *options)
+    cached = answer(capsys, "fetch", reference, *cache, *options)["folder"]
+    assert cached.startswith(str(tmp_path / "cache"))
+    assert answer(capsys, "verify", reference, "--offline", *cache)["reference"] == reference
+
+    # Somebody alters the weights and makes the checksums fit.
+    theta, config = celo_zoo.load(model_folder)
+    altered = celo_zoo.save(theta, config, tmp_path / "altered", metadata={"command": "nothing to see here"})
+    server.commit("me/celo", {name: (altered / name).read_bytes() for name in os.listdir(altered)})
+    server.tag("me/celo", "v2")
+    assert f"not {planned['digest']} as expected" in refusal(
+        capsys, "verify", f"me/celo@v2@sha256:{planned['digest']}", *cache, *options
+    )
+    assert answer(capsys, "verify", reference, *cache, *options)["reference"] == reference
+
+
+def test_publish_with_results_and_notes(hub, run, tmp_path, capsys):
+    server, options = hub
+    folder, _ = run
+    (tmp_path / "card.md").write_text("---\nlicense: mit\n---\n# Mine\n")
+    publish = ["publish", folder, "me/celo", *options]
+    results = ["--results", REPORT]
+    answer(capsys, *publish, *results, "--license", "mit", "--note", "Small.", "--tag", "first", "--message", "Hello")
+    card = server.files("me/celo")["README.md"].decode()
+    assert "license: mit" in card and "- Small." in card and "model-index" in card
+    assert server.tags("me/celo").keys() == {"first"}
+    assert server.history("me/celo")[0].title == "Hello"
+    answer(capsys, *publish, "--card", tmp_path / "card.md")
+    assert server.files("me/celo")["README.md"].decode().endswith("# Mine\n")
+    assert "no file" in refusal(capsys, *publish, "--card", tmp_path / "nothing.md")
+    assert "has no results of 'sgd'" in refusal(capsys, *publish, *results, "--results-name", "sgd")
+
+
+def test_failed_publication(hub, model_folder, capsys):
+    server, options = hub
+    server.faults.append(Fault(Status(403), "/commit/"))
+    line = refusal(capsys, "publish", model_folder, "me/celo", *options)
+    assert line.startswith("celo-zoo: me/celo was not changed: the token may not do that")
+    assert server.snapshot() == {}
+    assert TOKEN not in line
+
+
+def test_empty_token_variable(model_folder, capsys, monkeypatch):
+    monkeypatch.delenv("NO_TOKEN", raising=False)
+    line = refusal(capsys, "publish", model_folder, "me/celo", "--token-env", "NO_TOKEN")
+    assert "the environment variable NO_TOKEN is empty" in line
+
+
+def test_command_turns_xet_off_for_another_hub(hub, model_folder, tmp_path):
+    """In a fresh process, where the client has not read its environment yet; and the token is in no output."""
+    server, options = hub
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_XET"}
+    command = [sys.executable, "-m", "celo_zoo.cli", "publish", str(model_folder), "me/celo", *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert server.tags("me/celo").keys() == {"v1"}
+    assert TOKEN not in done.stdout + done.stderr
 
 
 def test_mistakes_end_with_2(package_root, capsys):
-    assert main(["show", "nothing"]) == 2
-    assert capsys.readouterr().err.startswith("celo-zoo: unknown weights 'nothing'")
-    for arguments in ([], ["show"], ["fly"], ["convert", "x"]):
+    assert "unknown weights 'nothing'" in refusal(capsys, "show", "nothing")
+    for arguments in ([], ["show"], ["fly"], ["convert", "x"], ["publish", "x"]):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["list", "show", "verify", "convert"])
+@pytest.mark.parametrize("command", ["list", "show", "fetch", "verify", "publish", "convert"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
     assert caught.value.code == 0
-    assert "usage: celo-zoo" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "usage: celo-zoo" in text and "--json" in text
+    assert max(map(len, text.splitlines())) <= 125

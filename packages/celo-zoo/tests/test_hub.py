@@ -8,24 +8,23 @@ import traceback
 import jax
 import numpy as np
 import pytest
+from hub_faults import Call, Fault, Status, WrongContent
 from hub_server import HubServer
 
 import celo_zoo
-from celo_zoo import folders, hub, models
+from celo_zoo import folders, hub, schema, tensors
 
-COMMIT = "a" * 40
 OTHER = "b" * 40
 TOKEN = "hf_secret0123456789secret0123456789"
 
 
 @pytest.fixture
 def server(model_folder):
-    server = HubServer()
-    files = {name: (model_folder / name).read_bytes() for name in os.listdir(model_folder)}
-    server.repositories["me/celo"] = {COMMIT: files}
-    server.branches["main"] = COMMIT
-    yield server
-    server.stop()
+    with HubServer() as server:
+        server.create("me/celo")
+        server.commit("me/celo", {name: (model_folder / name).read_bytes() for name in os.listdir(model_folder)})
+        yield server
+        assert server.unknown == []
 
 
 @pytest.fixture
@@ -34,14 +33,14 @@ def options(server, tmp_path):
 
 
 def files_asked(server, method="GET"):
-    return sorted(path.rsplit("/", 1)[1] for kind, path, _ in server.requests if kind == method)
+    return sorted(request.path.rsplit("/", 1)[1] for request in server.requests if request.method == method)
 
 
 ALL = ["README.md", "checksums", "config.json", "model.safetensors"]
 
 
 def test_load(server, options, model_folder):
-    server.repositories["me/celo"][COMMIT]["pytorch_model.bin"] = b"never asked for"
+    server.commit("me/celo", {"pytorch_model.bin": b"never asked for"})
     theta, config = celo_zoo.load("me/celo", **options)
     expected, expected_config = celo_zoo.load(model_folder)
     assert config == expected_config
@@ -54,9 +53,15 @@ def test_load(server, options, model_folder):
     assert jax.eval_shape(tx.init, np.zeros(3, np.float32)) is not None
 
 
-def test_source_names_the_commit(options):
-    model = models.load_model("me/celo", models.Source(**options))
-    assert model.source == f"me/celo@{COMMIT}"
+def test_source_names_the_commit(server, options):
+    found = celo_zoo.load("me/celo", **options)
+    commit = server.head("me/celo")
+    assert (found.source, found.commit) == (f"me/celo@{commit}", commit)
+    assert found.reference == f"me/celo@{commit}@sha256:{found.digest}"
+    server.commit("me/celo", {"config.json": b"{}"})
+    assert celo_zoo.load(found.reference, **options).digest == found.digest
+    with pytest.raises(celo_zoo.ChecksumError, match=f"has the digest {found.digest}, not {'0' * 64}"):
+        celo_zoo.load(f"me/celo@{commit}@sha256:{'0' * 64}", **options)
 
 
 def test_all_files_are_of_one_commit(server, options, model_folder, tmp_path):
@@ -64,30 +69,21 @@ def test_all_files_are_of_one_commit(server, options, model_folder, tmp_path):
     theta, config = celo_zoo.load(model_folder)
     newer = celo_zoo.save(theta, config, tmp_path / "newer", metadata={"command": "newer"})
     files = {name: (newer / name).read_bytes() for name in os.listdir(newer)}
-    answer = server.repositories["me/celo"]
-
-    class Moving(dict):
-        def get(self, file, default=None):
-            if file == "checksums" and sum(kind == "GET" for kind, _, _ in server.requests):
-                server.branches["main"] = OTHER
-            return super().get(file, default)
-
-    answer[COMMIT] = Moving(answer[COMMIT])
-    answer[OTHER] = files
+    move = Call(lambda: server.commit("me/celo", files))
+    server.faults.append(Fault(move, "/config.json", "HEAD", times=1))
     assert celo_zoo.info("me/celo", **options) == celo_zoo.info(model_folder)
-    assert server.branches["main"] == OTHER
+    assert server.files("me/celo")["README.md"] == files["README.md"]
     assert celo_zoo.info("me/celo", **options)["provenance"] == {"command": "newer"}
 
 
 def test_offline_after_caching(server, options):
     celo_zoo.load("me/celo", **options)
     server.stop()
-    celo_zoo.load(f"me/celo@{COMMIT}", **options)  # a commit needs no request
-    celo_zoo.load("me/celo", revision=COMMIT, local_files_only=True, **options)
+    celo_zoo.load(f"me/celo@{server.head('me/celo')}", **options)  # a commit needs no request
+    celo_zoo.load("me/celo", revision=server.head("me/celo"), local_files_only=True, **options)
     celo_zoo.load("me/celo", local_files_only=True, **options)  # the branch as last seen
     with pytest.raises(FileNotFoundError, match="not in the cache"):
         celo_zoo.load(f"me/celo@{OTHER}", local_files_only=True, **options)
-    server.__init__()  # so that the fixture has something to stop
 
 
 def test_only_asking_the_cache_makes_no_request(server, options):
@@ -98,33 +94,33 @@ def test_only_asking_the_cache_makes_no_request(server, options):
 
 @pytest.mark.parametrize("name", ALL)
 def test_wrong_content_of_the_right_length_is_refused(name, server, options, monkeypatch):
-    content = server.repositories["me/celo"][COMMIT][name]
-    server.wrong[name] = content[:-2] + bytes([content[-2] ^ 1]) + content[-1:]
+    server.faults.append(Fault(WrongContent(), f"/{name}$", "GET"))
     parsed = []
     with monkeypatch.context() as patch:
-        patch.setattr(models.tensors, "decode", parsed.append)
-        patch.setattr(models, "_parse_config", lambda *arguments: parsed.append(arguments))
+        patch.setattr(tensors, "decode", parsed.append)
+        patch.setattr(schema, "decode", lambda *arguments: parsed.append(arguments))
         with pytest.raises(celo_zoo.ChecksumError):
             celo_zoo.load("me/celo", **options)
     assert parsed == []
     # The client has cached the wrong bytes under the right hash. That is got over once the server is right again.
-    server.wrong.clear()
+    server.faults.clear()
     celo_zoo.load("me/celo", **options)
     celo_zoo.load("me/celo", local_files_only=True, **options)
 
 
 def test_damage_is_told_when_the_hub_is_gone(server, options):
-    server.wrong["config.json"] = bytes(len(server.repositories["me/celo"][COMMIT]["config.json"]))
+    commit = server.head("me/celo")
+    server.faults.append(Fault(WrongContent(), "/config.json$", "GET"))
     with pytest.raises(celo_zoo.ChecksumError):
         celo_zoo.load("me/celo", **options)
-    server.repositories.clear()
+    server.delete("me/celo")
     for keywords in ({}, {"local_files_only": True}):
         with pytest.raises(celo_zoo.ChecksumError, match=r"config.json does not have the SHA-256"):
-            celo_zoo.load(f"me/celo@{COMMIT}", **options, **keywords)
+            celo_zoo.load(f"me/celo@{commit}", **options, **keywords)
 
 
 def test_large_file_is_not_downloaded(server, options):
-    server.announced_size["model.safetensors"] = folders.LARGEST["model.safetensors"] + 1
+    server.commit("me/celo", {"model.safetensors": bytes(folders.LARGEST["model.safetensors"] + 1)})
     with pytest.raises(ValueError, match=r"model.safetensors has 67,108,865 bytes"):
         celo_zoo.load("me/celo", **options)
     assert "model.safetensors" not in files_asked(server)
@@ -135,7 +131,7 @@ def test_large_file_is_not_downloaded(server, options):
     [
         ("me/nothing", FileNotFoundError, "no such repository on the Hub that you may read"),
         ("me/celo@v9", FileNotFoundError, "me/celo has no revision 'v9'"),
-        ("me/other", FileNotFoundError, "has no file checksums"),
+        ("me/other", FileNotFoundError, "there is no checksums of me/other@main"),
         ("me/gated", PermissionError, "me/gated is gated"),
         ("me/broken", ConnectionError, "me/broken"),
         ("me/a..b", ValueError, "no valid name"),
@@ -143,13 +139,16 @@ def test_large_file_is_not_downloaded(server, options):
 )
 @pytest.mark.parametrize("token", [TOKEN, None])
 def test_errors_are_one_sentence_without_the_token(ref, error, message, token, server, options, caplog):
-    server.repositories |= {"me/other": {COMMIT: {"model.bin": b"x"}}, "me/gated": "gated", "me/broken": "broken"}
+    for name in ("me/other", "me/gated", "me/broken"):
+        server.create(name)
+    server.gated.add("me/gated")
+    server.faults.append(Fault(Status(400), "^/me/broken/"))  # not 500: the client would try that again for a while
     with pytest.raises(error, match=message) as caught:
         celo_zoo.load(ref, token=token, **options)
     text = str(caught.value)
     assert "\n" not in text
     everything = text + "".join(traceback.format_exception(caught.value)) + caplog.text
-    everything += repr(caught.value.__context__) + repr(models.Source(token=token))
+    everything += repr(caught.value.__context__) + repr(hub.Options(token=token))
     assert TOKEN not in everything
     assert os.environ["HF_TOKEN"] not in everything
 
@@ -179,15 +178,15 @@ def test_where_tokens_go(server, options, tmp_path):
     """A saved login goes to the client's own Hub only; a token that is passed goes where it is told to."""
 
     def sent():
-        found = {headers.get("Authorization", headers.get("authorization")) for _, _, headers in server.requests}
-        server.requests.clear()
+        found = {request.headers.get("authorization") for request in server.requests}
+        server.clear()
         return found
 
     celo_zoo.load("me/celo", **options)
     assert sent() == {None}
     celo_zoo.load("me/celo", token=TOKEN, **options | {"cache_dir": tmp_path / "second"})
     assert sent() == {f"Bearer {TOKEN}"}
-    code = "import sys; from celo_zoo import hub; hub.fetch(hub.Hub('me/celo', 'main'), cache_dir=sys.argv[1])"
+    code = "import sys; from celo_zoo import hub; hub.download(hub.Hub('me/celo', 'main'), hub.Options(cache_dir=sys.argv[1]))"
     environment = os.environ | {"HF_ENDPOINT": server.endpoint}  # which the client reads when it is imported
     subprocess.run([sys.executable, "-c", code, tmp_path / "third"], env=environment, check=True, timeout=120)
     assert sent() == {f"Bearer {os.environ['HF_TOKEN']}"}
@@ -195,6 +194,6 @@ def test_where_tokens_go(server, options, tmp_path):
 
 def test_forced_download_skips_the_cache(server, options):
     celo_zoo.load("me/celo", **options)
-    server.requests.clear()
-    hub.fetch(hub.Hub("me/celo", COMMIT), force_download=True, **options)
+    server.clear()
+    hub.download(hub.Hub("me/celo", server.head("me/celo")), hub.Options(**options), force_download=True)
     assert files_asked(server) == ALL

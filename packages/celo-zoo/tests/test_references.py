@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import celo_zoo
-from celo_zoo import bundled, references
+from celo_zoo import index, references
 
 TOOL = pathlib.Path(__file__).resolve().parents[3] / "tools" / "bundle_weights.py"
 
@@ -41,8 +41,17 @@ def test_bundling_twice_replaces(package_root, tool, model_folder, tmp_path):
     other = celo_zoo.save(
         theta, config, tmp_path / "other", metadata=celo_zoo.info(model_folder)["provenance"] | {"seeds": [7]}
     )
-    checksum = tool.bundle(other, "celo", package_root)
-    assert json.loads((package_root / "index.json").read_text()) == {"celo": checksum}
+    entry = tool.bundle(other, "celo", package_root)
+    assert json.loads((package_root / "index.json").read_text()) == {
+        "celo": {
+            "architecture": "celo",
+            "digest": celo_zoo.load(other).digest,
+            "repository": None,
+            "commit": None,
+            "bundled": True,
+        }
+    }
+    assert index.entries() == {"celo": entry}
     assert celo_zoo.info("celo")["provenance"]["seeds"] == [7]
     assert sorted(path.name for path in package_root.iterdir()) == ["index.json", "weights"]
 
@@ -70,7 +79,7 @@ def test_bundled_weights_must_match_the_index(bundle, model_folder, tmp_path):
 
 
 def test_unknown_name_lists_the_names(bundle):
-    with pytest.raises(ValueError, match=r"unknown weights 'sgd': give a bundled name \(celo\)"):
+    with pytest.raises(ValueError, match=r"unknown weights 'sgd': give a known name \(celo\)"):
         celo_zoo.load("sgd")
 
 
@@ -86,7 +95,7 @@ def test_parse(bundle, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "celo").mkdir()
     (tmp_path / "runs" / "one").mkdir(parents=True)
-    assert references.parse("celo") == references.Bundled("celo")
+    assert references.parse("celo") == references.Known("celo")
     assert references.parse("./celo") == references.Folder(pathlib.Path("celo"))
     assert references.parse(pathlib.Path("celo")) == references.Folder(pathlib.Path("celo"))
     assert references.parse("runs/one") == references.Folder(pathlib.Path("runs/one"))
@@ -120,7 +129,7 @@ def test_unfit_references(ref, revision, error, message, bundle):
 
 
 def test_index_of_this_package_is_consistent():
-    assert {path.name for path in (bundled.ROOT / "weights").glob("*")} == set(bundled.names())
+    assert {path.name for path in (index.ROOT / "weights").glob("*")} == set(index.names())
 
 
 def test_weights_entry_point_reads_a_folder(bundle, tmp_path):

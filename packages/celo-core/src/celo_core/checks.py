@@ -31,15 +31,18 @@ def unflatten_theta(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_theta(theta: Any, expected: Any, architecture: str) -> Any:
-    """Checks names and shapes of ``theta`` and returns it as float32 arrays.
+    """Checks names and shapes of ``theta`` as `check_theta_shapes` does, and returns it as float32 arrays."""
+    check_theta_shapes(theta, expected, architecture)
+    return unflatten_theta({path: jnp.asarray(leaf, jnp.float32) for path, leaf in flatten_theta(theta).items()})
+
+
+def check_theta_shapes(theta: Any, expected: Any, architecture: str) -> None:
+    """Raises ValueError if a leaf of ``theta`` is missing, superfluous, misshapen or not a real number.
 
     Args:
       theta: nested mapping of arrays.
       expected: nested mapping of the same structure whose leaves have a ``shape``.
       architecture: name for the message.
-
-    Raises:
-      ValueError: a leaf is missing, superfluous, misshapen or not a real number.
     """
     found, wanted = flatten_theta(theta), flatten_theta(expected)
     hint = f"pass the theta and the config that belong together, as celo_zoo.load or {architecture}'s init returns them"
@@ -52,7 +55,6 @@ def check_theta(theta: Any, expected: Any, architecture: str) -> Any:
             raise ValueError(f"theta leaf {path!r} has dtype {jnp.result_type(leaf)}, not a floating one; {hint}.")
         if np.shape(leaf) != wanted[path].shape:
             raise ValueError(f"theta leaf {path!r} has shape {np.shape(leaf)}, not {wanted[path].shape}; {hint}.")
-    return unflatten_theta({path: jnp.asarray(leaf, jnp.float32) for path, leaf in found.items()})
 
 
 def check_num_steps(num_steps: Any) -> None:

@@ -277,7 +277,7 @@ def data_digest(data: Mapping[str, np.ndarray]) -> str:
 def provenance(
     recipe: Recipe, folder: pathlib.Path, data_dir: str | None, data: Mapping[str, np.ndarray], command: str | None
 ) -> dict[str, Any]:
-    """Where a run's weights come from: command, commit, data, seeds, cost, hardware and versions."""
+    """Where a run's weights come from: command, commit, data, seeds, cost, hardware and versions; with what rebuilds it."""
     cost = {}
     for phase in PHASES:
         log = folder / phase / "log.jsonl"
@@ -288,7 +288,9 @@ def provenance(
         "command": command or shlex.join(["celo-tasks", *sys.argv[1:]]),
         "commit": _commit(),
         "recipe": dataclasses.asdict(recipe),
+        "architecture": Celo.name,
         "config": configs.to_json(CeloConfig()),
+        "networks": f"MLPs with hidden layers of {', '.join(map(str, ImageMLP.hidden_sizes))} units on 8x8 images",
         "data": {"source": "prepared arrays" if data_dir else "as found on the machine", "sha256": data_digest(data)},
         "seeds": [recipe.seed, recipe.seed + 1],
         "cost": cost,

@@ -1,117 +1,189 @@
-"""Model cards: what is known about weights, in Markdown with the YAML front matter that the Hub reads."""
+"""Model cards: what is known about weights, in Markdown with the YAML front matter that the Hub reads.
+
+Provenance may be any JSON: it goes in as one line of bounded length, as inline code or as escaped text.
+"""
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_TEMPLATE = """\
----
-license: {license}
-library_name: celo
-tags:
-{tags}
----
+from celo_zoo import card_results, card_template, evaluation, folders, markdown
+from celo_zoo.errors import FormatError
 
-# {title}
-
-A learned optimizer of the architecture `{architecture}` with {values:,} meta-trained values, for
-[Optax](https://optax.readthedocs.io). It has no learning rate to tune: it takes the planned number of training steps,
-and at every step the loss.
-
-## Use
-
-```python
-import celo_zoo
-
-tx = celo_zoo.optimizer("path/to/this/folder", num_steps=1000)  # or "owner/repo@commit" on the Hub
-state = tx.init(params)
-updates, state = tx.update(grads, state, params, value=loss)
-```
-
-`celo-zoo verify path/to/this/folder` compares every file with `checksums`.
-
-## Where the weights come from
-
-{provenance}
-
-## Known limits
-
-{limits}
-"""
-
-_FIELDS = {
-    "source": "source",
-    "command": "command",
-    "commit": "commit",
-    "data": "data",
-    "seeds": "random seeds",
-    "seconds": "meta-training time in seconds",
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_HUB = "https://huggingface.co/"
+_COST = {
+    "iteration": "meta-iterations",
     "inner_steps": "inner training steps",
-    "hardware": "hardware",
-    "versions": "versions",
+    "seconds": "seconds",
+    "meta_loss": "meta-loss",
+}
+_ABOUT = {
+    "celo": "A small network makes every parameter's step of its gradient, momenta and second moments; an LSTM that follows "
+    "the loss and the part of the training done scales all steps.",
+    "celo_adam": "The direction is Adam's; an LSTM that follows the loss and the part of the training done scales it.",
 }
 
 
-def write_card(document: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The model card.
+def write_card(document: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, dtype: str = "float32") -> str:
+    """The README.md of a folder of weights; the same for the same arguments.
 
     Args:
-      document: content of config.json.
+      document: content of config.json: ``architecture``, ``config``, ``provenance``, and maybe ``evaluation`` (records, see
+        `celo_zoo.evaluation`) and ``repository`` (``owner/name``).
       shapes: shapes of theta's leaves by path.
+      dtype: what they are stored in.
+
+    Raises:
+      FormatError: the evaluation or the repository is not of its form.
     """
-    provenance = document["provenance"]
-    architecture = document["architecture"]
-    tags = dict.fromkeys(["celo", architecture, "learned-optimizer", "meta-learning", "optax", "jax"])
-    return _TEMPLATE.format(
-        license=_yaml(provenance.get("license", "apache-2.0")),
-        tags="\n".join(f"- {_yaml(tag)}" for tag in tags),
-        title=architecture.replace("_", "-").title(),
-        architecture=architecture,
-        values=sum(math.prod(shape) for shape in shapes.values()),
+    provenance, architecture = document["provenance"], document["architecture"]
+    records, repository = document.get("evaluation") or [], document.get("repository")
+    evaluation.check_all(records)
+    if repository is not None and not (isinstance(repository, str) and _REPOSITORY.fullmatch(repository)):
+        raise FormatError(f"{markdown.line(repository)!r} is no repository on the Hub: give it as owner/name.")
+    title = markdown.line(architecture.replace("_", "-").title())
+    licence = markdown.line(provenance.get("license") or "apache-2.0")
+    sizes: dict[str, int] = {}
+    for path, shape in sorted(shapes.items()):
+        part = markdown.code(path.split("/")[0])
+        sizes[part] = sizes.get(part, 0) + math.prod(shape)
+    parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
+    about = (
+        f"A learned optimizer of the architecture {markdown.code(architecture)} for [Optax](https://optax.readthedocs.io), with "
+        f"{sum(sizes.values()):,} meta-trained values of {markdown.code(dtype)} ({parts}).\n{_ABOUT.get(architecture, '')}"
+    )
+    embeds = bool(markdown.mapping(markdown.mapping(document.get("config")).get("scheduler")).get("task_embedding"))
+    return card_template.CARD.format(
+        front=_front_matter(architecture, repository or title, licence, records),
+        title=markdown.plain(title),
+        about=about.strip(),
+        imports="celo_core, celo_zoo" if embeds else "celo_zoo",
+        make=card_template.MAKE.format(
+            embed=card_template.EMBED if embeds else "",
+            ref=repository or ".",
+            keyword=", task_embedding=embedding" if embeds else "",
+            what=f'"{repository}@COMMIT" for always the same weights' if repository else "this folder",
+        ),
+        training=_training(provenance),
         provenance=_provenance(provenance),
-        limits="\n".join(f"- {limit}" for limit in _limits(provenance)),
+        evaluation="\n\n".join([card_results.SCORES, *map(card_results.section, records)])
+        if records
+        else "Nothing was measured.",
+        limits="\n".join(f"- {limit}" for limit in _limits(provenance, bool(records))),
+        ref=repository or ".",
+        licence=markdown.code(licence),
+        cite=f"howpublished = {{{_HUB}{repository}}}" if repository else "note = {SHA-256 of checksums: ...}",
     )
 
 
-def _yaml(value: Any) -> str:
-    """A YAML scalar; JSON strings are YAML, and plain words need no quotes."""
-    text = str(value)
-    return text if text.replace("-", "").replace(".", "").replace("_", "").isalpha() else json.dumps(text)
+def read_metadata(card: str) -> dict[str, Any]:
+    """The front matter of a card, as huggingface_hub reads it.
+
+    Raises:
+      FormatError: there is none, or it is not valid, or its evaluation results do not survive being written again.
+    """
+    import yaml
+    from huggingface_hub import ModelCard
+
+    folders.check_size(folders.CARD, len(card.encode(errors="replace")), "the model card")
+    try:
+        parsed = ModelCard(card)
+        front = card[: len(card) - len(parsed.text)]
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(front, Loader=yaml.SafeLoader)):
+            raise ValueError("it has aliases")
+        metadata = parsed.data.to_dict()
+        json.dumps(metadata, allow_nan=False, default=str)
+        again = ModelCard(f"---\n{parsed.data.to_yaml()}\n---\n")
+    except Exception as error:  # of many kinds: the front matter may be anything
+        raise FormatError(
+            f"the model card's front matter is not valid ({markdown.line(str(error))}): write it again."
+        ) from error
+    if not metadata:
+        raise FormatError("the model card has no front matter: begin it with YAML between two lines of ---.")
+    if again.data.get("eval_results") != parsed.data.get("eval_results"):
+        raise FormatError("the model card's model-index does not read back the same once written: write it again.")
+    return metadata
 
 
-def _code(value: Any) -> str:
-    """A value as inline code, which no content can break out of."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return "`" + " ".join(text.replace("`", "'").split()) + "`"
+def _front_matter(architecture: str, name: str, licence: str, records: Sequence[Mapping[str, Any]]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    slug = re.sub(r"[^a-z0-9.-]+", "-", licence.lower()).strip("-.")[:60] or "unknown"
+    known = slug == licence.lower()
+    results = [
+        EvalResult("training-neural-networks", **result)
+        for record in records
+        for result in card_results.results(record)
+    ]
+    return ModelCardData(
+        license=slug if known else "other",
+        license_name=None if known else slug,
+        library_name="celo",
+        tags=["celo", markdown.line(architecture), "learned-optimizer", "meta-learning", "optax", "jax"],
+        model_name=name,
+        eval_results=results or None,
+    ).to_yaml()
+
+
+def _training(provenance: Mapping[str, Any]) -> str:
+    names = {"data": "data", "seeds": "random seeds", "hardware": "hardware"}
+    lines = [
+        f"- {label}: {markdown.code(provenance[key])}"
+        for key, label in names.items()
+        if provenance.get(key) is not None
+    ]
+    costs = {"total": provenance, **{f"of {name}": cost for name, cost in markdown.entries(provenance.get("cost"))}}
+    for name, cost in costs.items():
+        cost = markdown.mapping(cost)
+        known = [f"{markdown.figure(cost[key])} {unit}" for key, unit in _COST.items() if cost.get(key) is not None]
+        if known:
+            lines.append(f"- cost {markdown.plain(name)}: {', '.join(known)}")
+    recipe = [
+        [markdown.code(key), markdown.code(value)]
+        for key, value in markdown.entries(provenance.get("recipe"))
+        if value is not None
+    ]
+    parts = ["\n".join(lines), markdown.table(["recipe", ""], recipe) if recipe else ""]
+    return "\n\n".join(filter(None, parts)) or "Nothing was recorded."
 
 
 def _provenance(provenance: Mapping[str, Any]) -> str:
-    rows = [f"- {label}: {_code(provenance[key])}" for key, label in _FIELDS.items() if provenance.get(key) is not None]
-    if not rows:
+    keys = ("source", "command", "commit", "commits", "versions", "converted_from")
+    lines = [
+        f"- {key.replace('_', ' ')}: {markdown.code(provenance[key])}"
+        for key in keys
+        if provenance.get(key) is not None
+    ]
+    if not lines:
         return "Nothing was recorded about it."
-    return "\n".join(rows) + "\n\nAll that was recorded stands in `config.json` under `provenance`."
+    return "\n".join(lines) + "\n\nAll that was recorded stands in `config.json` under `provenance`."
 
 
-def _limits(provenance: Mapping[str, Any]) -> list[str]:
-    recipe = provenance.get("recipe")
-    recipe = recipe if isinstance(recipe, Mapping) else {}
-    limits = []
-    if "min_length" in recipe and "max_length" in recipe:
-        limits.append(
-            f"Meta-trained on problems of {recipe['min_length']} to {recipe['max_length']} steps; much longer runs are "
-            "outside of what it has seen and may become unstable."
+def _limits(provenance: Mapping[str, Any], measured: bool) -> list[str]:
+    recipe = markdown.mapping(provenance.get("recipe"))
+    lengths, seen = "those of its meta-training", "the networks and data of its meta-training"
+    if recipe.get("lengths") is not None:
+        lengths = f"the {markdown.code(recipe['lengths'])} steps that it was meta-trained for"
+    elif recipe.get("min_length") is not None and recipe.get("max_length") is not None:
+        lengths = "the {} to {} steps that it was meta-trained for".format(
+            *(markdown.figure(recipe[key]) for key in ("min_length", "max_length"))
         )
-    else:
-        limits.append(
-            "Runs much longer than those of its meta-training are outside of what it has seen and may become unstable."
-        )
-    if datasets := recipe.get("datasets"):
-        limits.append(f"Meta-trained on {_code(datasets)} only; models much larger than those may train badly.")
-    else:
-        limits.append("Models much larger than those of its meta-training may train badly.")
-    limits.append("`num_steps` matters: the learned schedule is stretched over it, so stop training there.")
+    networks = recipe.get("networks", provenance.get("networks"))
+    if recipe.get("datasets"):
+        seen = f"{seen}, {markdown.code(recipe['datasets'])}"
+    if networks:
+        seen += f" with {markdown.code(networks)}"
+    limits = [
+        f"Horizon: runs much longer than {lengths} are outside of what it has seen and may become unstable.",
+        f"Sizes and kinds: models much larger than, or of other kinds than, {seen}, may train badly.",
+        "`num_steps` matters: the learned schedule is stretched over it, so give the true number and stop training there.",
+    ]
+    if not measured:
+        limits.append("How good it is compared with a tuned optimizer was not measured.")
     notes = provenance.get("notes")
-    # One line each, so that a note cannot add headings or front matter of its own.
-    limits += [" ".join(str(note).split()) for note in notes] if isinstance(notes, list) else []
-    return limits
+    return limits + [
+        markdown.plain(note) for note in (notes if isinstance(notes, list) else [notes])[: markdown.MOST] if note
+    ]

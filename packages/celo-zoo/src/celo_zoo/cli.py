@@ -1,146 +1,297 @@
 """The command ``celo-zoo``."""
 
 import argparse
+import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from celo_zoo import __version__
+from celo_zoo.errors import NotFoundError, RefError, ZooError
 
 _EXAMPLES = """\
 examples:
-  celo-zoo list                                   # the weights inside the package
-  celo-zoo show celo                              # what is known about them
-  celo-zoo verify owner/repo@COMMIT               # fetch from the Hugging Face Hub, and check every byte
-  celo-zoo convert theta.state --out my-celo      # the authors' published file as a folder
+  celo-zoo list                                     # what this version knows by name
+  celo-zoo show celo                                # what is known about it
+  celo-zoo verify owner/repo@COMMIT@sha256:DIGEST   # fetch from the Hugging Face Hub, and check every byte
+  celo-zoo fetch owner/repo@v1 --out weights/theirs # a copy of your own
+  celo-zoo publish runs/mine owner/repo --dry-run   # what a publication would commit
+  celo-zoo convert theta.state --out weights/theirs # the authors' published file as a folder of weights
 
-A private repository is read with the login that `hf auth login` saved, or the one in HF_TOKEN.
+Every command takes --json. Results go to standard output, progress and errors to standard error.
+Exit status: 0, 2 for what could not be done (one sentence says why), 130 if interrupted.
 """
 
-_REF = "a bundled name, a folder, or owner/repo[@revision] on the Hugging Face Hub"
+_REF = """\
+REF is one of
+  celo                         a name that `celo-zoo list` shows
+  path/to/folder               a folder of weights
+  owner/repo[@revision]        a repository on the Hugging Face Hub; a commit as revision always means the same weights
+and may end in @sha256:DIGEST, which is compared before anything is read.
+
+A private repository is read with the login that `hf auth login` saved, or the one in HF_TOKEN. HF_HOME moves the cache,
+and HF_HUB_OFFLINE=1 makes no request."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 0, 2 for wrong or unreadable input, 130 if interrupted."""
+    """Runs the command; returns its exit status: 0, 2 for what could not be done, 130 if interrupted."""
     options = _parser().parse_args(arguments)
+    # The client reads its environment when it is imported, and another Hub than its own has no Xet storage.
+    if getattr(options, "endpoint", None):
+        os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     try:
-        options.run(options)
-    except (ValueError, OSError) as error:
+        result = options.run(options)
+        if options.json:
+            print(json.dumps(result, indent=2))
+    except (ZooError, ValueError, OSError) as error:
         print(f"celo-zoo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        print("celo-zoo: interrupted", file=sys.stderr)
         return 130
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    form: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser(
-        prog="celo-zoo", description="Meta-trained weights for Celo's learned optimizers.", epilog=_EXAMPLES, **form
+        prog="celo-zoo",
+        description="Meta-trained weights for Celo's learned optimizers: look, fetch, check, publish.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"celo-zoo {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    listing = commands.add_parser("list", help="the weights inside the package")
-    listing.add_argument("--json", action="store_true", help="as a JSON list")
-    listing.set_defaults(run=_list)
+    def command(name: str, run: Any, summary: str, description: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        added.add_argument("--json", action="store_true", help="print the result as JSON")
+        added.set_defaults(run=run)
+        return added
 
-    show = commands.add_parser("show", help="architecture, config and provenance of weights")
+    command(
+        "list",
+        _list,
+        "the optimizers that this version knows by name",
+        "The optimizers that this version of the package knows by name, each with its architecture, its digest, and where\n"
+        "it is: in the package, or on the Hub.",
+    )
+
+    show = command("show", _show, "what is known about weights", f"Architecture, config, origin and results.\n\n{_REF}")
     _add_source(show)
-    show.add_argument("--json", action="store_true", help="as a JSON object")
-    show.set_defaults(run=_show)
 
-    verify = commands.add_parser(
+    fetch = command(
+        "fetch",
+        _fetch,
+        "get weights, checked",
+        "Download weights unless they are in the cache, check them, and print their folder. With --out, copy them there.\n\n"
+        + _REF,
+    )
+    _add_source(fetch)
+    fetch.add_argument("--out", metavar="FOLDER", help="copy them to this folder")
+    fetch.add_argument("--overwrite", action="store_true", help="replace the folder if it holds weights")
+
+    verify = command(
         "verify",
-        help="check weights",
-        description="Check every file's SHA-256, then that the weights fit their config and are finite.",
+        _verify,
+        "check weights",
+        "Check every file's SHA-256, then that the weights fit their config and are finite. What is printed last can be\n"
+        f"given to any command, or to celo_zoo.load, to get these very bytes or an error.\n\n{_REF}",
     )
     _add_source(verify)
-    verify.set_defaults(run=_verify)
 
-    convert = commands.add_parser(
-        "convert",
-        help="turn the authors' published file into a folder",
-        description="Turn a file that the authors of Celo published (flax msgpack) into a folder that this package\n"
-        "loads. What influences nothing in it is left out, and named on standard error.",
-        **form,
+    publish = command(
+        "publish",
+        _publish,
+        "put weights on the Hugging Face Hub",
+        "Publish weights with a model card: one commit with everything, or nothing. The repository is made if need be, the\n"
+        "commit is verified by downloading it anew, and then tagged. If something fails, run the same command again.",
     )
-    convert.add_argument("path", metavar="PATH", help="the published file")
-    convert.add_argument("--architecture", choices=("celo", "celo_adam"), default="celo", help="what it holds (celo)")
+    publish.add_argument("weights", metavar="WEIGHTS", help="folder of weights or of a finished celo-tasks meta-train")
+    publish.add_argument("repository", metavar="OWNER/REPO", help="where to")
+    publish.add_argument("--dry-run", action="store_true", help="send nothing, show what would be committed")
+    publish.add_argument("--tag", default="auto", metavar="T", help="name of this version (the next of v1, v2, ...)")
+    publish.add_argument("--private", action="store_true", help="if the repository must be made, make a private one")
+    publish.add_argument("--message", metavar="TEXT", help="of the commit")
+    publish.add_argument(
+        "--results", action="append", default=[], metavar="JSON", help="report.json of celo-tasks report, for the card"
+    )
+    publish.add_argument("--results-name", default="celo", metavar="NAME", help="the optimizer's name in there (celo)")
+    publish.add_argument("--license", metavar="L", help="as the Hub spells it (that of the weights, else apache-2.0)")
+    publish.add_argument("--note", action="append", default=[], metavar="TEXT", help="a sentence for the card's limits")
+    publish.add_argument("--card", metavar="FILE", help="a model card of your own")
+    _add_hub(publish)
+
+    convert = command(
+        "convert",
+        _convert,
+        "turn other files into a folder of weights",
+        "Turn a file that the authors of Celo published (flax msgpack), or the folder of a finished celo-tasks meta-train,\n"
+        "into a folder of weights. What influences nothing in a published file is left out, and named on standard error.",
+    )
+    convert.add_argument("path", metavar="PATH", help="the published file, or the folder of a run")
+    convert.add_argument("--architecture", choices=("celo", "celo_adam"), help="refuse a file of another one")
     convert.add_argument("--out", required=True, metavar="FOLDER", help="folder to write")
-    convert.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
-    convert.set_defaults(run=_convert)
+    convert.add_argument("--overwrite", action="store_true", help="replace the folder if it holds weights")
+    convert.add_argument("--repository", metavar="OWNER/REPO", help="where you will publish it, for the card")
+    convert.add_argument("--note", action="append", default=[], metavar="TEXT", help="a sentence for the card's limits")
     return parser
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ref", metavar="REF", help=_REF)
+    parser.add_argument("ref", metavar="REF", help="name, folder or owner/repo[@revision], see above")
     parser.add_argument("--revision", metavar="R", help="commit, tag or branch on the Hub (main)")
     parser.add_argument("--cache-dir", metavar="FOLDER", help="cache of the Hub's client")
-    parser.add_argument("--endpoint", metavar="URL", help="address of another Hub; no login is sent there")
     parser.add_argument("--offline", action="store_true", help="make no request")
+    _add_hub(parser)
 
 
-def _load(options: argparse.Namespace) -> Any:
+def _add_hub(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--endpoint", metavar="URL", help="address of another Hub; a saved login is not sent there")
+    parser.add_argument("--token-env", metavar="NAME", help="environment variable with the token to use")
+
+
+def _token(options: argparse.Namespace) -> str | None:
+    if options.token_env is None:
+        return None
+    if not (token := os.environ.get(options.token_env)):
+        raise RefError(f"the environment variable {options.token_env} is empty: put the token there.")
+    return token
+
+
+def _source(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "revision": options.revision,
+        "cache_dir": options.cache_dir,
+        "token": _token(options),
+        "endpoint": options.endpoint,
+        "local_files_only": options.offline,
+    }
+
+
+def _list(options: argparse.Namespace) -> Any:
+    from celo_zoo import index
+
+    rows = [{"name": name, **dataclasses.asdict(entry)} for name, entry in index.entries().items()]
+    if not options.json:
+        for row in rows:
+            place = "in the package" if row["bundled"] else f"{row['repository']}@{row['commit']}"
+            print(f"{row['name']}  {row['architecture']}  {place}  sha256:{row['digest']}")
+        if not rows:
+            print("this version knows no weights by name", file=sys.stderr)
+    return rows
+
+
+def _summary(found: Any) -> dict[str, Any]:
+    return {
+        "source": found.source,
+        "commit": found.commit,
+        "digest": found.digest,
+        "reference": found.reference,
+        "folder": str(found.folder),
+        "architecture": found.architecture,
+        "values": found.num_values,
+    }
+
+
+def _show(options: argparse.Namespace) -> Any:
     from celo_zoo import models
 
-    source = models.Source(
-        revision=options.revision,
-        cache_dir=options.cache_dir,
-        endpoint=options.endpoint,
-        local_files_only=options.offline,
-    )
-    return models.load_model(options.ref, source)
+    found = models.load(options.ref, **_source(options))
+    if not options.json:
+        print(f"source: {found.source}")
+        print(f"digest: sha256:{found.digest}")
+        print(f"architecture: {found.architecture}, {found.num_values:,} values")
+        for title in ("config", "provenance"):
+            print(f"{title}:" if found.document[title] else f"{title}: nothing recorded")
+            for key, value in found.document[title].items():
+                print(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}")
+        print(f"results: {len(found.document['evaluation'])}, see README.md in {found.folder}")
+    return {**_summary(found), **found.document}
 
 
-def _list(options: argparse.Namespace) -> None:
-    from celo_zoo import bundled, models
+def _fetch(options: argparse.Namespace) -> Any:
+    from celo_zoo import models, saving
 
-    rows = []
-    for name in bundled.names():
-        model = models.load_model(name)
-        rows.append(
-            {"name": name, "architecture": model.architecture.name, "values": _count(model), "checksum": model.checksum}
+    if options.out is None:
+        found = models.load(options.ref, **_source(options))
+    else:
+        found = saving.fetch(options.ref, options.out, overwrite=options.overwrite, **_source(options))
+    if not options.json:
+        print(found.folder)
+        print(found.reference, file=sys.stderr)
+    return _summary(found)
+
+
+def _verify(options: argparse.Namespace) -> Any:
+    from celo_zoo import models
+
+    found = models.load(options.ref, **_source(options))
+    if not options.json:
+        print(
+            f"{found.source}: every file is as in its checksums, and {found.num_values:,} finite values fit the config"
         )
-    if options.json:
-        print(json.dumps(rows, indent=2))
-    elif not rows:
-        print("no weights are bundled with this version", file=sys.stderr)
-    for row in [] if options.json else rows:
-        print(f"{row['name']}  {row['architecture']}, {row['values']:,} values")
+        print(found.reference)
+    return _summary(found)
 
 
-def _count(model: Any) -> int:
-    import jax
+def _publish(options: argparse.Namespace) -> Any:
+    import pathlib
 
-    return sum(leaf.size for leaf in jax.tree.leaves(model.theta))
+    from celo_zoo import evaluation, publishing
+
+    metadata = {"license": options.license} if options.license else {}
+    if options.note:
+        metadata["notes"] = options.note
+    if options.card is not None and not pathlib.Path(options.card).is_file():
+        raise NotFoundError(f"there is no file {options.card}: check the path of the card.")
+    published = publishing.publish(
+        options.weights,
+        options.repository,
+        metadata=metadata,
+        evaluation=[evaluation.from_report(path, options.results_name) for path in options.results],
+        card=None if options.card is None else pathlib.Path(options.card).read_text(encoding="utf-8"),
+        tag=options.tag,
+        message=options.message,
+        private=options.private,
+        token=_token(options),
+        endpoint=options.endpoint,
+        dry_run=options.dry_run,
+        progress=lambda line: print(f"celo-zoo: {line}", file=sys.stderr, flush=True),
+    )
+    if not options.json:
+        parent = published.parent or ("nothing: the repository would be made" if options.dry_run else "nothing")
+        print(f"{published.url}: {'would be committed onto' if options.dry_run else 'committed onto'} {parent}")
+        for change in published.changes:
+            print(f"  {change.kind:9}  {change.path:17}  {change.size:>9,} bytes  sha256:{change.sha256}")
+        print(f"tag: {published.tag or 'none'}")
+        print(published.reference or f"digest: sha256:{published.digest}")
+    return {**dataclasses.asdict(published), "reference": published.reference}
 
 
-def _show(options: argparse.Namespace) -> None:
-    model = _load(options)
-    if options.json:
-        print(json.dumps({**model.document, "source": model.source, "checksum": model.checksum}, indent=2))
-        return
-    print(f"source: {model.source}")
-    print(f"checksum: {model.checksum}")
-    print(f"architecture: {model.architecture.name}, {_count(model):,} values")
-    for title in ("config", "provenance"):
-        print(f"{title}:" if model.document[title] else f"{title}: nothing recorded")
-        for key, value in model.document[title].items():
-            print(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}")
+def _convert(options: argparse.Namespace) -> Any:
+    from celo_zoo import convert, models, runs, saving
+
+    if runs.is_run(options.path):
+        theta, config, metadata = runs.load_run(options.path)
+    else:
+        theta, config = convert.convert_published(options.path, options.architecture)
+        metadata = convert.published_metadata(options.path)
+        print(
+            f"left out, as it influences nothing: {', '.join(metadata['converted_from']['left_out'])}", file=sys.stderr
+        )
+    if options.note:
+        metadata["notes"] = options.note
+    folder = saving.save(
+        theta, config, options.out, metadata=metadata, repository=options.repository, overwrite=options.overwrite
+    )
+    if not options.json:
+        print(folder)
+    return _summary(models.read_folder(folder))
 
 
-def _verify(options: argparse.Namespace) -> None:
-    model = _load(options)
-    print(f"{model.source}: all files as in checksums (SHA-256 {model.checksum}), {_count(model):,} finite values")
-
-
-def _convert(options: argparse.Namespace) -> None:
-    from celo_zoo import models, published
-
-    theta, config = published.convert_published(options.path, options.architecture)
-    metadata = published.published_metadata(options.path, options.architecture)
-    folder = models.save(theta, config, options.out, metadata=metadata, overwrite=options.overwrite)
-    print(f"left out, as it influences nothing: {', '.join(published.DROPPED[options.architecture])}", file=sys.stderr)
-    print(folder)
+if __name__ == "__main__":
+    sys.exit(main())

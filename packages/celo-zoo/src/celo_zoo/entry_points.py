@@ -13,7 +13,7 @@ import optax
 from celo_zoo import models
 
 
-class Pretrained:
+class LazyOptimizer:
     """A meta-trained optimizer, read and checked when it is first used.
 
     Attributes:
@@ -24,18 +24,18 @@ class Pretrained:
         self.ref = ref
 
     @functools.cached_property
-    def _model(self) -> models.Model:
-        return models.load_model(self.ref)
+    def _pretrained(self) -> models.Pretrained:
+        return models.load(self.ref)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 that stands for every file of the weights; errors as `celo_zoo.load`."""
-        return f"sha256 {self._model.checksum}"
+        return f"sha256 {self._pretrained.digest}"
 
     def __call__(self, num_steps: Any) -> optax.GradientTransformationExtraArgs:
         """The optimizer for a training of ``num_steps`` steps; errors as `celo_zoo.load`."""
-        return self._model.architecture.build(self._model.theta, num_steps)
+        return self._pretrained.optimizer(num_steps)
 
 
-celo = Pretrained("celo")
+celo = LazyOptimizer("celo")
 """The bundled Celo."""

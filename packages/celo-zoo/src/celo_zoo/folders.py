@@ -1,9 +1,11 @@
 """The folder that a learned optimizer is stored in, read with every byte checked and written whole or not at all.
 
-* model.safetensors: theta, float32 arrays named by their slash path
-* config.json: format version, architecture, config and provenance
+* model.safetensors: theta, float arrays named by their slash path
+* config.json: see `celo_zoo.schema`
 * README.md: model card
 * checksums: SHA-256 of the other three, in the format of sha256sum
+
+The SHA-256 of the checksums file stands for every byte: it is the digest that references and the index carry.
 """
 
 import hashlib
@@ -12,7 +14,10 @@ import pathlib
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Mapping
+
+from celo_zoo.errors import ChecksumError, ExistsError, FormatError, NotFoundError, WriteError
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -25,20 +30,21 @@ LISTED = (CARD, CONFIG, WEIGHTS)
 LARGEST = {WEIGHTS: 64 * 2**20, CONFIG: 2**20, CARD: 2**20, CHECKSUMS: 2**12}
 """Largest size in bytes that is read of each file."""
 
-_LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
-
-
-class ChecksumError(ValueError):
-    """A file's content is not what its checksum promises."""
+_LINE = re.compile(r"([0-9a-f]{64})  ([\w.]+)", re.ASCII)
 
 
 def check_size(name: str, size: int, where: str) -> None:
-    """Raises ValueError if a file of ``size`` bytes is too large to be what its name says."""
+    """Raises `FormatError` if a file of ``size`` bytes is too large to be what its name says."""
     if size > LARGEST[name]:
-        raise ValueError(
+        raise FormatError(
             f"{where}: {name} has {size:,} bytes, more than the {LARGEST[name]:,} allowed: it is no learned optimizer "
             "of this package."
         )
+
+
+def digest_of(files: Mapping[str, bytes]) -> str:
+    """SHA-256 of the checksums file, which stands for everything."""
+    return hashlib.sha256(files[CHECKSUMS]).hexdigest()
 
 
 def read(folder: pathlib.Path, where: str, *, digest: str | None = None) -> dict[str, bytes]:
@@ -50,17 +56,17 @@ def read(folder: pathlib.Path, where: str, *, digest: str | None = None) -> dict
       digest: SHA-256 that the checksums file itself must have.
 
     Raises:
-      FileNotFoundError: a file is missing.
+      NotFoundError: a file is missing.
       ChecksumError: a file, or the checksums file, is altered.
-      ValueError: a file is too large.
+      FormatError: a file is too large, or not a file.
     """
-    checksums = _read_file(folder, CHECKSUMS, where)
-    if digest is not None and hashlib.sha256(checksums).hexdigest() != digest:
+    files = {CHECKSUMS: _read_file(folder, CHECKSUMS, where)}
+    if digest is not None and digest_of(files) != digest:
         raise ChecksumError(
-            f"{where}: its checksums are not those that this version of celo-zoo was made with: install it again."
+            f"{where} has the digest {digest_of(files)}, not {digest} as expected, so these are other weights or altered "
+            "ones: find out who changed them (or, for a name of the package, install it again)."
         )
-    expected = parse_checksums(checksums, where)
-    files = {CHECKSUMS: checksums}
+    expected = parse_checksums(files[CHECKSUMS], where)
     for name in LISTED:
         files[name] = _read_file(folder, name, where)
         if hashlib.sha256(files[name]).hexdigest() != expected[name]:
@@ -72,13 +78,23 @@ def read(folder: pathlib.Path, where: str, *, digest: str | None = None) -> dict
 
 def _read_file(folder: pathlib.Path, name: str, where: str) -> bytes:
     try:
-        with open(folder / name, "rb") as file:
-            check_size(name, os.fstat(file.fileno()).st_size, where)
-            return file.read(LARGEST[name] + 1)
+        # Not blocking, as a pipe of that name would wait for ever.
+        descriptor = os.open(folder / name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise FormatError(f"{where}: {name} is not a file: get it again.")
+            check_size(name, status.st_size, where)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(status.st_size)
+        finally:
+            os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"{where}: there is no {name}; a learned optimizer's folder holds {', '.join((CHECKSUMS, *LISTED))}."
         ) from None
+    except OSError as error:
+        raise FormatError(f"{where}: {name} cannot be read ({error.strerror}): check the folder.") from None
 
 
 def parse_checksums(data: bytes, where: str) -> dict[str, str]:
@@ -87,7 +103,7 @@ def parse_checksums(data: bytes, where: str) -> dict[str, str]:
     Raises:
       ChecksumError: malformed, or not exactly one line for each of `LISTED`.
     """
-    lines = data.decode("utf-8", "replace").split("\n")
+    lines = data.decode("ascii", "replace").split("\n")
     matches = [_LINE.fullmatch(line) for line in lines[:-1]]
     if lines[-1] != "" or None in matches:
         raise ChecksumError(
@@ -125,11 +141,23 @@ def write(
       check: called with the finished temporary folder before it takes its place; what it raises aborts the writing.
 
     Raises:
-      FileExistsError: the folder exists, and ``overwrite`` is off or it holds other files.
-      OSError: it could not be written; an older one is still there.
+      ExistsError: the folder exists, and ``overwrite`` is off or it holds other files.
+      WriteError: it could not be written; an older one is still there.
     """
     target = pathlib.Path(os.path.realpath(pathlib.Path(folder).expanduser()))
     _check_replaceable(target, overwrite)
+    try:
+        _write(target, files, check)
+    except OSError as error:
+        if isinstance(error, WriteError):
+            raise
+        raise WriteError(
+            f"{target} could not be written ({error.strerror or error}): check space and rights."
+        ) from error
+    return target
+
+
+def _write(target: pathlib.Path, files: Mapping[str, bytes], check: Callable[[pathlib.Path], None]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = (target.with_name(f".{target.name}.{secrets.token_hex(4)}.{kind}") for kind in ("tmp", "old"))
     temporary.mkdir()
@@ -152,17 +180,16 @@ def write(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
 def _check_replaceable(target: pathlib.Path, overwrite: bool) -> None:
     if not target.exists():
         return
     if not overwrite:
-        raise FileExistsError(f"{target} exists: choose another folder, or say that it is to be overwritten.")
+        raise ExistsError(f"{target} exists: choose another folder, or say that it is to be overwritten.")
     if not target.is_dir():
-        raise FileExistsError(f"{target} is not a folder: choose another name.")
+        raise ExistsError(f"{target} is not a folder: choose another name.")
     if strange := sorted({entry.name for entry in target.iterdir()} - {CHECKSUMS, *LISTED}):
-        raise FileExistsError(
+        raise ExistsError(
             f"{target} holds other files, such as {strange[0]!r}, and is not replaced: choose another folder."
         )

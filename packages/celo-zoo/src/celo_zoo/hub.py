@@ -1,124 +1,202 @@
-"""Fetching a folder from the Hugging Face Hub, through its own client, which is imported when first needed."""
+"""The Hugging Face Hub through its own client, which is imported when first needed: options, errors and downloads."""
 
+import dataclasses
 import os
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from celo_zoo import folders
+from celo_zoo.errors import AccessError, ConflictError, HubError, NotFoundError, RefError, ZooError
 from celo_zoo.references import Hub
 
+T = TypeVar("T")
 
-def fetch(
-    ref: Hub,
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    token: str | bool | None = None,
-    endpoint: str | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-) -> tuple[pathlib.Path, str]:
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to talk to the Hub.
+
+    Attributes:
+      cache_dir: cache of the Hub's client, ``None`` for its default.
+      token: access token, ``None`` for the login saved on this machine, ``False`` for none.
+      endpoint: address of another Hub; a saved login is not sent there.
+      local_files_only: make no request.
+    """
+
+    cache_dir: str | os.PathLike[str] | None = None
+    token: str | bool | None = dataclasses.field(default=None, repr=False)
+    endpoint: str | None = None
+    local_files_only: bool = False
+
+    def sent_token(self) -> str | bool | None:
+        """The token as the client takes it: a saved login is for the client's own Hub only.
+
+        Raises:
+          RefError: what was given cannot be a token.
+        """
+        from huggingface_hub import constants
+
+        token = self.token
+        if isinstance(token, str) and not (token and token.isascii() and token.isprintable() and " " not in token):
+            raise RefError(
+                "the token is empty or has characters that no token has: copy it again from your account's settings."
+            )
+        if token is None and self.endpoint is not None and self.endpoint.rstrip("/") != constants.ENDPOINT.rstrip("/"):
+            return False
+        return token
+
+
+def download(reference: Hub, options: Options = Options(), *, force_download: bool = False) -> tuple[pathlib.Path, str]:
     """Downloads the four files, or finds them in the client's cache.
 
     The revision is resolved once, so that all files are of one commit, and a file's size is checked before it is
     downloaded. The content is not checked here, nor by the client: that is `celo_zoo.folders.read`.
 
     Args:
-      ref: repository and revision.
-      cache_dir: the client's cache; ``None`` for its default.
-      token: access token; ``None`` for the login saved on this machine, ``False`` for none. A saved login is never sent
-        to an ``endpoint`` other than the client's own.
-      endpoint: address of another Hub.
-      local_files_only: make no request.
+      reference: repository and revision.
+      options: how.
       force_download: do not use cached files.
 
     Returns:
-      The folder, and ``owner/repo@commit``.
+      The folder, and the commit.
 
     Raises:
-      FileNotFoundError: no such repository, revision or file, or not in the cache and ``local_files_only``.
-      PermissionError: the repository is gated.
-      ConnectionError: the Hub could not be reached, or answered with an error.
-      ValueError: a file is too large, or the token cannot be one.
+      NotFoundError: no such repository, revision or file, or not in the cache and only that was asked.
+      AccessError: the repository is gated.
+      HubError: the Hub could not be reached, or answered with an error.
+      FormatError: a file is too large.
+      RefError: the token cannot be one, or the repository's name is refused by the client.
     """
-    from huggingface_hub import constants
+    import huggingface_hub
 
-    _check_token(token)
-    if token is None and endpoint is not None and endpoint.rstrip("/") != constants.ENDPOINT.rstrip("/"):
-        token = False
-    options: dict[str, Any] = {
-        "cache_dir": cache_dir,
-        "token": token,
-        "endpoint": endpoint,
-        "local_files_only": local_files_only,
+    keywords: dict[str, Any] = {
+        "cache_dir": options.cache_dir,
+        "token": options.sent_token(),
+        "endpoint": options.endpoint,
+        "local_files_only": options.local_files_only,
         "force_download": force_download,
         "library_name": "celo-zoo",
     }
-    commit = ref.revision
+    where = f"{reference.repository}@{reference.revision}"
+    commit = reference.revision
     path = pathlib.Path()
     for name in (folders.CHECKSUMS, *folders.LISTED):
-        offer = _download(ref, name, {**options, "revision": commit, "dry_run": True})
+
+        def get(name: str = name, **changes: Any) -> Any:
+            return call(
+                lambda: huggingface_hub.hf_hub_download(reference.repository, name, **{**keywords, **changes}),
+                reference.repository,
+                options,
+                doing=f"{name} of {where} could not be fetched",
+                file=f"{name} of {where}",
+                revision=reference.revision,
+            )
+
+        offer = get(revision=commit, dry_run=True)
         if offer.file_size is None:
-            raise ConnectionError(f"the Hub does not tell the size of {name} in {ref.repository}: try again later.")
-        folders.check_size(name, offer.file_size, f"{ref.repository}@{offer.commit_hash}")
+            raise HubError(f"the Hub does not tell the size of {name} in {reference.repository}: try again later.")
+        folders.check_size(name, offer.file_size, f"{reference.repository}@{offer.commit_hash}")
         commit = offer.commit_hash
-        path = pathlib.Path(
-            _download(ref, name, {**options, "revision": ref.revision if name == folders.CHECKSUMS else commit})
-        )
+        path = pathlib.Path(get(revision=reference.revision if name == folders.CHECKSUMS else commit))
         if path.parent.name != commit:
-            raise ConnectionError(f"{ref.repository} changed while it was fetched: try again.")
-    return path.parent, f"{ref.repository}@{commit}"
+            raise HubError(f"{reference.repository} changed while it was fetched: try again.")
+    return path.parent, commit
 
 
-def _download(ref: Hub, name: str, options: dict[str, Any]) -> Any:
-    import huggingface_hub
+def call(
+    function: Callable[[], T],
+    repository: str,
+    options: Options,
+    *,
+    doing: str,
+    file: str = "",
+    revision: str = "",
+) -> T:
+    """What ``function`` returns; the client's errors become this package's, one sentence each, never with a token.
 
+    Args:
+      function: calls the client.
+      repository: it is about.
+      options: that it uses.
+      doing: beginning of the sentence, such as ``"x could not be fetched"``.
+      file: file and reference, for a download.
+      revision: asked for.
+    """
     try:
-        return huggingface_hub.hf_hub_download(ref.repository, name, **options)
+        return function()
+    except ZooError:
+        raise
     except Exception as error:  # the client's errors have no common base class
-        failure = _translate(error, ref, name, options)
+        failure = _translate(error, repository, options, doing, file, revision)
     # Outside the except clause, so that it does not carry the client's error, which may quote the request.
     raise failure
 
 
-def _check_token(token: str | bool | None) -> None:
-    if isinstance(token, str) and not (token and token.isascii() and token.isprintable() and " " not in token):
-        raise ValueError(
-            "the token is empty or has characters that no token has: copy it again from your account's settings."
-        )
+def status_of(error: BaseException) -> int | None:
+    """HTTP status of the answer that one of the client's errors is about."""
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _translate(error: Exception, ref: Hub, name: str, options: dict[str, Any]) -> Exception:
-    """One sentence in place of the client's pages; never with the token in it."""
-    from huggingface_hub import errors
+def _translate(error: Exception, repository: str, options: Options, doing: str, file: str, revision: str) -> ZooError:
+    from huggingface_hub import constants, errors
 
-    where = f"{ref.repository}@{ref.revision}"
     if isinstance(error, errors.GatedRepoError):
-        return PermissionError(f"{ref.repository} is gated: ask for access on its page, and log in with hf auth login.")
+        return AccessError(f"{repository} is gated: ask for access on its page, and log in with hf auth login.")
     if isinstance(error, errors.RepositoryNotFoundError):
-        return FileNotFoundError(
-            f"there is no folder {ref.repository} here and no such repository on the Hub that you may read: check the "
+        if not file:
+            return AccessError(
+                f"{doing}: there is no repository {repository} that this token may change; {_login(options)}, with a token "
+                "that may write."
+            )
+        return NotFoundError(
+            f"there is no folder {repository} here and no such repository on the Hub that you may read: check the "
             "name, or log in with hf auth login if it is private."
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return FileNotFoundError(
-            f"{ref.repository} has no revision {ref.revision!r}: give a commit, tag or branch of it."
-        )
+        return NotFoundError(f"{repository} has no revision {revision!r}: give a commit, tag or branch of it.")
     if isinstance(error, errors.LocalEntryNotFoundError):
-        if options["local_files_only"]:
-            return FileNotFoundError(f"{name} of {where} is not in the cache, and only that was asked: go online once.")
-        return ConnectionError(
-            f"{name} of {where} is not in the cache, and the Hub was not reached or answered with an error: check the "
+        if options.local_files_only:
+            return NotFoundError(f"{file} is not in the cache, and only that was asked: go online once.")
+        if constants.HF_HUB_OFFLINE:
+            return NotFoundError(f"{file} is not in the cache, and HF_HUB_OFFLINE is set: unset it once.")
+        return HubError(
+            f"{file} is not in the cache, and the Hub was not reached or answered with an error: check the "
             "connection and try again."
         )
     if isinstance(error, errors.EntryNotFoundError):
-        return FileNotFoundError(
-            f"{where} has no file {name}, so it holds no learned optimizer of this package: check the name."
+        return NotFoundError(
+            f"there is no {file}, so {repository} holds no learned optimizer of this package there: check the name."
         )
     if isinstance(error, errors.HFValidationError):
-        return ValueError(f"{ref.repository!r} is no valid name of a repository on the Hub: give owner/repo.")
-    text = " ".join(str(error).split())
-    if isinstance(token := options["token"], str):
-        text = text.replace(token, "***")
-    return ConnectionError(
-        f"{name} of {where} could not be fetched ({type(error).__name__}: {text}): check the connection and try again."
-    )
+        return RefError(f"{repository!r} is no valid name of a repository on the Hub: give owner/repo.")
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return HubError(f"{doing}: HF_HUB_OFFLINE is set, so no request is made; unset it.")
+    status = status_of(error)
+    if status == 401:
+        return AccessError(f"{doing}: the Hub does not know the token, or got none; {_login(options)}.")
+    if status == 403:
+        return AccessError(
+            f"{doing}: the token may not do that to {repository}; make one with write access to it in your account's "
+            "settings."
+        )
+    if status == 412:
+        return ConflictError(f"{doing}: somebody else changed {repository} in the meantime; look at it, and try again.")
+    text = redact(" ".join(str(error).split()), options)[:300]
+    return HubError(f"{doing} ({type(error).__name__}: {text}): check the connection and try again.")
+
+
+def _login(options: Options) -> str:
+    if options.token is None and options.sent_token() is False:
+        return "a saved login is not sent to another Hub, so pass its token, or set HF_ENDPOINT to that Hub"
+    return "log in with hf auth login, or set HF_TOKEN"
+
+
+def redact(text: str, options: Options) -> str:
+    """``text`` without the token that was given, and without the saved one."""
+    from huggingface_hub import get_token
+
+    for secret in (options.token, get_token()):
+        if isinstance(secret, str) and secret:
+            text = text.replace(secret, "***")
+    return text

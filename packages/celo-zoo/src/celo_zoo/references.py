@@ -1,21 +1,24 @@
-"""What names weights: a bundled name, a folder, or a repository on the Hub."""
+"""What names weights: a name that the package knows, a folder, or a repository on the Hub, and the digest it must have."""
 
 import dataclasses
 import os
 import pathlib
 import re
 
-from celo_zoo import bundled
+from celo_zoo import index
+from celo_zoo.errors import NotFoundError, RefError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./+-]*", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Bundled:
-    """Weights inside this package."""
+class Known:
+    """Weights that the package's index lists; ``digest`` is the one expected by who asks, if any."""
 
     name: str
+    digest: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Folder:
     """Weights in a folder."""
 
     path: pathlib.Path
+    digest: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,43 +35,66 @@ class Hub:
 
     repository: str
     revision: str
+    digest: str | None = None
 
 
-def parse(ref: str | os.PathLike[str], revision: str | None = None) -> Bundled | Folder | Hub:
-    """Tells what ``ref`` means: a bundled name comes first, then a folder that exists, then a repository.
+def parse(ref: str | os.PathLike[str], revision: str | None = None) -> Known | Folder | Hub:
+    """Tells what ``ref`` means: a known name comes first, then a folder that exists, then a repository.
+
+    Each may end in ``@sha256:`` and 64 hexadecimal digits, the digest that the weights must have.
 
     Raises:
-      ValueError: it is none of them, or a revision does not fit.
-      FileNotFoundError: it is a path, and there is no such folder.
+      RefError: it is none of them, or a revision does not fit.
+      NotFoundError: it is a path, and there is no such folder.
     """
-    text = os.fspath(ref)
+    text, digest = _split_digest(os.fspath(ref))
     is_path = not isinstance(ref, str) or text.startswith((".", "~", os.sep))
     path = pathlib.Path(text).expanduser()
-    found: Bundled | Folder | None = None
-    if not is_path and text in bundled.names():
-        found = Bundled(text)
+    found: Known | Folder | None = None
+    if not is_path and text in index.names():
+        found = Known(text, digest)
     elif text and path.is_dir():
-        found = Folder(path)
+        found = Folder(path, digest)
     elif is_path:
-        raise FileNotFoundError(f"there is no folder {text}: check the path.")
+        raise NotFoundError(f"there is no folder {text}: check the path.")
     if found is None:
-        return _parse_repository(text, revision)
+        return _parse_repository(text, revision, digest)
     if revision is not None:
-        raise ValueError(f"{text!r} is no repository on the Hub, so it has no revision {revision!r}: leave it out.")
+        raise RefError(f"{text!r} is no repository on the Hub, so it has no revision {revision!r}: leave it out.")
     return found
 
 
-def _parse_repository(text: str, revision: str | None) -> Hub:
+def _split_digest(text: str) -> tuple[str, str | None]:
+    before, mark, digest = text.partition("@sha256:")
+    if not mark:
+        return text, None
+    if not _DIGEST.fullmatch(digest.lower()):
+        raise RefError(f"{digest[:80]!r} is no SHA-256: give its 64 hexadecimal digits after @sha256:.")
+    return before, digest.lower()
+
+
+def check_repository(repository: str) -> None:
+    """Raises `RefError` unless it has the form ``owner/name``."""
+    if not _REPOSITORY.fullmatch(repository):
+        raise RefError(f"{repository!r} is no name of a repository on the Hub: give owner/name.")
+
+
+def is_revision(text: str) -> bool:
+    """Whether it can be the name of a commit, tag or branch."""
+    return bool(_REVISION.fullmatch(text)) and ".." not in text
+
+
+def _parse_repository(text: str, revision: str | None, digest: str | None) -> Hub:
     repository, at, inline = text.partition("@")
     if not _REPOSITORY.fullmatch(repository):
-        choice = ", ".join(bundled.names()) or "none in this version"
-        raise ValueError(
-            f"unknown weights {text!r}: give a bundled name ({choice}), a folder, or a repository as "
+        choice = ", ".join(index.names()) or "none in this version"
+        raise RefError(
+            f"unknown weights {text!r}: give a known name ({choice}), a folder, or a repository as "
             "owner/repo[@revision]."
         )
     if at and revision is not None and revision != inline:
-        raise ValueError(f"two revisions are given for {repository}, {inline!r} and {revision!r}: leave one out.")
+        raise RefError(f"two revisions are given for {repository}, {inline!r} and {revision!r}: leave one out.")
     chosen = inline if at else "main" if revision is None else revision
-    if not _REVISION.fullmatch(chosen) or ".." in chosen:
-        raise ValueError(f"{chosen!r} is not a revision of {repository}: give a commit, tag or branch.")
-    return Hub(repository, chosen)
+    if not is_revision(chosen):
+        raise RefError(f"{chosen!r} is not a revision of {repository}: give a commit, tag or branch.")
+    return Hub(repository, chosen, digest)

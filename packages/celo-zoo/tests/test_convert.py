@@ -13,7 +13,7 @@ from flax import serialization
 import celo_zoo
 from celo_core import get_architecture
 from celo_core.checks import flatten_theta
-from celo_zoo import published
+from celo_zoo import convert
 
 FILES = {
     "celo": ("celo_theta.state", "celo_phase2_official.npz"),
@@ -25,7 +25,7 @@ def tree_of(architecture, seed=0):
     """A tree like the published one, of random numbers."""
     random = np.random.default_rng(seed)
     tree = {}
-    for path, shape in published.PUBLISHED_SHAPES[architecture].items():
+    for path, shape in convert.PUBLISHED_SHAPES[architecture].items():
         node = tree
         for name in path[:-1]:
             node = node.setdefault(name, {})
@@ -70,9 +70,9 @@ def test_converted_weights_can_be_saved(architecture, tmp_path, caplog):
     path = write(tree_of(architecture), tmp_path / "theta.state")
     with caplog.at_level(logging.INFO, logger="celo_zoo"):
         theta, config = celo_zoo.convert_published(path, architecture)
-    for dropped in published.DROPPED[architecture]:
+    for dropped in convert.DROPPED[architecture]:
         assert dropped in caplog.text
-    metadata = published.published_metadata(path, architecture)
+    metadata = convert.published_metadata(path)
     assert metadata["license"] == "other"  # made-up numbers are not the authors'
     loaded, read = celo_zoo.load(celo_zoo.save(theta, config, tmp_path / "model", metadata=metadata))
     assert read == config
@@ -100,8 +100,8 @@ def test_mapping(tmp_path):
 
 
 def test_known_files_carry_their_licence(shared_dir):
-    for architecture, (name, _) in FILES.items():
-        metadata = published.published_metadata(shared_dir / "reference" / name, architecture)
+    for name, _ in FILES.values():
+        metadata = convert.published_metadata(shared_dir / "reference" / name)
         assert metadata["license"] == "mit"
         assert "Abhinav Moudgil" in metadata["source"]
 
@@ -206,6 +206,6 @@ def test_large_file_is_refused(tmp_path):
     path = tmp_path / "theta.state"
     path.write_bytes(b"")
     with open(path, "r+b") as file:
-        file.truncate(published.LARGEST_FILE + 1)  # sparse
+        file.truncate(convert.LARGEST_FILE + 1)  # sparse
     with pytest.raises(ValueError, match="larger than"):
         celo_zoo.convert_published(path)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from celo_core import LearnedOptimizer, get_architecture
-from celo_core.checks import check_theta
-from celo_zoo.models import expected_shapes
+from celo_zoo import models
+from celo_zoo.errors import FormatError, NotFoundError
 
 _logger = logging.getLogger(__name__)
 
@@ -75,38 +75,55 @@ PUBLISHED_SHAPES: dict[str, dict[Path, tuple[int, ...]]] = {
 """By architecture, the published tree: path -> shape."""
 
 
-def convert_published(path: str | os.PathLike[str], architecture: str = "celo") -> tuple[dict[str, Any], Any]:
+def convert_published(path: str | os.PathLike[str], architecture: str | None = None) -> tuple[dict[str, Any], Any]:
     """Reads a published file and returns theta and config as `celo_zoo.load` does.
 
     What is dropped (see `DROPPED`) is logged at level INFO.
 
     Args:
       path: the published ``theta.state``. It is msgpack, which holds no code.
-      architecture: ``"celo"`` or ``"celo_adam"``.
+      architecture: ``"celo"`` or ``"celo_adam"``, for which the file is refused if it holds another; ``None`` to tell by
+        its leaves.
+
+    Returns:
+      A nested dict of float32 arrays, and the architecture's config dataclass.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: not such a file, or of another architecture, or a leaf is missing, superfluous, misshapen or not
+      NotFoundError: no such file; a FileNotFoundError.
+      FormatError: a ValueError: not such a file, or of another architecture, or a leaf is missing, superfluous, misshapen or not
         finite.
     """
-    if architecture not in PUBLISHED_SHAPES:
-        raise ValueError(
+    if architecture is not None and architecture not in PUBLISHED_SHAPES:
+        raise FormatError(
             f"weights of {architecture!r} cannot be converted: choose from {', '.join(sorted(PUBLISHED_SHAPES))}."
         )
     path = pathlib.Path(path)
-    leaves = _check_leaves(_read_leaves(path), architecture, path.name)
+    leaves = _read_leaves(path)
+    architecture = architecture or _nearest(leaves)
+    leaves = _check_leaves(leaves, architecture, path.name)
     theta: dict[str, Any] = {"scheduler": _scheduler(leaves)}
     if architecture == "celo":
         theta["update_rule"] = _update_rule(leaves)
     _logger.info("left out, as it influences nothing: %s", ", ".join(DROPPED[architecture]))
     target: LearnedOptimizer = get_architecture(architecture)
-    return check_theta(theta, expected_shapes(target), architecture), target.config
+    models.check_theta(theta, target)
+    return theta, target.config
 
 
-def published_metadata(path: str | os.PathLike[str], architecture: str) -> dict[str, Any]:
-    """Provenance of converted weights: the file's name and SHA-256, what was dropped, and the authors if known."""
-    digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
-    known = digest == PUBLISHED_SHA256.get(architecture)
+def _nearest(leaves: dict[Path, np.ndarray]) -> str:
+    """The architecture whose published tree has the most leaves in common, for its errors to be about it."""
+    return min(PUBLISHED_SHAPES, key=lambda name: len(PUBLISHED_SHAPES[name].keys() ^ leaves.keys()))
+
+
+def published_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Provenance of converted weights: the file's name and SHA-256, what was dropped, and the authors if known.
+
+    Errors are those of `convert_published`.
+    """
+    path = pathlib.Path(path)
+    architecture = _nearest(_read_leaves(path))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    known = digest == PUBLISHED_SHA256[architecture]
     return {
         "license": "mit" if known else "other",
         "source": "published by the authors of Celo (MIT, (c) 2025 Abhinav Moudgil)"
@@ -120,17 +137,17 @@ def _read_leaves(path: pathlib.Path) -> dict[Path, np.ndarray]:
     from flax import serialization
 
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: check the path.")
+        raise NotFoundError(f"there is no file {path}: check the path.")
     with open(path, "rb") as file:
         data = file.read(LARGEST_FILE + 1)
     if len(data) > LARGEST_FILE:
-        raise ValueError(
+        raise FormatError(
             f"{path.name} is larger than the {LARGEST_FILE:,} bytes allowed, so it is no published file of Celo."
         )
     try:
         tree = serialization.msgpack_restore(data)
     except Exception as error:  # arbitrary bytes raise errors of many kinds here
-        raise ValueError(
+        raise FormatError(
             f"{path.name} is not a whole flax msgpack file ({type(error).__name__}): download it again."
         ) from error
     leaves: dict[Path, np.ndarray] = {}
@@ -143,7 +160,7 @@ def _collect(node: Any, at: Path, leaves: dict[Path, np.ndarray], file: str) -> 
     if isinstance(node, Mapping):
         for name, value in node.items():
             if not isinstance(name, str):
-                raise ValueError(
+                raise FormatError(
                     f"{file} has the key {name!r} where a name is expected, so it is no published file of Celo."
                 )
             _collect(value, (*at, name), leaves, file)
@@ -151,7 +168,7 @@ def _collect(node: Any, at: Path, leaves: dict[Path, np.ndarray], file: str) -> 
     where = _show(at) if at else "its content"
     if not isinstance(node, np.ndarray) or node.dtype != np.float32:
         kind = f"an array of {node.dtype}" if isinstance(node, np.ndarray) else f"of type {type(node).__name__}"
-        raise ValueError(f"{file}: {where} is {kind}, not a float32 array, so it is no published file of Celo.")
+        raise FormatError(f"{file}: {where} is {kind}, not a float32 array, so it is no published file of Celo.")
     leaves[at] = node
 
 
@@ -163,23 +180,23 @@ def _check_leaves(leaves: dict[Path, np.ndarray], architecture: str, file: str) 
     expected = PUBLISHED_SHAPES[architecture]
     for other, shapes in PUBLISHED_SHAPES.items():
         if other != architecture and leaves.keys() == shapes.keys():
-            raise ValueError(
+            raise FormatError(
                 f"{file} holds weights of {other!r}, not of {architecture!r}: convert it with architecture={other!r}."
             )
     if missing := sorted(_show(path) for path in expected.keys() - leaves.keys()):
-        raise ValueError(f"{file} is not a published file of {architecture!r}: it lacks {', '.join(missing)}.")
+        raise FormatError(f"{file} is not a published file of {architecture!r}: it lacks {', '.join(missing)}.")
     if extra := sorted(_show(path) for path in leaves.keys() - expected.keys()):
-        raise ValueError(
+        raise FormatError(
             f"{file} is not a published file of {architecture!r}: it has unknown leaves {', '.join(extra)}."
         )
     for path, leaf in leaves.items():
         if leaf.shape != expected[path]:
-            raise ValueError(
+            raise FormatError(
                 f"{file} is not a published file of {architecture!r}: {_show(path)} has shape {leaf.shape}, not "
                 f"{expected[path]}."
             )
         if not np.isfinite(leaf).all():
-            raise ValueError(
+            raise FormatError(
                 f"{file}: {_show(path)} has numbers that are not finite, so it is damaged: download it again."
             )
     return leaves

@@ -1,0 +1,207 @@
+"""One repository on the Hub: what is in it, and the few changes that publishing makes to it."""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from celo_zoo import hub
+from celo_zoo.errors import ConflictError, HubError, ZooError
+
+T = TypeVar("T")
+
+BRANCH = "main"
+
+_PAUSES = (0.5, 1.0, 2.0)
+"""Seconds between attempts at what may be repeated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """A repository as it was found.
+
+    Attributes:
+      head: commit of `BRANCH`.
+      files: path -> what identifies its content, see `identity`.
+      tags: name -> commit.
+    """
+
+    head: str
+    files: dict[str, str]
+    tags: dict[str, str]
+
+    def holds(self, files: Mapping[str, bytes]) -> bool:
+        """Whether all of ``files`` are in it, with this content."""
+        return all(self.files.get(name) in identities(content) for name, content in files.items())
+
+
+def identities(content: bytes) -> tuple[str, str]:
+    """What the Hub names a content by: SHA-256 in large-file storage, else the id of a Git blob."""
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return hashlib.sha256(content).hexdigest(), blob
+
+
+class Remote:
+    """A repository on the Hub, through the real client; errors are this package's.
+
+    Attributes:
+      repository: ``owner/name``.
+    """
+
+    def __init__(self, repository: str, options: hub.Options) -> None:
+        from huggingface_hub import HfApi
+
+        self.repository = repository
+        self._options = options
+        self._api = HfApi(endpoint=options.endpoint, token=options.sent_token(), library_name="celo-zoo")
+
+    @property
+    def url(self) -> str:
+        """Its page."""
+        return f"{self._api.endpoint}/{self.repository}"
+
+    def state(self) -> State | None:
+        """What is in it, or None if there is none, or none that the token may see.
+
+        Raises:
+          HubError: the Hub could not be asked.
+        """
+        try:
+            return self._call(self._state, "could not be looked at")
+        except _AbsentError:
+            return None
+
+    def _state(self) -> State:
+        from huggingface_hub import errors
+        from huggingface_hub.hf_api import RepoFile
+
+        try:
+            head = self._api.model_info(self.repository, revision=BRANCH).sha
+        except errors.GatedRepoError:
+            raise
+        except errors.RepositoryNotFoundError:
+            raise _AbsentError(self.repository) from None
+        tree = self._api.list_repo_tree(self.repository, revision=head, recursive=True)
+        files = {
+            entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id
+            for entry in tree
+            if isinstance(entry, RepoFile)
+        }
+        refs = self._api.list_repo_refs(self.repository)
+        return State(str(head), files, {tag.name: tag.target_commit for tag in refs.tags})
+
+    def create(self, *, private: bool) -> bool:
+        """Makes it; returns whether this call did, and not somebody else meanwhile or one whose answer was lost.
+
+        Raises:
+          ZooError: it could not be made, and does not exist.
+        """
+        try:
+            self._call(lambda: self._api.create_repo(self.repository, private=private), "could not be created")
+        except HubError:
+            if self.state() is None:
+                raise
+            return False
+        return True
+
+    def remove_empty(self) -> bool:
+        """Removes it if it holds nothing yet; returns whether it is gone."""
+        try:
+            state = self.state()
+            if state is not None and (state.tags or set(state.files) - {".gitattributes"}):
+                return False
+            if state is not None:
+                self._call(lambda: self._api.delete_repo(self.repository), "could not be removed")
+            return True
+        except ZooError:
+            return False
+
+    def commit(self, files: Mapping[str, bytes], message: str, parent: str) -> str:
+        """Commits all files at once onto ``parent``; returns the commit.
+
+        An answer that was lost is found out about by looking.
+
+        Raises:
+          ConflictError: the branch is no longer at ``parent``; nothing was committed.
+          ZooError: nothing was committed, or, as the message says then, nobody can tell.
+        """
+        from huggingface_hub import CommitOperationAdd
+
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        status: list[int | None] = []
+
+        def send() -> str:
+            try:
+                return self._api.create_commit(
+                    self.repository, operations, commit_message=message, parent_commit=parent, revision=BRANCH
+                ).oid
+            except Exception as error:
+                status.append(hub.status_of(error))
+                raise
+
+        try:
+            return self._call(send, "was not changed")
+        except HubError as error:
+            if status and status[-1] is not None and 400 <= status[-1] < 500:
+                raise
+            failure = error
+        return self._landed(files, parent, failure)
+
+    def _landed(self, files: Mapping[str, bytes], parent: str, failure: HubError) -> str:
+        """The commit, if it was made although ``failure`` was all that came back."""
+        state: State | None = None
+        for pause in (0.0, *_PAUSES):
+            time.sleep(pause)
+            try:
+                state = self.state()
+            except ZooError:
+                continue
+            if state is not None and state.head != parent:
+                break
+        if state is None:
+            raise HubError(
+                f"{failure} And the Hub does not tell whether the commit was made all the same: look at {self.url}, or "
+                "publish again, which completes what is missing."
+            ) from None
+        if state.head == parent:
+            raise failure
+        if not state.holds(files):
+            raise ConflictError(
+                f"{self.repository} was not changed: somebody else changed it in the meantime; look at it, and try again."
+            )
+        return state.head
+
+    def tag(self, name: str, commit: str) -> None:
+        """Tags a commit; tries again where the Hub fails.
+
+        Raises:
+          ZooError: it could not be tagged.
+        """
+        for pause in (*_PAUSES, None):
+            try:
+                return self._call(
+                    lambda: self._api.create_tag(self.repository, tag=name, revision=commit), f"got no tag {name}"
+                )
+            except HubError:
+                # It may be there by an answer that was lost.
+                if self._tag_of(name) == commit:
+                    return None
+                if pause is None:
+                    raise
+                time.sleep(pause)
+        return None
+
+    def _tag_of(self, name: str) -> str | None:
+        try:
+            state = self.state()
+        except ZooError:
+            return None
+        return None if state is None else state.tags.get(name)
+
+    def _call(self, function: Callable[[], T], doing: str) -> T:
+        return hub.call(function, self.repository, self._options, doing=f"{self.repository} {doing}")
+
+
+class _AbsentError(ZooError):
+    """There is no such repository."""

@@ -1,0 +1,214 @@
+"""config.json: everything but theta that rebuilds a learned optimizer, in versions that stay readable.
+
+Version 2 has the keys
+
+* ``format_version``: 2
+* ``requires``: lowest versions that read it, ``{"celo-zoo": "0.1.0", "celo-core": "0.1.0"}``
+* ``architecture``: name in `celo_core.ARCHITECTURES`
+* ``config``: JSON form of the architecture's config dataclass
+* ``provenance``: object; see `celo_zoo.save`
+* ``evaluation``: list of results, see `celo_zoo.evaluation`
+* ``repository``: ``owner/name`` on the Hub that the folder is meant for, or null
+
+Version 1 had neither ``requires``, ``evaluation`` nor ``repository``, and float32 weights only.
+"""
+
+import functools
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+import celo_core
+from celo_core import ARCHITECTURES, LearnedOptimizer, configs, get_architecture
+from celo_zoo import evaluation as evaluation_lib
+from celo_zoo import folders
+from celo_zoo.errors import FormatError, NewerFormatError
+
+FORMAT_VERSION = 2
+
+READABLE_SINCE = "0.1.0"
+"""The celo-zoo that reads `FORMAT_VERSION` first."""
+
+LARGEST_NUMBER = 2**16
+"""Largest size, as a whole number, that is believed of a config: nothing of more is built to look at it."""
+
+LONGEST_LIST = 256
+"""Longest list that is believed of a config."""
+
+_VERSION = re.compile(r"\d{1,5}(\.\d{1,5}){0,3}")
+
+
+def document(
+    config: Any,
+    architecture: str,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    evaluation: list[dict[str, Any]] | None = None,
+    repository: str | None = None,
+) -> dict[str, Any]:
+    """The content of config.json in the present version."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "requires": {"celo-zoo": READABLE_SINCE, "celo-core": celo_core.__version__},
+        "architecture": architecture,
+        "config": configs.to_json(config),
+        "provenance": dict(provenance or {}),
+        "evaluation": list(evaluation or []),
+        "repository": repository,
+    }
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """The bytes of config.json.
+
+    Raises:
+      FormatError: the provenance is not JSON, or too much.
+    """
+    try:
+        data = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FormatError(
+            f"the metadata are not JSON ({error}): use dicts, lists, strings and finite numbers."
+        ) from error
+    if len(data) > folders.LARGEST[folders.CONFIG]:
+        raise FormatError(
+            f"the metadata have {len(data):,} bytes, more than the {folders.LARGEST[folders.CONFIG]:,} allowed: keep "
+            "what is large elsewhere, and name it."
+        )
+    return data
+
+
+def decode(data: bytes, where: str) -> tuple[dict[str, Any], LearnedOptimizer]:
+    """The document, brought to the present version, and the architecture that it describes.
+
+    Nothing in ``data`` is trusted: what is built from it is bounded by `LARGEST_NUMBER` and `LONGEST_LIST`.
+
+    Args:
+      data: content of config.json, of any version up to `FORMAT_VERSION`.
+      where: what to call the folder in messages.
+
+    Raises:
+      NewerFormatError: of a newer version, or of an architecture that the installed celo-core does not know.
+      FormatError: not such a file.
+    """
+    document = _upgraded(_parse(data, where), where)
+    name, config = document.get("architecture"), document.get("config")
+    if (
+        not isinstance(name, str)
+        or not isinstance(config, Mapping)
+        or not isinstance(document.get("provenance"), Mapping)
+        or not isinstance(document.get("evaluation"), list)
+        or not isinstance(document.get("repository"), str | None)
+    ):
+        raise FormatError(
+            f"{where}: {folders.CONFIG} lacks an architecture, a config, a provenance or another field: get it again."
+        )
+    _check_sizes(config, where)
+    try:
+        evaluation_lib.check_all(document["evaluation"])
+    except ValueError as error:
+        raise FormatError(f"{where}: {folders.CONFIG} has an unfit evaluation ({error}): get it again.") from error
+    try:
+        architecture = get_architecture(name, config)
+        expected_shapes(architecture)
+    except Exception as error:  # the config may be anything: whatever building from it raises is a fault of it
+        text = " ".join(str(error).split())[:300]
+        message = f"{where}: {folders.CONFIG} does not fit the installed celo-core {celo_core.__version__} ({text})"
+        if name not in ARCHITECTURES or _is_newer(_required(document, "celo-core"), celo_core.__version__):
+            raise NewerFormatError(f"{message}: {_advice(document, 'celo-core')}.") from error
+        raise FormatError(f"{message}: get it again.") from error
+    return document, architecture
+
+
+def is_meant_for(data: bytes, repository: str) -> bool:
+    """Whether a checked config.json is of the present version and names this repository."""
+    document = json.loads(data)
+    return bool(document["format_version"] == FORMAT_VERSION and document["repository"] == repository)
+
+
+def _parse(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        document = json.loads(data, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: {folders.CONFIG} is not JSON ({error}): get it again.") from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise FormatError(
+            f"{where}: {folders.CONFIG} has no format_version, so it is no learned optimizer of this package."
+        )
+    if version > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"{where} has format version {str(version)[:20]} and this celo-zoo reads up to {FORMAT_VERSION}: "
+            f"{_advice(document, 'celo-zoo')}."
+        )
+    return dict(document)
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return number
+
+
+def _required(document: Mapping[str, Any], package: str) -> str | None:
+    """The version of ``package`` that the untrusted document says it needs."""
+    requires = document.get("requires")
+    needed = requires.get(package) if isinstance(requires, Mapping) else None
+    return needed if isinstance(needed, str) and _VERSION.fullmatch(needed) else None
+
+
+def _is_newer(version: str | None, installed: str) -> bool:
+    numbers = [tuple(int(part) for part in re.findall(r"\d+", text)[:3]) for text in (version or "0", installed)]
+    return numbers[0] > numbers[1]
+
+
+def _advice(document: Mapping[str, Any], package: str) -> str:
+    if needed := _required(document, package):
+        return f'install {package} {needed} or newer (pip install "{package}>={needed}")'
+    return f"upgrade {package} (pip install -U {package})"
+
+
+def _from_1(document: dict[str, Any]) -> dict[str, Any]:
+    return {**document, "requires": {}, "evaluation": [], "repository": None}
+
+
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+"""Version -> what makes the next one of it."""
+
+
+def _upgraded(document: dict[str, Any], where: str) -> dict[str, Any]:
+    for version in range(document["format_version"], FORMAT_VERSION):
+        document = {**_UPGRADES[version](document), "format_version": version + 1}
+    return document
+
+
+def _check_sizes(value: Any, where: str) -> None:
+    """Refuses a config that would take much time or memory to build, before anything is built of it."""
+    if isinstance(value, Mapping | list):
+        if len(value) > LONGEST_LIST:
+            raise FormatError(f"{where}: {folders.CONFIG} has a config with {len(value):,} entries: get it again.")
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _check_sizes(item, where)
+    elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        raise FormatError(
+            f"{where}: {folders.CONFIG} has a config with the size {str(value)[:40]}, more than the {LARGEST_NUMBER:,} "
+            "allowed: get it again."
+        )
+
+
+def expected_shapes(architecture: LearnedOptimizer) -> Any:
+    """Shapes of the architecture's theta, computed without making one."""
+    return _expected_shapes(type(architecture), architecture.config)
+
+
+@functools.lru_cache(maxsize=16)
+def _expected_shapes(architecture: Any, config: Any) -> Any:
+    return jax.eval_shape(architecture(config).init, jax.random.key(0))
