@@ -1,6 +1,9 @@
 """Loading from a Hub: the real client against a server on this machine."""
 
+import dataclasses
+import json
 import os
+import re
 import subprocess
 import sys
 import traceback
@@ -8,11 +11,11 @@ import traceback
 import jax
 import numpy as np
 import pytest
-from hub_faults import Call, Fault, Status, WrongContent
+from hub_faults import Call, DropBody, Fault, Slow, Status, WrongContent
 from hub_server import HubServer
 
 import celo_zoo
-from celo_zoo import folders, hub, schema, tensors
+from celo_zoo import folders, hub, index, schema, tensors
 
 OTHER = "b" * 40
 TOKEN = "hf_secret0123456789secret0123456789"
@@ -197,3 +200,112 @@ def test_forced_download_skips_the_cache(server, options):
     server.clear()
     hub.download(hub.Hub("me/celo", server.head("me/celo")), hub.Options(**options), force_download=True)
     assert files_asked(server) == ALL
+
+
+# --- faults of downloading -------------------------------------------------------------------------------------------
+
+
+def test_body_that_is_dropped(server, options):
+    """The client goes on by itself, or the next load does; what is read is whole in the end."""
+    server.faults.append(Fault(DropBody(), "/model.safetensors$", "GET", times=1))
+    try:
+        celo_zoo.load("me/celo", **options)
+    except celo_zoo.HubError:  # older clients leave that to the caller
+        celo_zoo.load("me/celo", **options)
+    assert server.faults[0].fired == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [(500, celo_zoo.HubError), (401, celo_zoo.AccessError), (403, celo_zoo.AccessError)]
+)
+def test_download_that_fails(code, error, server, options):
+    server.faults.append(Fault(Status(code), "/config.json$", "GET", times=1))
+    with pytest.raises(error, match=r"config.json of me/celo@main could not be fetched"):
+        celo_zoo.load("me/celo", **options)
+    celo_zoo.load("me/celo", **options)
+
+
+def test_slow_answers(server, options):
+    server.faults.append(Fault(Slow(0.2)))
+    celo_zoo.load("me/celo", **options)
+    assert server.faults[0].fired > 4
+
+
+def run_python(code, *arguments, **environment):
+    """Runs Python with another environment, which the client reads when it is imported; returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_environment_of_the_client(server, tmp_path):
+    """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are what users of the Hub know."""
+    code = (
+        "import celo_zoo, sys\n"
+        "try:\n    print(celo_zoo.load(sys.argv[1]).folder)\n"
+        "except celo_zoo.NotFoundError as error:\n    print(error)\n"
+    )
+    environment = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(tmp_path / "home")}
+    assert "HF_HUB_OFFLINE is set: unset it once" in run_python(code, "me/celo", HF_HUB_OFFLINE="1", **environment)
+    assert server.requests == []
+    folder = run_python(code, "me/celo", **environment)
+    assert folder.startswith(str(tmp_path / "home"))
+    server.clear()
+    assert run_python(code, "me/celo", HF_HUB_OFFLINE="1", **environment) == folder
+    assert run_python(code, f"me/celo@{server.head('me/celo')}", HF_HUB_OFFLINE="1", **environment) == folder
+    assert server.requests == []
+
+
+def test_example_of_a_published_card_runs(server, model_folder, tmp_path):
+    """As it stands, on a machine that has nothing of the repository."""
+    theta, config = celo_zoo.load(model_folder)
+    folder = celo_zoo.save(theta, config, tmp_path / "model", repository="me/celo")
+    server.commit("me/celo", {name: (folder / name).read_bytes() for name in os.listdir(folder)})
+    (example,) = re.findall(r"```python\n(.*?)```", server.files("me/celo")["README.md"].decode(), re.DOTALL)
+    assert 'celo_zoo.optimizer("me/celo"' in example
+    printed = run_python(example, HF_ENDPOINT=server.endpoint, HF_HOME=str(tmp_path / "home"))
+    assert re.fullmatch(r"first loss \d+\.\d+, last loss \d+\.\d+\n", printed)
+
+
+# --- names that are on the Hub ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listed(server, package_root, model_folder):
+    """A package that knows a name, ``far``, of which it has no copy."""
+    entry = index.Entry("celo", celo_zoo.load(model_folder).digest, "me/celo", server.head("me/celo"), bundled=False)
+    (package_root / "index.json").write_text(json.dumps({"far": dataclasses.asdict(entry)}))
+    return entry
+
+
+def test_a_name_means_the_same_bytes_wherever_the_branch_is(listed, server, options):
+    server.commit("me/celo", {"config.json": b"{}"})
+    server.clear()
+    found = celo_zoo.load("far", **options)
+    assert (found.digest, found.commit) == (listed.digest, listed.commit)
+    assert found.reference == f"me/celo@{listed.commit}@sha256:{listed.digest}"
+    server.stop()
+    assert celo_zoo.load("far", **options).digest == listed.digest
+
+
+def test_a_name_whose_repository_was_rewritten_is_refused(listed, package_root, options):
+    other = dataclasses.replace(listed, digest="0" * 64)
+    (package_root / "index.json").write_text(json.dumps({"far": dataclasses.asdict(other)}))
+    with pytest.raises(celo_zoo.ChecksumError, match=f"has the digest {listed.digest}, not {'0' * 64}"):
+        celo_zoo.load("far", **options)
+    with pytest.raises(celo_zoo.ChecksumError, match="in this version of celo-zoo"):
+        celo_zoo.load(f"far@sha256:{'1' * 64}", **options)
+
+
+def test_bundled_weights_serve_without_a_request(bundle, server):
+    entry = dataclasses.asdict(index.entries()["celo"]) | {"repository": "me/celo", "commit": server.head("me/celo")}
+    (bundle / "index.json").write_text(json.dumps({"celo": entry}))
+    assert celo_zoo.load("celo").digest == entry["digest"]
+    assert celo_zoo.load(f"celo@sha256:{entry['digest']}", local_files_only=True).source == "celo"
+    assert server.requests == []

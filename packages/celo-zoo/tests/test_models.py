@@ -108,6 +108,18 @@ def test_pretrained_knows_where_it_comes_from(model_folder):
         celo_zoo.load(f"{model_folder}@sha256:{'0' * 64}")
 
 
+def test_fingerprint_is_of_what_decides_updates(model_folder, tmp_path):
+    theta, config = celo_zoo.load(model_folder)
+    other_card = celo_zoo.load(celo_zoo.save(theta, config, tmp_path / "card", metadata={"notes": ["new"]}))
+    other_config = celo_zoo.load(celo_zoo.save(theta, dataclasses.replace(config, step_scale=0.5), tmp_path / "config"))
+    theta["update_rule"]["output"]["bias"] = theta["update_rule"]["output"]["bias"] + np.float32(1)
+    other_theta = celo_zoo.load(celo_zoo.save(theta, config, tmp_path / "theta"))
+    found = celo_zoo.load(model_folder)
+    assert other_card.fingerprint == found.fingerprint
+    assert len({found.fingerprint, other_config.fingerprint, other_theta.fingerprint}) == 3
+    assert other_card.digest != found.digest
+
+
 def test_wrong_digest_is_refused_before_parsing(model_folder, no_parser):
     with pytest.raises(celo_zoo.ChecksumError, match="as expected"):
         celo_zoo.load(f"{model_folder}@sha256:{'0' * 64}")

@@ -116,12 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--tag", default="auto", metavar="T", help="name of this version (the next of v1, v2, ...)")
     publish.add_argument("--private", action="store_true", help="if the repository must be made, make a private one")
     publish.add_argument("--message", metavar="TEXT", help="of the commit")
-    publish.add_argument(
-        "--results", action="append", default=[], metavar="JSON", help="report.json of celo-tasks report, for the card"
-    )
-    publish.add_argument("--results-name", default="celo", metavar="NAME", help="the optimizer's name in there (celo)")
-    publish.add_argument("--license", metavar="L", help="as the Hub spells it (that of the weights, else apache-2.0)")
-    publish.add_argument("--note", action="append", default=[], metavar="TEXT", help="a sentence for the card's limits")
+    _add_record(publish)
     publish.add_argument("--card", metavar="FILE", help="a model card of your own")
     _add_hub(publish)
 
@@ -137,8 +132,27 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--out", required=True, metavar="FOLDER", help="folder to write")
     convert.add_argument("--overwrite", action="store_true", help="replace the folder if it holds weights")
     convert.add_argument("--repository", metavar="OWNER/REPO", help="where you will publish it, for the card")
-    convert.add_argument("--note", action="append", default=[], metavar="TEXT", help="a sentence for the card's limits")
+    _add_record(convert)
     return parser
+
+
+def _add_record(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results", action="append", default=[], metavar="JSON", help="report.json of celo-tasks report, for the card"
+    )
+    parser.add_argument("--results-name", default="celo", metavar="NAME", help="the optimizer's name in there (celo)")
+    parser.add_argument("--license", metavar="L", help="as the Hub spells it (what is recorded, else apache-2.0)")
+    parser.add_argument("--note", action="append", default=[], metavar="TEXT", help="a sentence for the card's limits")
+
+
+def _record(options: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Metadata and evaluation from the options of `_add_record`."""
+    from celo_zoo import evaluation
+
+    metadata = {"license": options.license} if options.license else {}
+    if options.note:
+        metadata["notes"] = options.note
+    return metadata, [evaluation.from_report(path, options.results_name) for path in options.results]
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -241,18 +255,16 @@ def _verify(options: argparse.Namespace) -> Any:
 def _publish(options: argparse.Namespace) -> Any:
     import pathlib
 
-    from celo_zoo import evaluation, publishing
+    from celo_zoo import publishing
 
-    metadata = {"license": options.license} if options.license else {}
-    if options.note:
-        metadata["notes"] = options.note
+    metadata, evaluation = _record(options)
     if options.card is not None and not pathlib.Path(options.card).is_file():
         raise NotFoundError(f"there is no file {options.card}: check the path of the card.")
     published = publishing.publish(
         options.weights,
         options.repository,
         metadata=metadata,
-        evaluation=[evaluation.from_report(path, options.results_name) for path in options.results],
+        evaluation=evaluation,
         card=None if options.card is None else pathlib.Path(options.card).read_text(encoding="utf-8"),
         tag=options.tag,
         message=options.message,
@@ -283,10 +295,15 @@ def _convert(options: argparse.Namespace) -> Any:
         print(
             f"left out, as it influences nothing: {', '.join(metadata['converted_from']['left_out'])}", file=sys.stderr
         )
-    if options.note:
-        metadata["notes"] = options.note
+    more, evaluation = _record(options)
     folder = saving.save(
-        theta, config, options.out, metadata=metadata, repository=options.repository, overwrite=options.overwrite
+        theta,
+        config,
+        options.out,
+        metadata={**metadata, **more},
+        evaluation=evaluation,
+        repository=options.repository,
+        overwrite=options.overwrite,
     )
     if not options.json:
         print(folder)

@@ -29,8 +29,8 @@ class LazyOptimizer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 that stands for every file of the weights; errors as `celo_zoo.load`."""
-        return f"sha256 {self._pretrained.digest}"
+        """SHA-256 of what decides its updates; errors as `celo_zoo.load`."""
+        return f"sha256 {self._pretrained.fingerprint}"
 
     def __call__(self, num_steps: Any) -> optax.GradientTransformationExtraArgs:
         """The optimizer for a training of ``num_steps`` steps; errors as `celo_zoo.load`."""

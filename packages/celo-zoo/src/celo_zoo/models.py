@@ -1,6 +1,8 @@
 """Loading learned optimizers: theta and the config that belongs to it, with where they come from."""
 
 import dataclasses
+import hashlib
+import json
 import logging
 import os
 import pathlib
@@ -59,6 +61,12 @@ class Pretrained:
     def reference(self) -> str:
         """What `load` takes to get these very bytes or an error: the source with commit and digest."""
         return f"{self.source}@sha256:{self.digest}"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides its updates, weights, architecture and config: it outlives a new card or new results."""
+        decides = {"architecture": self.architecture, "config": self.document["config"]}
+        return hashlib.sha256(tensors.encode(self.theta) + json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     @property
     def num_values(self) -> int:

@@ -1,0 +1,45 @@
+"""What docs/weights.md promises about names is what the code has."""
+
+import pathlib
+import re
+
+import pytest
+
+from celo_core import ARCHITECTURES, get_architecture
+from celo_zoo import folders, schema, tensors
+
+PAGE = pathlib.Path(__file__).resolve().parents[3] / "docs" / "weights.md"
+
+
+@pytest.fixture
+def page():
+    if not PAGE.is_file():
+        pytest.skip("docs/weights.md is part of the repository, not of the package")
+    return PAGE.read_text()
+
+
+def test_leaf_names_are_documented(page):
+    page = page.split("## Leaves")[1].split("##")[0]
+    header = re.search(r"^\| leaf \|(.*)\|$", page, re.MULTILINE)
+    names = [name.strip(" `") for name in header[1].split("|")]
+    assert names == list(ARCHITECTURES)
+    rows = re.findall(r"^\| `([a-z_0-9/]+/[a-z_0-9/]+)` \|(.*)\|$", page, re.MULTILINE)
+    documented = {name: {} for name in names}
+    for leaf, cells in rows:
+        for name, cell in zip(names, cells.split("|"), strict=True):
+            if cell.strip():
+                documented[name][leaf] = tuple(int(size) for size in cell.split("x"))
+    for name in names:
+        shapes = tensors.flatten(schema.expected_shapes(get_architecture(name)))
+        assert documented[name] == {path: leaf.shape for path, leaf in shapes.items()}
+
+
+def test_format_is_documented(page, model_folder):
+    assert f"`config.json`, version {schema.FORMAT_VERSION}:" in page
+    document = schema.document(get_architecture("celo").config, "celo")
+    for key in document:
+        assert f"`{key}`" in page
+    for name in (folders.CHECKSUMS, *folders.LISTED):
+        assert f"| `{name}` |" in page
+    for dtype in tensors.DTYPES.values():
+        assert dtype.name in page
