@@ -227,6 +227,7 @@ def run(folder, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_example_runs_in_the_folder(model_folder, monkeypatch, capsys):
     assert all(0 <= loss < 1e6 for loss in run(model_folder, monkeypatch, capsys))
 

@@ -15,6 +15,7 @@ import celo_zoo
 from celo_zoo import folders, models, tensors
 
 
+@pytest.mark.slow
 def test_ten_thousand_altered_copies(tmp_path):
     result = fuzz(10_000, 7, tmp_path)
     counts = result["counts"]

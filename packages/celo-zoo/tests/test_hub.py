@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hub_faults import Call, DropBody, Fault, Slow, Status, WrongContent
 from hub_server import HubServer
+from test_references import tool as tool  # a fixture
 
 import celo_zoo
 from celo_zoo import folders, hub, index, schema, tensors
@@ -244,6 +245,7 @@ def run_python(code, *arguments, **environment):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_environment_of_the_client(server, tmp_path):
     """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are what users of the Hub know."""
     code = (
@@ -262,6 +264,7 @@ def test_environment_of_the_client(server, tmp_path):
     assert server.requests == []
 
 
+@pytest.mark.slow
 def test_example_of_a_published_card_runs(server, model_folder, tmp_path):
     """As it stands, on a machine that has nothing of the repository."""
     theta, config = celo_zoo.load(model_folder)
@@ -309,3 +312,26 @@ def test_bundled_weights_serve_without_a_request(bundle, server):
     assert celo_zoo.load("celo").digest == entry["digest"]
     assert celo_zoo.load(f"celo@sha256:{entry['digest']}", local_files_only=True).source == "celo"
     assert server.requests == []
+
+
+def test_listing_what_is_published(tool, package_root, server, options, model_folder, tmp_path):
+    """The tool that writes the index downloads what it lists."""
+    published = f"me/celo@{server.head('me/celo')}"
+    entry = tool.bundle(model_folder, "near", package_root, published=published, **options)
+    assert entry == index.Entry("celo", celo_zoo.load(model_folder).digest, *published.split("@"), bundled=True)
+    far = tool.bundle(published, "far", package_root, published=published, bundled=False, **options)
+    assert far == dataclasses.replace(entry, bundled=False)
+    assert index.entries() == {"far": far, "near": entry}
+    assert [path.name for path in (package_root / "weights").iterdir()] == ["near"]
+    assert celo_zoo.load("far", **options).digest == celo_zoo.load("near").digest
+
+    server.commit("me/celo", {"README.md": b"other"})
+    other = f"me/celo@{server.head('me/celo')}"
+    for weights, published, bundled, error in (
+        (model_folder, other, True, celo_zoo.ChecksumError),
+        (model_folder, "me/celo@main", True, ValueError),
+        (model_folder, None, False, ValueError),
+    ):
+        with pytest.raises(error):
+            tool.bundle(weights, "more", package_root, published=published, bundled=bundled, **options)
+    assert celo_zoo.names() == ["far", "near"]

@@ -141,4 +141,8 @@ def test_weights_entry_point_reads_a_folder(bundle, tmp_path):
     updates, _ = pretrained(20).update(params, pretrained(20).init(params), params, value=np.float32(1.5))
     assert updates.shape == (3,)
     again = entry.load()(tmp_path / "mine")
-    assert pretrained.fingerprint == again.fingerprint != entry.load()("celo").fingerprint
+    assert pretrained.fingerprint == again.fingerprint == entry.load()("celo").fingerprint  # of what decides updates
+    celo_zoo.save(
+        {**theta, "update_rule": jax.tree.map(lambda leaf: 2 * leaf, theta["update_rule"])}, config, tmp_path / "twice"
+    )
+    assert entry.load()(tmp_path / "twice").fingerprint != pretrained.fingerprint

@@ -275,13 +275,20 @@ def _publish(options: argparse.Namespace) -> Any:
         progress=lambda line: print(f"celo-zoo: {line}", file=sys.stderr, flush=True),
     )
     if not options.json:
-        parent = published.parent or ("nothing: the repository would be made" if options.dry_run else "nothing")
-        print(f"{published.url}: {'would be committed onto' if options.dry_run else 'committed onto'} {parent}")
+        print(f"{published.url}: {_what_happened(published)}")
         for change in published.changes:
             print(f"  {change.kind:9}  {change.path:17}  {change.size:>9,} bytes  sha256:{change.sha256}")
         print(f"tag: {published.tag or 'none'}")
         print(published.reference or f"digest: sha256:{published.digest}")
     return {**dataclasses.asdict(published), "reference": published.reference}
+
+
+def _what_happened(published: Any) -> str:
+    if all(change.kind == "unchanged" for change in published.changes):
+        return f"holds this already, as commit {published.commit or published.parent}"
+    if published.dry_run:
+        return f"would get a commit onto {published.parent}" if published.parent else "would be made, and get a commit"
+    return f"got the commit {published.commit}"
 
 
 def _convert(options: argparse.Namespace) -> Any:
