@@ -76,6 +76,6 @@ def test_a_meta_optimizer_is_imported(monkeypatch):
         ("digits_8x8",), meta_optimizer=f"{__name__}:sgd", iterations=(4, 4), num_pairs=2, truncation=2
     )
     family = ImageMLP(("digits_8x8",))
-    made = meta_training._trainer(recipe, 0, {}, family, family.load(), None)
+    made = meta_training._trainer(recipe, 0, {}, [family], [family.load()], None)
     updates, _ = made._optimizer.update({"a": np.ones(2)}, made._optimizer.init({"a": np.ones(2)}))
     np.testing.assert_allclose(updates["a"], -0.25)

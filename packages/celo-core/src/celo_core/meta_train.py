@@ -66,6 +66,7 @@ class MetaTrainConfig:
       iterations: meta-iterations (updates of theta) in the whole phase.
       learning_rate: peak learning rate of the meta-optimizer, AdamW.
       final_fraction: the learning rate decays by a cosine to this fraction of its peak; 1 for a constant one.
+      decay_from: share of the iterations after which it begins to: before, it is constant.
       weight_decay: AdamW's decoupled weight decay.
       clip_norm: meta-gradients are clipped to this global norm.
       average_decay: decay of the running average of theta that a phase returns; 0 for the last theta.
@@ -78,6 +79,7 @@ class MetaTrainConfig:
     iterations: int = 100_000
     learning_rate: float = 3e-4
     final_fraction: float = 1.0
+    decay_from: float = 0.0
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     average_decay: float = 0.0
@@ -90,6 +92,8 @@ class MetaTrainConfig:
             raise ValueError(f"iterations and block must be at least 1, not {self.iterations} and {self.block}.")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay must be in [0, 1), not {self.average_decay}.")
+        if not 0 <= self.decay_from < 1:
+            raise ValueError(f"decay_from must be in [0, 1), not {self.decay_from}.")
         starts = [start for start, _ in self.truncations]
         if starts != sorted(set(starts)) or any(start < 0 or steps < 1 for start, steps in self.truncations):
             raise ValueError(
@@ -99,7 +103,9 @@ class MetaTrainConfig:
 
     def optimizer(self) -> optax.GradientTransformation:
         """The meta-optimizer."""
-        schedule = optax.cosine_decay_schedule(self.learning_rate, self.iterations, alpha=self.final_fraction)
+        held = round(self.decay_from * self.iterations)
+        cosine = optax.cosine_decay_schedule(self.learning_rate, self.iterations - held, alpha=self.final_fraction)
+        schedule = optax.join_schedules([optax.constant_schedule(self.learning_rate), cosine], [held])
         return optax.chain(
             optax.clip_by_global_norm(self.clip_norm), optax.adamw(schedule, weight_decay=self.weight_decay)
         )

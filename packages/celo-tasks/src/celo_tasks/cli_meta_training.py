@@ -62,6 +62,11 @@ def _add_problems(add: Any) -> None:
     add("--data-dir", metavar="FOLDER", help="folder of arrays NAME.npz (x_train, y_train, x_test, y_test; uint8)")
     what = "image sets (the paper's four if they are on this machine, else those in the package)"
     add("--datasets", type=names, metavar="A,B,...", help=what)
+    what = "problems of several kinds: antithetic pairs of each, e.g. mlp:16,vit:8,gru:4 (the paper's MLPs alone); see below"
+    add("--families", type=_counts, metavar="NAME:N,...", help=what)
+    add("--text", metavar="NAME", help="what language models among them read (shakespeare)")
+    what = "loss, or log_loss, to which families whose losses differ in size contribute alike (loss)"
+    add("--objective", metavar="NAME", help=what)
     add("--augmentation", dest="levels", type=names, metavar="A,B,...", help=_LEVELS)
     add("--min-length", type=int, metavar="N", help="shortest training of a problem, in steps (100)")
     add("--max-length", type=int, metavar="N", help="longest training of a problem, in steps (2000)")
@@ -96,6 +101,7 @@ def _add_optimizer(add: Any) -> None:
     add("--learning-rate", type=float, metavar="X", help="for the update rule (3e-4)")
     add("--scheduler-learning-rate", type=float, metavar="X", help="for the scheduler (3e-4)")
     add("--final-fraction", type=float, metavar="X", help="learning rates decay to this fraction by a cosine (1)")
+    add("--decay-from", type=float, metavar="X", help="share of a phase after which they begin to (0)")
     add("--weight-decay", type=float, metavar="X", help="AdamW's (0)")
     add("--clip-norm", type=float, metavar="X", help="largest norm of the meta-gradient (1)")
     what = "your own in place of AdamW: a function of the number of iterations that returns an Optax optimizer"
@@ -193,6 +199,13 @@ def _recipe(options: argparse.Namespace) -> Any:
         other = given.get(first, before[1]) if name == "iterations" else before[1]
         changed[name] = (given.get(first, before[0]), given.get(second, other))
     return meta_training.Recipe(datasets=options.datasets or default_datasets(options.data_dir), **changed)
+
+
+def _counts(text: str) -> tuple[tuple[str, int], ...]:
+    try:
+        return tuple((name, int(count)) for name, count in (item.split(":") for item in names(text)))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of NAME:N, such as mlp:16,vit:8") from None
 
 
 def _pairs(text: str) -> tuple[tuple[int, int], ...]:

@@ -29,6 +29,7 @@ from celo_core import (
     GrowingLength,
     LearnedOptimizer,
     LogUniformLength,
+    MeanOfEstimators,
     ResumeBuffer,
     checkpoints,
     configs,
@@ -40,8 +41,9 @@ from celo_core.meta_run import run_phase
 from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer
 from celo_core.truncation import LengthSchedule
 from celo_tasks.evaluation import competitors
-from celo_tasks.families import ImageMLP, reparametrize
+from celo_tasks.families import LogLoss, reparametrize
 from celo_tasks.machine import hardware
+from celo_tasks.meta_families import META_FAMILIES, Sources
 from celo_tasks.meta_report import MetaReport
 
 PHASES = ("update_rule", "scheduler")
@@ -60,6 +62,7 @@ class Recipe:
       iterations: meta-iterations of each phase, by phase.
       learning_rates: peak learning rate of the meta-optimizer, by phase.
       final_fraction: the learning rate decays by a cosine to this fraction of its peak; 1 for a constant one.
+      decay_from: share of a phase's iterations after which it begins to: before, it is constant.
       weight_decay: AdamW's.
       clip_norm: largest norm of the meta-gradient.
       meta_optimizer: ``"module:function"`` that, called with the number of iterations, returns the Optax optimizer to use in
@@ -77,6 +80,11 @@ class Recipe:
       curriculum: iterations until it has grown to ``max_length``.
       meta_loss: ``"training"`` or ``"held_out"``.
       resume_probability: share of new problems that begin from a snapshot of an earlier life.
+      families: pairs (name in `celo_tasks.meta_families.META_FAMILIES`, antithetic pairs of problems of it); empty for the
+        paper's, ``num_pairs`` of "mlp".
+      text: what the families of language models read, see `celo_tasks.datasets.load_text`.
+      objective: of what the mean over a problem's steps is minimised, ``"loss"`` or ``"log_loss"`` (see
+        `celo_tasks.families.LogLoss`); families whose losses differ in size want the latter.
       seed: of everything random.
     """
 
@@ -85,6 +93,7 @@ class Recipe:
     iterations: tuple[int, int] = (100_000, 100_000)
     learning_rates: tuple[float, float] = (3e-4, 3e-4)
     final_fraction: float = 1.0
+    decay_from: float = 0.0
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     meta_optimizer: str | None = None
@@ -102,6 +111,9 @@ class Recipe:
     curriculum: int = 10_000
     meta_loss: str = "training"
     resume_probability: float = 0.0
+    families: tuple[tuple[str, int], ...] = ()
+    text: str = "shakespeare"
+    objective: str = "loss"
     seed: int = 0
 
 
@@ -161,16 +173,15 @@ def meta_train(
       FloatingPointError: see `celo_core.meta_run.run_phase`.
     """
     folder = pathlib.Path(folder)
-    images = ImageMLP(recipe.datasets, data_dir=data_dir, held_out=recipe.meta_loss == "held_out")
-    family = reparametrize(images, recipe.levels)
-    data = family.load()
+    families = _families(recipe, data_dir)
+    data: Any = [family.load() for family in families]
     identity = {"recipe": json.loads(json.dumps(dataclasses.asdict(recipe))), "data": data_digest(data)}
     writes = jax.process_index() == 0
     theta: dict[str, Any] = {}
     for number, phase in enumerate(PHASES[: PHASES.index(phases[-1]) + 1]):
         path = folder / phase / "theta.npz"
         if phase in phases and not path.exists():
-            trainer = _trainer(recipe, number, theta, family, data, devices)
+            trainer = _trainer(recipe, number, theta, families, data, devices)
             if writes:
                 print(f"phase {number + 1} of 2: {phase.replace('_', ' ')}", file=sys.stderr)
             begin = time.monotonic()
@@ -206,8 +217,25 @@ def _wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def _families(recipe: Recipe, data_dir: str | None) -> list[Any]:
+    """The families that problems are drawn from, reparametrised, with their objective."""
+    check_choice("objective", recipe.objective, ("loss", "log_loss"))
+    sources = Sources(recipe.datasets, recipe.text, data_dir, held_out=recipe.meta_loss == "held_out")
+    families = []
+    for name, _ in recipe.families or (("mlp", recipe.num_pairs),):
+        check_choice("family", name, tuple(META_FAMILIES))
+        family = reparametrize(META_FAMILIES[name][1](sources), recipe.levels)
+        families.append(LogLoss(family) if recipe.objective == "log_loss" else family)
+    return families
+
+
 def _trainer(
-    recipe: Recipe, phase: int, theta: Mapping[str, Any], family: Any, data: Any, devices: Sequence[Any] | None
+    recipe: Recipe,
+    phase: int,
+    theta: Mapping[str, Any],
+    families: Sequence[Any],
+    data: Sequence[Any],
+    devices: Sequence[Any] | None,
 ) -> MetaTrainer:
     architecture: LearnedOptimizer
     if phase == 0:
@@ -219,6 +247,7 @@ def _trainer(
         iterations=iterations,
         learning_rate=recipe.learning_rates[phase],
         final_fraction=recipe.final_fraction,
+        decay_from=recipe.decay_from,
         weight_decay=recipe.weight_decay,
         clip_norm=recipe.clip_norm,
         average_decay=recipe.average_decay,
@@ -226,10 +255,19 @@ def _trainer(
         seed=recipe.seed + phase,
     )
     optimizer = None if recipe.meta_optimizer is None else competitors.imported(recipe.meta_optimizer)(iterations)
-    return MetaTrainer(_estimator(recipe, architecture, family, iterations), config, data, devices, optimizer)
+    pairs = [pairs for _, pairs in recipe.families] or [recipe.num_pairs]
+    parts = [
+        _estimator(recipe, architecture, family, iterations, number)
+        for family, number in zip(families, pairs, strict=True)
+    ]
+    if len(parts) == 1:
+        return MetaTrainer(parts[0], config, data[0], devices, optimizer)
+    return MetaTrainer(MeanOfEstimators(parts), config, data, devices, optimizer)
 
 
-def _estimator(recipe: Recipe, architecture: LearnedOptimizer, family: Any, iterations: int) -> GradientEstimator:
+def _estimator(
+    recipe: Recipe, architecture: LearnedOptimizer, family: Any, iterations: int, num_pairs: int
+) -> GradientEstimator:
     check_choice("estimator", recipe.estimator, tuple(ESTIMATORS))
     estimator = ESTIMATORS[recipe.estimator]
     takes = {field.name for field in dataclasses.fields(estimator)}
@@ -240,9 +278,9 @@ def _estimator(recipe: Recipe, architecture: LearnedOptimizer, family: Any, iter
     if "sigma" in takes:
         first, last = recipe.sigma, recipe.final_sigma
         decaying = last is not None and optax.exponential_decay(first, iterations, last / first)
-        given |= {"num_pairs": recipe.num_pairs, "sigma": decaying or first}
+        given |= {"num_pairs": num_pairs, "sigma": decaying or first}
     else:
-        given["num_problems"] = 2 * recipe.num_pairs
+        given["num_problems"] = 2 * num_pairs
     if "truncation" in takes:
         given["truncation"] = recipe.truncation
     if recipe.resume_probability:
@@ -266,16 +304,21 @@ def load_theta(path: str | os.PathLike[str]) -> dict[str, Any]:
     return unflatten_theta(dict(zip(shapes, checkpoints.load_checkpoint(path, example), strict=True)))
 
 
-def data_digest(data: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over the arrays."""
+def data_digest(data: Sequence[Mapping[str, np.ndarray]]) -> str:
+    """SHA-256 over the arrays of all families."""
     digest = hashlib.sha256()
-    for name in sorted(data):
-        digest.update(name.encode() + np.ascontiguousarray(data[name]).tobytes())
+    for arrays in data:
+        for name in sorted(arrays):
+            digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()
 
 
 def provenance(
-    recipe: Recipe, folder: pathlib.Path, data_dir: str | None, data: Mapping[str, np.ndarray], command: str | None
+    recipe: Recipe,
+    folder: pathlib.Path,
+    data_dir: str | None,
+    data: Sequence[Mapping[str, np.ndarray]],
+    command: str | None,
 ) -> dict[str, Any]:
     """Where a run's weights come from: command, commit, data, seeds, cost, hardware and versions; with what rebuilds it."""
     cost = {}
@@ -290,7 +333,7 @@ def provenance(
         "recipe": dataclasses.asdict(recipe),
         "architecture": Celo.name,
         "config": configs.to_json(CeloConfig()),
-        "networks": f"MLPs with hidden layers of {', '.join(map(str, ImageMLP.hidden_sizes))} units on 8x8 images",
+        "networks": [META_FAMILIES[name][0] for name, _ in recipe.families or (("mlp", recipe.num_pairs),)],
         "data": {"source": "prepared arrays" if data_dir else "as found on the machine", "sha256": data_digest(data)},
         "seeds": [recipe.seed, recipe.seed + 1],
         "cost": cost,

@@ -18,9 +18,12 @@ from celo_tasks.families.image_conv import PatchConv as PatchConv
 from celo_tasks.families.image_mlp import MLP as MLP
 from celo_tasks.families.image_mlp import ImageMLP as ImageMLP
 from celo_tasks.families.image_resnet import ResNet as ResNet
+from celo_tasks.families.image_sets import ImageAutoencoders as ImageAutoencoders
+from celo_tasks.families.image_sets import ImageNetworks as ImageNetworks
 from celo_tasks.families.language_model import LanguageModel as LanguageModel
 from celo_tasks.families.learned_optimizer_training import LearnedOptimizerTraining as LearnedOptimizerTraining
 from celo_tasks.families.mlp_mixer import MLPMixer as MLPMixer
+from celo_tasks.families.objective import LogLoss as LogLoss
 from celo_tasks.families.recurrent import RecurrentLM as RecurrentLM
 from celo_tasks.families.sampled_mlp import SampledImageMLP as SampledImageMLP
 from celo_tasks.families.text_transformer import TextTransformer as TextTransformer

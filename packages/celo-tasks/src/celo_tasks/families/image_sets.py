@@ -1,0 +1,84 @@
+"""Networks other than plain MLPs on several image sets, of which a task picks one: small families to meta-train on."""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from celo_tasks.families.image_mlp import MLP, ImageMLP, clip_loss
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageNetworks(ImageMLP):
+    """A `celo_core.TaskFamily`: classification of one of several image sets by any flax network.
+
+    As `ImageMLP`, whose fields it has (``hidden_sizes`` is not used), with
+
+    Attributes:
+      network: maps float32 images (batch, *input_shape) to logits (batch, num_classes). One with batch normalisation keeps
+        its running averages in flax's collection "batch_stats", and is told by the keyword ``train`` to use the batch's own.
+      input_shape: shape in which an image is given to it.
+      label: name of the kind of network.
+    """
+
+    network: nn.Module = dataclasses.field(default_factory=lambda: MLP((32,), 10))
+    input_shape: tuple[int, ...] = (8, 8, 1)
+    label: str = "network"
+
+    @property
+    def name(self) -> str:
+        """E.g. ``"vit_mnist_8x8"``."""
+        return "_".join([self.label, *self.datasets])
+
+    def init(self, key: Array, config: Any) -> tuple[Any, Any]:
+        """Parameters of the network, and its "batch_stats" as model state: ``None`` where it has none."""
+        del config
+        variables = self.network.init(key, jnp.zeros((1, *self.input_shape)))
+        return variables["params"], variables.get("batch_stats")
+
+    def loss(self, params: Any, model_state: Any, key: Array, config: Any, batch: Any) -> tuple[Array, Any]:
+        """Mean cross entropy in nats, and the new running averages."""
+        del key, config
+        images, labels = batch
+        images = images.reshape(-1, *self.input_shape)
+        logits: Any
+        if model_state is None:
+            logits = self.network.apply({"params": params}, images)
+        else:
+            variables = {"params": params, "batch_stats": model_state}
+            logits, updated = self.network.apply(variables, images, train=True, mutable=["batch_stats"])
+            model_state = updated["batch_stats"]
+        return jnp.mean(optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, self.num_classes))), model_state
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageAutoencoders(ImageMLP):
+    """A `celo_core.TaskFamily`: an MLP that is to return images of one of several sets. ``hidden_sizes`` are its own.
+
+    The squared error per pixel of a sigmoid, as of `ImageAutoencoder`.
+    """
+
+    @property
+    def name(self) -> str:
+        """E.g. ``"autoencoder_16_4_16_mnist_8x8"``."""
+        return "_".join(["autoencoder", *map(str, self.hidden_sizes), *self.datasets])
+
+    def loss(self, params: Any, model_state: None, key: Array, config: Any, batch: Any) -> tuple[Array, None]:
+        """Mean squared error per pixel."""
+        del key, config
+        images, _ = batch
+        outputs: Any = self._network().apply({"params": params}, images)
+        return jnp.mean(jnp.square(jax.nn.sigmoid(outputs) - images)), model_state
+
+    def normalizer(self, loss: Array) -> Array:
+        """Loss clipped to [0, 1]; non-finite counts as the upper end."""
+        return clip_loss(loss, 1.0)
+
+    def _network(self) -> MLP:
+        return MLP(self.hidden_sizes, math.prod(self.image_shape))
