@@ -6,6 +6,7 @@ import sys
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -133,3 +134,25 @@ def test_progress_says_rate_time_left_loss_and_step_size(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert all("meta-loss" in line and "step size" in line for line in lines[:-1])
     assert "inner steps/s" in lines[1] and "left" in lines[1]
+
+
+@pytest.mark.parametrize("decay_from", [0.0, 0.6])
+def test_learning_rate_is_held_and_then_decays_by_a_cosine(decay_from):
+    """Adam's step for a gradient that stays the same is the learning rate."""
+    config = MetaTrainConfig(iterations=20, learning_rate=0.1, final_fraction=0.25, decay_from=decay_from)
+    optimizer = config.optimizer()
+    theta = {"a": jnp.ones(())}
+    state, steps = optimizer.init(theta), []
+    for _ in range(20):
+        updates, state = optimizer.update({"a": jnp.ones(())}, state, theta)
+        steps.append(-float(updates["a"]))
+    held = round(20 * decay_from)
+    progress = np.clip((np.arange(20) - held) / (20 - held), 0, 1)
+    expected = 0.1 * (0.25 + 0.75 * (1 + np.cos(np.pi * progress)) / 2)
+    np.testing.assert_allclose(steps, expected, rtol=1e-4)  # bias corrections in float32, and Adam's epsilon
+
+
+@pytest.mark.parametrize("decay_from", [-0.1, 1.0])
+def test_decay_from_must_be_a_share(decay_from):
+    with pytest.raises(ValueError, match="decay_from must be in"):
+        MetaTrainConfig(decay_from=decay_from)

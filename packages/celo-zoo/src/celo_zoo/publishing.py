@@ -180,7 +180,9 @@ def _files(
         provenance = found.document["provenance"]
         results = results or found.document["evaluation"]
         card = _own_card(found, stored[folders.CARD]) if card is None else card
-    files = saving.render(
+        if card is not None and evaluation:
+            _logger.warning("the model card is not written anew, so the results are in config.json alone")
+    return saving.render(
         theta,
         config,
         metadata={**provenance, **(metadata or {})},
@@ -188,7 +190,6 @@ def _files(
         repository=repository,
         card=card,
     )
-    return files
 
 
 def _own_card(found: models.Pretrained, stored: bytes) -> str | None:
