@@ -122,6 +122,7 @@ def diverging(folder, iterations=GOOD_EVERY * 4, **kwargs):
     return run_phase(trainer, folder, progress=ProgressLine(sys.stderr, 0.0), **kwargs)
 
 
+@pytest.mark.slow
 def test_divergence_is_reported_and_the_run_goes_on(tmp_path, capsys):
     state = diverging(tmp_path)
     assert int(state.iteration) == GOOD_EVERY * 4
@@ -130,12 +131,14 @@ def test_divergence_is_reported_and_the_run_goes_on(tmp_path, capsys):
     assert event["action"] == "report" and "smoothed meta-loss has risen" in event["wrong"]
 
 
+@pytest.mark.slow
 def test_divergence_stops_the_run_with_one_sentence(tmp_path):
     with pytest.raises(FloatingPointError, match="diverged at iteration .* lower the learning rate"):
         diverging(tmp_path, on_divergence="stop")
     assert json.loads((tmp_path / "events.jsonl").read_text())["action"] == "stop"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_finite_stops_and_its_checkpoint_is_from_before(tmp_path):
     """Whatever is to be done about divergence: from a theta that is NaN there is no way back."""
     spoil = lambda g, count: jax.tree.map(lambda x: jnp.where(count < 30, 0.0 * x, jnp.nan), g)
@@ -147,6 +150,7 @@ def test_a_run_that_is_not_finite_stops_and_its_checkpoint_is_from_before(tmp_pa
     assert json.loads((tmp_path / "events.jsonl").read_text())["action"] == "stop"
 
 
+@pytest.mark.slow
 def test_divergence_is_rolled_back(tmp_path, capsys):
     """The run goes back to a good state, halves its steps, and gives up after the last retry; the log has no gap."""
     state = diverging(tmp_path, on_divergence="rollback")
@@ -243,6 +247,7 @@ def test_defaults_are_the_papers():
     assert estimator.inner_steps * config.iterations == 320_000_000
 
 
+@pytest.mark.slow
 def test_schedule_of_truncations(tmp_path):
     config = MetaTrainConfig(iterations=11, block=4, truncations=((3, 10), (9, 2)))
     trainer = make_trainer(config)
@@ -317,6 +322,7 @@ def test_what_cannot_work_is_said_in_one_sentence(make, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_other_architectures_estimators_and_formats_are_refused(tmp_path):
     stop = lambda: True
     run_phase(make_trainer(), tmp_path, stop=stop)

@@ -35,6 +35,7 @@ def finished(tmp_path_factory):
     return folder, jax.device_get(run_phase(make_trainer(), folder))
 
 
+@pytest.mark.slow
 def test_resume_is_bit_for_bit(finished, tmp_path):
     stops = iter([False, True])
     run_phase(make_trainer(), tmp_path, stop=lambda: next(stops))

@@ -47,6 +47,11 @@ def add_commands(commands: Any) -> None:
     add = parser.add_argument
     add("--out", required=True, metavar="FOLDER", help="folder of the run; an unfinished run in it is resumed")
     add("--recipe", choices=("paper", "fast"), default="paper", help="settings that the options below change (paper)")
+    add(
+        "--architecture",
+        choices=("celo", "celo_adam"),
+        help="what to train; Celo-Adam has the second phase alone (celo)",
+    )
     add("--phase", choices=("both", "update-rule", "scheduler"), default="both", help="which phase to run (both)")
     add("--minutes", type=float, metavar="M", help="stop after M minutes, with a checkpoint")
     add("--seed", type=int, metavar="N", help="seed of everything random (0)")
@@ -138,7 +143,7 @@ def _run(options: argparse.Namespace) -> int:
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", options.cpu_devices or default_cpu_devices())
     recipe = _recipe(options)
-    phases = meta_training.PHASES if options.phase == "both" else (options.phase.replace("-", "_"),)
+    phases = None if options.phase == "both" else (options.phase.replace("-", "_"),)
     meta_report.prepare(options.tensorboard)
     interrupted: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -161,7 +166,7 @@ def _run(options: argparse.Namespace) -> int:
         if jax.process_index() == 0:
             print(f"stopped; the same command goes on from {options.out}", file=sys.stderr)
         return 130 if interrupted else 0
-    finished = options.out if set(theta) == set(meta_training.PHASES) else os.path.join(options.out, phases[-1])
+    finished = options.out if set(theta) == set(recipe.phases) else os.path.join(options.out, list(theta)[-1])
     if jax.process_index() == 0:
         print(os.path.join(finished, "theta.npz"))
     return 0

@@ -1,4 +1,4 @@
-"""Meta-training of Celo as published, in two phases, on image families: what ``celo-tasks meta-train`` runs.
+"""Meta-training of Celo in two phases, as published or on more kinds of networks: what ``celo-tasks meta-train`` runs.
 
 Source: Celo (arXiv 2501.12670, section 4).
 """
@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 
 from celo_core import (
     Celo,
+    CeloAdam,
     CeloConfig,
     GradientEstimator,
     GrowingLength,
@@ -34,6 +35,7 @@ from celo_core import (
     checkpoints,
     configs,
     files,
+    get_architecture,
 )
 from celo_core.checks import check_choice, flatten_theta, unflatten_theta
 from celo_core.estimators import ESTIMATORS
@@ -47,6 +49,10 @@ from celo_tasks.meta_families import META_FAMILIES, Sources
 from celo_tasks.meta_report import MetaReport
 
 PHASES = ("update_rule", "scheduler")
+"""Celo's. Celo-Adam's direction is Adam's, so it has the second phase alone."""
+
+ARCHITECTURES = ("celo", "celo_adam")
+"""What can be meta-trained."""
 
 PAPER_DATASETS = ("mnist_8x8", "fashion_mnist_8x8", "cifar10_8x8", "svhn_cropped_8x8")
 OFFLINE_DATASETS = ("digits_8x8", "fashion_mnist_small_8x8")
@@ -80,6 +86,7 @@ class Recipe:
       curriculum: iterations until it has grown to ``max_length``.
       meta_loss: ``"training"`` or ``"held_out"``.
       resume_probability: share of new problems that begin from a snapshot of an earlier life.
+      architecture: ``"celo"`` or ``"celo_adam"``.
       families: pairs (name in `celo_tasks.meta_families.META_FAMILIES`, antithetic pairs of problems of it); empty for the
         paper's, ``num_pairs`` of "mlp".
       text: what the families of language models read, see `celo_tasks.datasets.load_text`.
@@ -111,10 +118,23 @@ class Recipe:
     curriculum: int = 10_000
     meta_loss: str = "training"
     resume_probability: float = 0.0
+    architecture: str = "celo"
     families: tuple[tuple[str, int], ...] = ()
     text: str = "shakespeare"
     objective: str = "loss"
     seed: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """What differs from the defaults, for JSON: settings that later versions add change nothing in it."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        changed = {name: value for name, value in fields.items() if value != defaults[name]}
+        return dict(json.loads(json.dumps(changed)))
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """Those of `PHASES` that the architecture has."""
+        return PHASES if self.architecture == "celo" else PHASES[1:]
 
 
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -136,7 +156,7 @@ def meta_train(
     recipe: Recipe,
     folder: str | os.PathLike[str],
     *,
-    phases: tuple[str, ...] = PHASES,
+    phases: tuple[str, ...] | None = None,
     data_dir: str | None = None,
     minutes: float | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -152,7 +172,7 @@ def meta_train(
       recipe: settings; a folder belongs to one recipe.
       folder: run folder: ``update_rule/`` and ``scheduler/`` with ``checkpoint.npz``, ``log.jsonl``, pictures and, if
         validated, ``validation.jsonl`` each, and when all is done ``theta.npz`` and ``run.json``.
-      phases: which of them to run.
+      phases: which of them to run; all that the architecture has by default.
       data_dir: folder with prepared arrays, or ``None``.
       minutes: stop (with a checkpoint) after this long.
       stop: asked between blocks of iterations.
@@ -173,17 +193,25 @@ def meta_train(
       FloatingPointError: see `celo_core.meta_run.run_phase`.
     """
     folder = pathlib.Path(folder)
+    check_choice("architecture", recipe.architecture, ARCHITECTURES)
+    phases = recipe.phases if phases is None else phases
+    if unknown := set(phases) - set(recipe.phases):
+        raise ValueError(
+            f"{recipe.architecture} has no phase {unknown.pop()}: its phases are {', '.join(recipe.phases)}."
+        )
     families = _families(recipe, data_dir)
     data: Any = [family.load() for family in families]
-    identity = {"recipe": json.loads(json.dumps(dataclasses.asdict(recipe))), "data": data_digest(data)}
+    identity = {"recipe": recipe.settings(), "data": data_digest(data)}
     writes = jax.process_index() == 0
     theta: dict[str, Any] = {}
-    for number, phase in enumerate(PHASES[: PHASES.index(phases[-1]) + 1]):
+    for phase in recipe.phases[: recipe.phases.index(phases[-1]) + 1]:
+        number = PHASES.index(phase)
         path = folder / phase / "theta.npz"
         if phase in phases and not path.exists():
             trainer = _trainer(recipe, number, theta, families, data, devices)
             if writes:
-                print(f"phase {number + 1} of 2: {phase.replace('_', ' ')}", file=sys.stderr)
+                place = f"phase {recipe.phases.index(phase) + 1} of {len(recipe.phases)}"
+                print(f"{place}: {phase.replace('_', ' ')}", file=sys.stderr)
             begin = time.monotonic()
             watched = MetaReport(folder, phase, trainer.estimator.architecture, validate_every, tensorboard)
             with watched as watch:
@@ -205,7 +233,7 @@ def meta_train(
         if not path.exists():
             raise ValueError(f"there is no {path}: run the phase {phase} in this folder first.")
         theta |= load_theta(path)
-    if writes and set(theta) == set(PHASES):
+    if writes and set(theta) == set(recipe.phases):
         files.write_json(folder / "run.json", provenance(recipe, folder, data_dir, data, command))
         save_theta(folder / "theta.npz", theta, identity)
     return theta
@@ -238,7 +266,9 @@ def _trainer(
     devices: Sequence[Any] | None,
 ) -> MetaTrainer:
     architecture: LearnedOptimizer
-    if phase == 0:
+    if recipe.architecture == "celo_adam":
+        architecture = CeloAdam()
+    elif phase == 0:
         architecture = Celo(CeloConfig(scheduler=None))
     else:
         architecture = FrozenPart(Celo(), dict(theta))
@@ -331,8 +361,8 @@ def provenance(
         "command": command or shlex.join(["celo-tasks", *sys.argv[1:]]),
         "commit": _commit(),
         "recipe": dataclasses.asdict(recipe),
-        "architecture": Celo.name,
-        "config": configs.to_json(CeloConfig()),
+        "architecture": recipe.architecture,
+        "config": configs.to_json(get_architecture(recipe.architecture).config),
         "networks": [META_FAMILIES[name][0] for name, _ in recipe.families or (("mlp", recipe.num_pairs),)],
         "data": {"source": "prepared arrays" if data_dir else "as found on the machine", "sha256": data_digest(data)},
         "seeds": [recipe.seed, recipe.seed + 1],
