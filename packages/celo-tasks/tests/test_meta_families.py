@@ -102,6 +102,7 @@ def test_trainer_of_several_families():
     assert [part.num_pairs for part in trainer.estimator.estimators] == [4, 2]
     assert all(isinstance(part.family, LogLoss) for part in trainer.estimator.estimators)
     assert trainer.inner_steps(2) == 2 * 3 * 2 * (4 + 2)  # truncation 3, and two networks a pair
+    assert trainer.inner_steps(5) == trainer.inner_steps(2)
     with pytest.raises(ValueError, match="family must be one of mlp,"):
         trainer_of(families=(("cnn", 4),))
     with pytest.raises(ValueError, match="objective must be one of loss, log_loss"):

@@ -208,8 +208,8 @@ class MetaTrainer:
         return end - done, truncation
 
     def inner_steps(self, done: int) -> int:
-        """Inner training steps of the first ``done`` meta-iterations."""
-        total, at = 0, 0
+        """Inner training steps of the first ``done`` meta-iterations; there are no more than the config's."""
+        total, at, done = 0, 0, min(done, self.config.iterations)
         while at < done:
             size, truncation = self.stretch(at)
             size = min(size, done - at)
