@@ -66,7 +66,7 @@ def bundle(
     elif not bundled:
         raise ValueError(f"{name} would be nowhere: say where it is published, or bundle it.")
     if bundled:
-        files = folders.read(found.folder, found.source, digest=found.digest)
+        files = found.read_files()
         folders.write(package / "weights" / name, {file: files[file] for file in folders.LISTED}, overwrite=True)
     entry = index.Entry(found.architecture, found.digest, repository, commit, bundled)
     index_file = package / "index.json"

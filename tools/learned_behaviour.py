@@ -15,6 +15,7 @@ meta-training does not have, an MLP with tanh on the package's Fashion-MNIST at 
 import argparse
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,7 @@ import optax
 from matplotlib.figure import Figure
 
 import celo_zoo
-from celo_core import LSTMScheduler, files, get_architecture
-from celo_core.unroll import InnerProblem
+from celo_core import LSTMScheduler, files
 from celo_tasks.families import Reparametrized
 from celo_tasks.figures import png, tidy
 from celo_tasks.machine import hardware
@@ -45,15 +45,18 @@ POINTS = 100
 
 
 class Subject:
-    """A learned optimizer whose multiplier is seen while it trains a family's networks."""
+    """An optimizer that is watched while it trains a family's networks.
 
-    def __init__(self, weights: str, seeds: int) -> None:
-        found = celo_zoo.load(weights)
-        self.architecture = get_architecture(found.architecture, found.config)
-        self.theta = jax.tree.map(jnp.asarray, found.theta)
-        self.scheduler = LSTMScheduler(found.config.scheduler)
-        self.keys = jax.random.split(jax.random.key(0), seeds)
-        self.reference = found.reference
+    Args:
+      build: makes it of a number of steps.
+      seeds: trainings at once.
+      multiplier: of the optimizer's state, the step, the loss told and the number of steps, what its scheduler says.
+    """
+
+    def __init__(self, build: Callable[[int], Any], seeds: int, multiplier: Callable[..., Any] | None = None) -> None:
+        self._build = lambda steps: optax.with_extra_args_support(build(steps))
+        self._multiplier = multiplier or (lambda *_: jnp.ones(()))
+        self._keys = jax.random.split(jax.random.key(0), seeds)
 
     def train(self, family: Any, num_steps: int, disturbed: tuple[int, int] = (0, 0)) -> dict[str, np.ndarray]:
         """Losses, multipliers and relative step sizes, each (seeds, num_steps).
@@ -64,35 +67,32 @@ class Subject:
           disturbed: first step at which the loss that is told is tripled, and for how many.
         """
         data = jax.tree.map(jnp.asarray, family.load())
-        problem = InnerProblem(family, self.architecture)
+        optimizer = self._build(num_steps)
         first, steps = disturbed
-
-        def body(carry: Any, at: Any) -> Any:
-            trainee, config = carry
-            count, key = at
-            key_batch, key_loss = jax.random.split(key)
-            batch = family.batch(key_batch, config, data)
-            loss = lambda p: family.loss(p, trainee.model_state, key_loss, config, batch)
-            (value, model_state), gradient = jax.value_and_grad(loss, has_aux=True)(trainee.params)
-            told = jnp.where((count >= first) & (count < first + steps), FACTOR * value, value)
-            multiplier, _ = self.scheduler.step(
-                self.theta["scheduler"], _scheduler_state(trainee.opt_state), count, told, num_steps
-            )
-            optimizer = self.architecture.build(self.theta, num_steps)
-            updates, opt_state = optimizer.update(gradient, trainee.opt_state, trainee.params, value=told)
-            size = optax.tree.norm(updates) / optax.tree.norm(trainee.params)
-            params = optax.apply_updates(trainee.params, updates)
-            trainee = trainee._replace(params=params, model_state=model_state, opt_state=opt_state)
-            return (trainee, config), (family.normalizer(value), multiplier, size)
 
         def run(key: Any) -> Any:
             key_task, key_init, key_steps = jax.random.split(key, 3)
             config = family.sample(key_task)
-            trainee = problem.init(self.theta, key_init, config, num_steps)
-            counts = jnp.arange(num_steps, dtype=jnp.int32)
-            return jax.lax.scan(body, (trainee, config), (counts, jax.random.split(key_steps, num_steps)))[1]
 
-        loss, multiplier, size = jax.device_get(jax.jit(jax.vmap(run))(self.keys))
+            def body(carry: Any, at: Any) -> Any:
+                params, model_state, state = carry
+                count, key = at
+                key_batch, key_loss = jax.random.split(key)
+                batch = family.batch(key_batch, config, data)
+                loss = lambda p: family.loss(p, model_state, key_loss, config, batch)
+                (value, model_state), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+                told = jnp.where((count >= first) & (count < first + steps), FACTOR * value, value)
+                multiplier = self._multiplier(state, count, told, num_steps)
+                updates, state = optimizer.update(gradient, state, params, value=told)
+                size = optax.tree.norm(updates) / optax.tree.norm(params)
+                carry = optax.apply_updates(params, updates), model_state, state
+                return carry, (family.normalizer(value), multiplier, size)
+
+            params, model_state = family.init(key_init, config)
+            steps_of = jnp.arange(num_steps, dtype=jnp.int32), jax.random.split(key_steps, num_steps)
+            return jax.lax.scan(body, (params, model_state, optimizer.init(params)), steps_of)[1]
+
+        loss, multiplier, size = jax.device_get(jax.jit(jax.vmap(run))(self._keys))
         return {"loss": loss, "multiplier": multiplier, "step_size": size}
 
 
@@ -115,53 +115,39 @@ def _final(losses: np.ndarray) -> float:
     return float(f"{np.median(losses[:, -max(1, losses.shape[1] // 20) :].mean(axis=1)):.5g}")
 
 
-def adam(family: Any, num_steps: int, rate: float, keys: Any) -> float:
-    """Final loss of Adam."""
-    data = jax.tree.map(jnp.asarray, family.load())
-    optimizer = optax.adam(rate)
-
-    def body(carry: Any, key: Any) -> Any:
-        params, state, config = carry
-        key_batch, key_loss = jax.random.split(key)
-        batch = family.batch(key_batch, config, data)
-        value, gradient = jax.value_and_grad(lambda p: family.loss(p, None, key_loss, config, batch)[0])(params)
-        updates, state = optimizer.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state, config), family.normalizer(value)
-
-    def run(key: Any) -> Any:
-        key_task, key_init, key_steps = jax.random.split(key, 3)
-        config = family.sample(key_task)
-        params, _ = family.init(key_init, config)
-        return jax.lax.scan(body, (params, optimizer.init(params), config), jax.random.split(key_steps, num_steps))[1]
-
-    return _final(jax.device_get(jax.jit(jax.vmap(run))(keys)))
-
-
 def measure(weights: str, seeds: int, steps: int) -> dict[str, Any]:
     """All that is drawn; errors as `celo_zoo.load`."""
-    subject, family = Subject(weights, seeds), VALIDATION_TASKS[TASK][1]()
-    result: dict[str, Any] = {"weights": subject.reference, "task": VALIDATION_TASKS[TASK][0], "seeds": seeds}
+    found = celo_zoo.load(weights)
+    scheduler, theta = LSTMScheduler(found.config.scheduler), found.theta["scheduler"]
+    celo = Subject(
+        found.optimizer,
+        seeds,
+        lambda state, count, told, n: scheduler.step(theta, _scheduler_state(state), count, told, n)[0],
+    )
+    adam = {rate: Subject(lambda _, rate=rate: optax.adam(rate), seeds) for rate in LEARNING_RATES}
+    family = VALIDATION_TASKS[TASK][1]()
+    result: dict[str, Any] = {"weights": found.reference, "task": VALIDATION_TASKS[TASK][0], "seeds": seeds}
     _say("schedule")
-    runs = {length: subject.train(family, length) for length in LENGTHS}
+    runs = {length: celo.train(family, length) for length in LENGTHS}
     result["schedule"] = {str(n): {name: _curve(run[name]) for name in run} for n, run in runs.items()}
     _say("disturbance")
-    plain = subject.train(family, steps)
+    plain = celo.train(family, steps)
     result["disturbance"] = {"steps": steps, "from": steps // 2, "factor": FACTOR, "relative_multiplier": {}}
     for count in DISTURBED:
-        run = subject.train(family, steps, (steps // 2, count))
+        run = celo.train(family, steps, (steps // 2, count))
         result["disturbance"]["relative_multiplier"][str(count)] = _curve(run["multiplier"] / plain["multiplier"])
     _say("noise")
     result["noise"] = {}
     for size in BATCHES:
-        run = subject.train(dataclasses.replace(family, batch_size=size), steps)
+        run = celo.train(dataclasses.replace(family, batch_size=size), steps)
         result["noise"][str(size)] = {name: _curve(run[name]) for name in run}
     _say("scale")
-    best = min(LEARNING_RATES, key=lambda rate: adam(family, steps, rate, subject.keys))
+    best = min(LEARNING_RATES, key=lambda rate: _final(adam[rate].train(family, steps)["loss"]))
     result["scale"] = {"adam_learning_rate": best, "scales": list(SCALES), "celo": [], "adam": []}
     for scale in SCALES:
         scaled = Reparametrized(family, ("global",), low=scale, high=scale)
-        result["scale"]["celo"].append(_final(subject.train(scaled, steps)["loss"]))
-        result["scale"]["adam"].append(adam(scaled, steps, best, subject.keys))
+        for name, subject in (("celo", celo), ("adam", adam[best])):
+            result["scale"][name].append(_final(subject.train(scaled, steps)["loss"]))
     return result | {"steps": steps, "hardware": hardware(), "versions": versions()}
 
 

@@ -27,11 +27,11 @@ import optax
 import yardstick
 
 import celo_zoo
-from celo_core import Celo, CeloConfig, LogUniformLength, files
+from celo_core import Celo, CeloConfig, LogUniformLength, checkpoints, files
 from celo_core.estimators import ESTIMATORS
 from celo_core.meta_train import MetaTrainConfig, MetaTrainer
 from celo_core.progress import ProgressLine
-from celo_tasks import cli_common, meta_training
+from celo_tasks import cli_common
 from celo_tasks.families import ImageMLP, reparametrize
 from celo_tasks.machine import hardware
 
@@ -221,7 +221,7 @@ def timed_run(settings: Settings, options: argparse.Namespace) -> None:
         "seconds_to_targets": seconds,
         "curve": curve,
     }
-    meta_training.save_theta(options.out / "theta.npz", theta, {"settings": dataclasses.asdict(settings)})
+    checkpoints.save_theta(options.out / "theta.npz", theta, {"settings": dataclasses.asdict(settings)})
     files.write_json(options.out / "run.json", record)
     plot(record, options.out / "curve.png")
     for name, first in seconds.items():

@@ -20,9 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import celo_zoo
-from celo_core import Celo, CeloConfig, files, get_architecture
+from celo_core import Celo, CeloConfig, checkpoints, files, get_architecture
 from celo_core.unroll import InnerProblem, train
-from celo_tasks import meta_training
 from celo_tasks.families import ImageMLP, Reparametrized
 from celo_tasks.machine import hardware
 
@@ -41,7 +40,7 @@ class ClippedImageMLP(ImageMLP):
 def load(reference: str) -> tuple[Any, Any]:
     """The architecture and theta of a weights file, folder or name."""
     if reference.endswith(".npz"):
-        theta = meta_training.load_theta(reference)
+        theta = checkpoints.load_theta(reference)
         return (Celo() if "scheduler" in theta else Celo(CeloConfig(scheduler=None))), theta
     theta, config = celo_zoo.convert_published(reference) if reference.endswith(".state") else celo_zoo.load(reference)
     name = "celo" if isinstance(config, CeloConfig) else "celo_adam"

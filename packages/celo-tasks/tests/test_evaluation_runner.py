@@ -186,7 +186,7 @@ def test_weights_of_a_run(tmp_path: Path) -> None:
     import jax
 
     from celo_core import Celo, CeloConfig
-    from celo_tasks.meta_training import save_theta
+    from celo_core.checkpoints import save_theta
 
     theta = Celo(CeloConfig(scheduler=None)).init(jax.random.key(0))
     save_theta(tmp_path / "mine" / "theta.npz", theta, {})

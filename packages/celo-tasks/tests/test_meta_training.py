@@ -120,18 +120,18 @@ def test_what_is_seen_of_a_run(run_folder):
 
 @pytest.mark.slow
 def test_theta_is_that_of_celo_and_the_update_rule_is_frozen_in_phase_2(run_folder):
-    theta = meta_training.load_theta(run_folder / "theta.npz")
+    theta = checkpoints.load_theta(run_folder / "theta.npz")
     expected = jax.eval_shape(Celo().init, jax.random.key(0))
     chex.assert_trees_all_equal_shapes(theta, jax.tree.map(lambda x: np.zeros(x.shape, np.float32), expected))
-    rule = meta_training.load_theta(run_folder / "update_rule" / "theta.npz")
+    rule = checkpoints.load_theta(run_folder / "update_rule" / "theta.npz")
     chex.assert_trees_all_equal(theta["update_rule"], rule["update_rule"])
-    assert set(meta_training.load_theta(run_folder / "scheduler" / "theta.npz")) == {"scheduler"}
+    assert set(checkpoints.load_theta(run_folder / "scheduler" / "theta.npz")) == {"scheduler"}
 
 
 def test_theta_round_trips_whatever_the_order_of_its_names(tmp_path):
     theta = {"b": {"y": np.ones(3, np.float32), "x": np.zeros(3, np.float32)}, "a": np.full(3, 2, np.float32)}
-    meta_training.save_theta(tmp_path / "theta.npz", theta, {})
-    chex.assert_trees_all_equal(meta_training.load_theta(tmp_path / "theta.npz"), theta)
+    checkpoints.save_theta(tmp_path / "theta.npz", theta, {})
+    chex.assert_trees_all_equal(checkpoints.load_theta(tmp_path / "theta.npz"), theta)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from celo_core import files
+from celo_core.checks import flatten_theta, unflatten_theta
 
 
 def save_checkpoint(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -> None:
@@ -62,6 +63,20 @@ def load_checkpoint(path: str | os.PathLike[str], example: Any) -> Any:
                 "resume with the settings that it was written with, or start in another folder."
             )
     return treedef.unflatten(arrays)
+
+
+def save_theta(path: str | os.PathLike[str], theta: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Writes theta atomically, with its leaves' paths and shapes."""
+    leaves = dict(sorted(flatten_theta(theta).items()))  # the order in which the metadata list them
+    shapes = {name: list(np.shape(leaf)) for name, leaf in leaves.items()}
+    save_checkpoint(path, list(leaves.values()), {**metadata, "leaves": shapes})
+
+
+def load_theta(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads what `save_theta` wrote; errors as `load_checkpoint`."""
+    shapes = load_metadata(path)["leaves"]
+    example = [jax.ShapeDtypeStruct(tuple(shape), np.float32) for shape in shapes.values()]
+    return unflatten_theta(dict(zip(shapes, load_checkpoint(path, example), strict=True)))
 
 
 def _open(path: str | os.PathLike[str]) -> Any:

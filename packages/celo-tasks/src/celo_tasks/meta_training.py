@@ -37,7 +37,7 @@ from celo_core import (
     files,
     get_architecture,
 )
-from celo_core.checks import check_choice, flatten_theta, unflatten_theta
+from celo_core.checks import check_choice
 from celo_core.estimators import ESTIMATORS
 from celo_core.meta_run import run_phase
 from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer
@@ -130,6 +130,11 @@ class Recipe:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         changed = {name: value for name, value in fields.items() if value != defaults[name]}
         return dict(json.loads(json.dumps(changed)))
+
+    @property
+    def problems(self) -> tuple[tuple[str, int], ...]:
+        """Pairs (family, antithetic pairs of problems): ``families``, or the paper's."""
+        return self.families or (("mlp", self.num_pairs),)
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -228,14 +233,14 @@ def meta_train(
             if int(state.iteration) < recipe.iterations[number]:
                 return None
             if writes:
-                save_theta(path, jax.device_get(state.average), identity)
+                checkpoints.save_theta(path, jax.device_get(state.average), identity)
             _wait_for_all(phase)
         if not path.exists():
             raise ValueError(f"there is no {path}: run the phase {phase} in this folder first.")
-        theta |= load_theta(path)
+        theta |= checkpoints.load_theta(path)
     if writes and set(theta) == set(recipe.phases):
         files.write_json(folder / "run.json", provenance(recipe, folder, data_dir, data, command))
-        save_theta(folder / "theta.npz", theta, identity)
+        checkpoints.save_theta(folder / "theta.npz", theta, identity)
     return theta
 
 
@@ -250,7 +255,7 @@ def _families(recipe: Recipe, data_dir: str | None) -> list[Any]:
     check_choice("objective", recipe.objective, ("loss", "log_loss"))
     sources = Sources(recipe.datasets, recipe.text, data_dir, held_out=recipe.meta_loss == "held_out")
     families = []
-    for name, _ in recipe.families or (("mlp", recipe.num_pairs),):
+    for name, _ in recipe.problems:
         check_choice("family", name, tuple(META_FAMILIES))
         family = reparametrize(META_FAMILIES[name][1](sources), recipe.levels)
         families.append(LogLoss(family) if recipe.objective == "log_loss" else family)
@@ -285,10 +290,9 @@ def _trainer(
         seed=recipe.seed + phase,
     )
     optimizer = None if recipe.meta_optimizer is None else competitors.imported(recipe.meta_optimizer)(iterations)
-    pairs = [pairs for _, pairs in recipe.families] or [recipe.num_pairs]
     parts = [
-        _estimator(recipe, architecture, family, iterations, number)
-        for family, number in zip(families, pairs, strict=True)
+        _estimator(recipe, architecture, family, iterations, pairs)
+        for family, (_, pairs) in zip(families, recipe.problems, strict=True)
     ]
     if len(parts) == 1:
         return MetaTrainer(parts[0], config, data[0], devices, optimizer)
@@ -320,20 +324,6 @@ def _estimator(
     return estimator(architecture, family, **given)
 
 
-def save_theta(path: pathlib.Path, theta: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Writes theta atomically, with its leaves' paths and shapes."""
-    leaves = dict(sorted(flatten_theta(theta).items()))  # the order in which the metadata list them
-    shapes = {name: list(np.shape(leaf)) for name, leaf in leaves.items()}
-    checkpoints.save_checkpoint(path, list(leaves.values()), {**metadata, "leaves": shapes})
-
-
-def load_theta(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads what `save_theta` wrote; errors as `celo_core.checkpoints.load_checkpoint`."""
-    shapes = checkpoints.load_metadata(path)["leaves"]
-    example = [jax.ShapeDtypeStruct(tuple(shape), np.float32) for shape in shapes.values()]
-    return unflatten_theta(dict(zip(shapes, checkpoints.load_checkpoint(path, example), strict=True)))
-
-
 def data_digest(data: Sequence[Mapping[str, np.ndarray]]) -> str:
     """SHA-256 over the arrays of all families."""
     digest = hashlib.sha256()
@@ -363,7 +353,7 @@ def provenance(
         "recipe": dataclasses.asdict(recipe),
         "architecture": recipe.architecture,
         "config": configs.to_json(get_architecture(recipe.architecture).config),
-        "networks": [META_FAMILIES[name][0] for name, _ in recipe.families or (("mlp", recipe.num_pairs),)],
+        "networks": [META_FAMILIES[name][0] for name, _ in recipe.problems],
         "data": {"source": "prepared arrays" if data_dir else "as found on the machine", "sha256": data_digest(data)},
         "seeds": [recipe.seed, recipe.seed + 1],
         "cost": cost,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import optax
 
-from celo_core import Celo, CeloConfig
+from celo_core import Celo, CeloConfig, checkpoints
 
 GROUP = "celo.optimizers"
 WEIGHTS_GROUP = "celo.weights"
@@ -91,10 +91,8 @@ class _MetaTrained:
     """The result of a meta-training run."""
 
     def __init__(self, file: pathlib.Path) -> None:
-        from celo_tasks.meta_training import load_theta  # which uses much that most optimizers don't
-
         try:
-            self._theta = load_theta(file)
+            self._theta = checkpoints.load_theta(file)
         except KeyError as error:
             raise ValueError(f"{file} is no result of meta-training: it does not list {error}.") from error
         self._config = CeloConfig() if "scheduler" in self._theta else CeloConfig(scheduler=None)

@@ -9,10 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from celo_zoo import card_results, card_template, evaluation, folders, markdown
+from celo_zoo import card_results, card_template, evaluation, folders, markdown, references
 from celo_zoo.errors import FormatError
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _HUB = "https://huggingface.co/"
 _COST = {
     "iteration": "meta-iterations",
@@ -42,7 +41,7 @@ def write_card(document: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
     provenance, architecture = document["provenance"], document["architecture"]
     records, repository = document.get("evaluation") or [], document.get("repository")
     evaluation.check_all(records)
-    if repository is not None and not (isinstance(repository, str) and _REPOSITORY.fullmatch(repository)):
+    if repository is not None and not references.is_repository(repository):
         raise FormatError(f"{markdown.line(repository)!r} is no repository on the Hub: give it as owner/name.")
     title = markdown.line(architecture.replace("_", "-").title())
     licence = markdown.line(provenance.get("license") or "apache-2.0")

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -253,8 +254,6 @@ def _verify(options: argparse.Namespace) -> Any:
 
 
 def _publish(options: argparse.Namespace) -> Any:
-    import pathlib
-
     from celo_zoo import publishing
 
     metadata, evaluation = _record(options)

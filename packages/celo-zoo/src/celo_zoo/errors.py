@@ -45,7 +45,15 @@ class AccessError(ZooError, PermissionError):
 
 
 class HubError(ZooError, ConnectionError):
-    """The Hub could not be reached, or answered with an error."""
+    """The Hub could not be reached, or answered with an error.
+
+    Attributes:
+      status: HTTP status of its answer; ``None`` if there was none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ConflictError(HubError):

@@ -133,11 +133,6 @@ def call(
     raise failure
 
 
-def status_of(error: BaseException) -> int | None:
-    """HTTP status of the answer that one of the client's errors is about."""
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
 def _translate(error: Exception, repository: str, options: Options, doing: str, file: str, revision: str) -> ZooError:
     from huggingface_hub import constants, errors
 
@@ -172,7 +167,7 @@ def _translate(error: Exception, repository: str, options: Options, doing: str, 
         return RefError(f"{repository!r} is no valid name of a repository on the Hub: give owner/repo.")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return HubError(f"{doing}: HF_HUB_OFFLINE is set, so no request is made; unset it.")
-    status = status_of(error)
+    status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
         return AccessError(f"{doing}: the Hub does not know the token, or got none; {_login(options)}.")
     if status == 403:
@@ -181,9 +176,11 @@ def _translate(error: Exception, repository: str, options: Options, doing: str, 
             "settings."
         )
     if status == 412:
-        return ConflictError(f"{doing}: somebody else changed {repository} in the meantime; look at it, and try again.")
+        return ConflictError(
+            f"{doing}: somebody else changed {repository} in the meantime; look at it, and try again.", status
+        )
     text = redact(" ".join(str(error).split()), options)[:300]
-    return HubError(f"{doing} ({type(error).__name__}: {text}): check the connection and try again.")
+    return HubError(f"{doing} ({type(error).__name__}: {text}): check the connection and try again.", status)
 
 
 def _login(options: Options) -> str:

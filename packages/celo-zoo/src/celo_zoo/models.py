@@ -73,6 +73,10 @@ class Pretrained:
         """How many numbers theta has."""
         return sum(leaf.size for leaf in tensors.flatten(self.theta).values())
 
+    def read_files(self) -> dict[str, bytes]:
+        """The content of its files by name, checksums included, read once more; `ChecksumError` if they changed since."""
+        return folders.read(self.folder, self.source, digest=self.digest)
+
     def optimizer(self, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
         """The optimizer for a training of ``num_steps`` steps; arguments as of `celo_zoo.optimizer`."""
         architecture: LearnedOptimizer = get_architecture(self.architecture, self.config)

@@ -1,12 +1,13 @@
 """Publishing a learned optimizer on the Hugging Face Hub: one commit with everything, or nothing."""
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from celo_zoo import card as card_lib
@@ -146,10 +147,18 @@ def publish(
             return planned
         commit = _commit(remote, state, files, message or f"Publish {checked.architecture} weights", private, progress)
         progress("downloading it anew to verify it")
-        _verify(repository, commit, digest, dataclasses.replace(options, cache_dir=pathlib.Path(scratch) / "cache"))
+        unverified = (
+            f"{repository} has the commit {commit}, but it could not be verified by downloading it, and got no tag"
+        )
+        with _committed(unverified, "verifies it once more"):
+            fresh = dataclasses.replace(options, cache_dir=pathlib.Path(scratch) / "cache")
+            models.from_hub(references.Hub(repository, commit, digest), fresh)
         if tag is not None and (state is None or tag not in state.tags):
             progress(f"tagging it {tag}")
-            _tag(remote, tag, commit)
+            with _committed(
+                f"the weights are published and verified as commit {commit}, but without the tag", "sets it"
+            ):
+                remote.tag(tag, commit)
     return dataclasses.replace(planned, commit=commit)
 
 
@@ -173,7 +182,7 @@ def _files(
         theta, config, provenance = runs.load_run(weights)
     else:
         found = models.load(weights)
-        stored = folders.read(found.folder, found.source, digest=found.digest)
+        stored = found.read_files()
         if not (metadata or evaluation or card) and schema.is_meant_for(stored[folders.CONFIG], repository):
             return {name: stored[name] for name in folders.LISTED}
         theta, config = found
@@ -260,22 +269,10 @@ def _commit(
         raise
 
 
-def _verify(repository: str, commit: str, digest: str, options: hub.Options) -> None:
-    reference = references.Hub(repository, commit, digest)
+@contextlib.contextmanager
+def _committed(so_far: str, again: str) -> Iterator[None]:
+    """Says of an error that the commit stands: ``so_far``, and what publishing the same ``again`` does."""
     try:
-        models.from_hub(reference, options)
+        yield
     except ZooError as error:
-        raise type(error)(
-            f"{repository} has the commit {commit}, but it could not be verified by downloading it, and got no tag: {error} "
-            "Publishing the same again verifies it once more."
-        ) from None
-
-
-def _tag(remote: Remote, tag: str, commit: str) -> None:
-    try:
-        remote.tag(tag, commit)
-    except ZooError as error:
-        raise type(error)(
-            f"the weights are published and verified as commit {commit}, but without the tag: {error} Publishing the same "
-            "again sets it."
-        ) from None
+        raise type(error)(f"{so_far}: {error} Publishing the same again {again}.") from None

@@ -4,11 +4,12 @@ import dataclasses
 import os
 import pathlib
 import re
+from typing import Any
 
 from celo_zoo import index
 from celo_zoo.errors import NotFoundError, RefError
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./+-]*", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -73,9 +74,14 @@ def _split_digest(text: str) -> tuple[str, str | None]:
     return before, digest.lower()
 
 
+def is_repository(text: Any) -> bool:
+    """Whether it is a string of the form ``owner/name``."""
+    return isinstance(text, str) and bool(_REPOSITORY.fullmatch(text))
+
+
 def check_repository(repository: str) -> None:
     """Raises `RefError` unless it has the form ``owner/name``."""
-    if not _REPOSITORY.fullmatch(repository):
+    if not is_repository(repository):
         raise RefError(f"{repository!r} is no name of a repository on the Hub: give owner/name.")
 
 
@@ -86,7 +92,7 @@ def is_revision(text: str) -> bool:
 
 def _parse_repository(text: str, revision: str | None, digest: str | None) -> Hub:
     repository, at, inline = text.partition("@")
-    if not _REPOSITORY.fullmatch(repository):
+    if not is_repository(repository):
         choice = ", ".join(index.names()) or "none in this version"
         raise RefError(
             f"unknown weights {text!r}: give a known name ({choice}), a folder, or a repository as "

@@ -23,7 +23,7 @@ class State:
 
     Attributes:
       head: commit of `BRANCH`.
-      files: path -> what identifies its content, see `identity`.
+      files: path -> what identifies its content, see `identities`.
       tags: name -> commit.
     """
 
@@ -67,21 +67,18 @@ class Remote:
         Raises:
           HubError: the Hub could not be asked.
         """
-        try:
-            return self._call(self._state, "could not be looked at")
-        except _AbsentError:
-            return None
+        return self._call(self._state, "could not be looked at")
 
-    def _state(self) -> State:
+    def _state(self) -> State | None:
         from huggingface_hub import errors
         from huggingface_hub.hf_api import RepoFile
 
         try:
             head = self._api.model_info(self.repository, revision=BRANCH).sha
-        except errors.GatedRepoError:
-            raise
-        except errors.RepositoryNotFoundError:
-            raise _AbsentError(self.repository) from None
+        except errors.RepositoryNotFoundError as error:
+            if isinstance(error, errors.GatedRepoError):
+                raise
+            return None
         tree = self._api.list_repo_tree(self.repository, revision=head, recursive=True)
         files = {
             entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id
@@ -129,21 +126,13 @@ class Remote:
         from huggingface_hub import CommitOperationAdd
 
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
-        status: list[int | None] = []
-
-        def send() -> str:
-            try:
-                return self._api.create_commit(
-                    self.repository, operations, commit_message=message, parent_commit=parent, revision=BRANCH
-                ).oid
-            except Exception as error:
-                status.append(hub.status_of(error))
-                raise
-
+        send = lambda: self._api.create_commit(
+            self.repository, operations, commit_message=message, parent_commit=parent, revision=BRANCH
+        )
         try:
-            return self._call(send, "was not changed")
+            return self._call(send, "was not changed").oid
         except HubError as error:
-            if status and status[-1] is not None and 400 <= status[-1] < 500:
+            if error.status is not None and 400 <= error.status < 500:
                 raise
             failure = error
         return self._landed(files, parent, failure)
@@ -201,7 +190,3 @@ class Remote:
 
     def _call(self, function: Callable[[], T], doing: str) -> T:
         return hub.call(function, self.repository, self._options, doing=f"{self.repository} {doing}")
-
-
-class _AbsentError(ZooError):
-    """There is no such repository."""

@@ -5,11 +5,7 @@ import os
 import pathlib
 from typing import Any
 
-import jax
-import numpy as np
-
 from celo_core import checkpoints, get_architecture
-from celo_core.checks import unflatten_theta
 from celo_zoo import folders, models
 from celo_zoo.errors import FormatError, NotFoundError
 
@@ -43,11 +39,8 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], Any, dict[
     try:
         metadata = json.loads((path / RECORD).read_text())
         architecture = get_architecture(metadata.pop("architecture", "celo"), metadata.pop("config"))
-        shapes = checkpoints.load_metadata(path / THETA)["leaves"]
-        example = [jax.ShapeDtypeStruct(tuple(shape), np.float32) for shape in shapes.values()]
-        leaves = checkpoints.load_checkpoint(path / THETA, example)
+        theta = checkpoints.load_theta(path / THETA)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{path} is no folder of a meta-training ({error}): name another one.") from error
-    theta = unflatten_theta(dict(zip(shapes, leaves, strict=True)))
     models.check_theta(theta, architecture)
     return theta, architecture.config, metadata

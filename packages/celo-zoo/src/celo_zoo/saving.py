@@ -122,6 +122,6 @@ def fetch(
       ZooError: as `load` and `save`.
     """
     found = models.load(ref, **options)
-    files = folders.read(found.folder, found.source, digest=found.digest)
+    files = found.read_files()
     written = folders.write(folder, {name: files[name] for name in folders.LISTED}, overwrite=overwrite)
     return models.read_folder(written, where=found.source, digest=found.digest, commit=found.commit)

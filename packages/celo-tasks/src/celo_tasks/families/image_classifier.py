@@ -66,8 +66,7 @@ class ImageClassifier:
     def init(self, key: Array, config: Any) -> tuple[Any, Any]:
         """Parameters of the network, and its "batch_stats" as model state: ``None`` where it has none."""
         del config
-        variables = self.network.init(key, jnp.zeros((1, *self.input_shape)))
-        return variables["params"], variables.get("batch_stats")
+        return init_network(self.network, key, self.input_shape)
 
     def batch(self, key: Array, config: Any, data: Any) -> tuple[Array, Array]:
         """Images float32 (batch, *input_shape) in [0, 1] and labels int32 (batch,)."""
@@ -79,14 +78,7 @@ class ImageClassifier:
         """Mean cross entropy in nats, normalised by the batch's own statistics, and the new running averages."""
         del key, config
         images, labels = batch
-        logits: Any
-        if model_state is None:
-            logits = self.network.apply({"params": params}, images)
-        else:
-            variables = {"params": params, "batch_stats": model_state}
-            logits, updated = self.network.apply(variables, images, train=True, mutable=["batch_stats"])
-            model_state = updated["batch_stats"]
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels)), model_state
+        return cross_entropy(self.network, params, model_state, images, labels)
 
     def metrics(self, params: Any, model_state: Any, config: Any, batch: tuple[Array, Array]) -> dict[str, Array]:
         """Judges a network, with its running averages where it has some.
@@ -110,6 +102,24 @@ class ImageClassifier:
     def normalizer(self, loss: Array) -> Array:
         """Loss clipped to [0, 1.5 log classes]; non-finite counts as the upper end (as in the public task library)."""
         return clip_cross_entropy(loss, self.num_classes)
+
+
+def init_network(network: nn.Module, key: Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Parameters of a network, and its "batch_stats" as model state: ``None`` where it has none."""
+    variables = network.init(key, jnp.zeros((1, *input_shape)))
+    return variables["params"], variables.get("batch_stats")
+
+
+def cross_entropy(network: nn.Module, params: Any, model_state: Any, images: Array, labels: Array) -> tuple[Array, Any]:
+    """Mean cross entropy in nats, normalised by the batch's own statistics, and the new running averages."""
+    logits: Any
+    if model_state is None:
+        logits = network.apply({"params": params}, images)
+    else:
+        variables = {"params": params, "batch_stats": model_state}
+        logits, updated = network.apply(variables, images, train=True, mutable=["batch_stats"])
+        model_state = updated["batch_stats"]
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels)), model_state
 
 
 def _in_parts(function: Callable[[Array], Any], images: Array) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
+from celo_tasks.families.image_classifier import cross_entropy, init_network
 from celo_tasks.families.image_mlp import MLP, ImageMLP, clip_loss
 
 Array = jax.Array
@@ -39,22 +39,13 @@ class ImageNetworks(ImageMLP):
     def init(self, key: Array, config: Any) -> tuple[Any, Any]:
         """Parameters of the network, and its "batch_stats" as model state: ``None`` where it has none."""
         del config
-        variables = self.network.init(key, jnp.zeros((1, *self.input_shape)))
-        return variables["params"], variables.get("batch_stats")
+        return init_network(self.network, key, self.input_shape)
 
     def loss(self, params: Any, model_state: Any, key: Array, config: Any, batch: Any) -> tuple[Array, Any]:
         """Mean cross entropy in nats, and the new running averages."""
         del key, config
         images, labels = batch
-        images = images.reshape(-1, *self.input_shape)
-        logits: Any
-        if model_state is None:
-            logits = self.network.apply({"params": params}, images)
-        else:
-            variables = {"params": params, "batch_stats": model_state}
-            logits, updated = self.network.apply(variables, images, train=True, mutable=["batch_stats"])
-            model_state = updated["batch_stats"]
-        return jnp.mean(optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, self.num_classes))), model_state
+        return cross_entropy(self.network, params, model_state, images.reshape(-1, *self.input_shape), labels)
 
 
 @dataclasses.dataclass(frozen=True)
