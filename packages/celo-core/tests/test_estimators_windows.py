@@ -96,6 +96,35 @@ def test_every_window_by_hand(cls, truncation, lengths):
     assert lives > 2
 
 
+@pytest.mark.parametrize("cls", TRUNCATED)
+def test_late_weights_by_hand(cls):
+    """A life of 12 steps in 3 windows, whose k-th loss is k (members' noise cancels in their mean): weights (1 + w) x^w."""
+    kwargs = {} if cls is TruncatedBackprop else {"sigma": 0.5}
+    settings = {"truncation": 4, "lengths": ConstantLength(12), **count(cls, 1), **kwargs}
+    plain, weighted = (
+        histories(cls(LearnedWalk(), Clock(), late_weight=weight, **settings), 12) for weight in (0.0, 2.0)
+    )
+    np.testing.assert_array_equal(plain[0].step, weighted[0].step)
+    step = plain[0].step[:, 0]
+    whole = (step + 4 <= plain[0].length[:, 0]) & (plain[1].length[:, 0] == 12)
+    weights = 3 * ((np.arange(12) + 0.5) / 12) ** 2
+    assert weights.mean() == pytest.approx(1.0, abs=0.01)  # the midpoint rule
+    assert whole.sum() >= 6
+    for window in np.flatnonzero(whole):
+        places = step[window] + np.arange(4)
+        if cls is TruncatedBackprop:
+            # The slope of the k-th loss of the window is k.
+            assert weighted[2][window] == pytest.approx((weights[places] * np.arange(4)).mean(), rel=1e-5)
+        if cls is not TruncatedES:  # it carries one member on, so that what was walked depends on noise
+            assert weighted[3][window] == pytest.approx((weights[places] * places).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_bad_late_weights_are_refused(weight):
+    with pytest.raises(ValueError, match="late_weight must be at least 0"):
+        TruncatedPES(LearnedWalk(), Clock(), late_weight=weight)
+
+
 def test_truncated_es_starts_both_members_from_one_network():
     """With e^2 (mean of k) / sigma^2 the gradient is positive in every window, and one network is carried on."""
     estimator = TruncatedES(LearnedWalk(), Clock(), truncation=3, lengths=ConstantLength(9), num_pairs=1, sigma=0.5)

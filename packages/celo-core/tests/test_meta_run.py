@@ -18,9 +18,9 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import ConstantLength, MeanOfEstimators, TruncatedES, TruncatedPES, checkpoints, files
+from celo_core import Celo, ConstantLength, MeanOfEstimators, TruncatedES, TruncatedPES, checkpoints, files
 from celo_core.divergence import Health
-from celo_core.meta_run import GOOD_EVERY, MOST_RETRIES, run_phase
+from celo_core.meta_run import FORMAT, GOOD_EVERY, MOST_RETRIES, checkpoint_theta, run_phase
 from celo_core.meta_train import MetaTrainConfig, MetaTrainer
 from celo_core.progress import ProgressLine
 from celo_core.testing.toys import Clock, LearnedSGD, LearnedWalk, Quadratic
@@ -202,6 +202,23 @@ def limit_file_size(function):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.mark.slow
+def test_theta_of_a_checkpoint_whatever_it_was_trained_on(tmp_path):
+    trainer = make_trainer(dataclasses.replace(CONFIG, iterations=4))
+    state = run_phase(trainer, tmp_path)
+    path = tmp_path / "checkpoint.npz"
+    chex.assert_trees_all_equal(checkpoint_theta(path, LearnedSGD()), jax.device_get(state.theta))
+    assert not np.array_equal(jax.tree.leaves(state.theta)[0], jax.tree.leaves(state.average)[0])
+    with pytest.raises(ValueError, match="array 0 is float32"):
+        checkpoint_theta(path, Celo())
+    checkpoints.save_checkpoint(path, state, {"format": 1})
+    with pytest.raises(ValueError, match="of format 1"):
+        checkpoint_theta(path, LearnedSGD())
+    checkpoints.save_checkpoint(path, [np.zeros(())], {"format": FORMAT})
+    with pytest.raises(ValueError, match="of another kind of run"):
+        checkpoint_theta(path, LearnedSGD())
 
 
 def test_room_is_given_back(tmp_path):

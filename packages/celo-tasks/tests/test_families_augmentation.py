@@ -1,5 +1,6 @@
 """Reparametrisation: the same function in other coordinates."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -109,3 +110,43 @@ def test_published_is_a_name_for_the_command() -> None:
 def test_mistakes_are_explained(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Reparametrized(INNER, **arguments)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_zeros_follow_the_tensor_that_becomes_smallest(level: str) -> None:
+    """Biases begin as zeros; the kernels keep the scales that they would have without."""
+    _, plain = sampled(level)
+    family = Reparametrized(INNER, (level,), zeros_follow=True)
+    config = jax.jit(family.sample)(jax.random.key(0))
+    params, _ = INNER.init(jax.random.key(1), config["task"])
+    kernels = []
+    for p, own, before in zip(*map(jax.tree.leaves, (params, config["scale"], plain["scale"])), strict=True):
+        if np.any(p):
+            np.testing.assert_allclose(own, before, rtol=1e-6)  # an exponential, rounded in another program
+            kernels.append(1 / np.sqrt(np.mean(np.asarray(own, np.float64) ** -2)))
+    assert len(kernels) == 2
+    for p, own in zip(jax.tree.leaves(params), jax.tree.leaves(config["scale"]), strict=True):
+        if not np.any(p):
+            np.testing.assert_allclose(own, max(kernels), rtol=1e-5)  # means of 512 float32 numbers
+
+
+def test_of_nothing_but_zeros_none_follows() -> None:
+    family = Reparametrized(ZeroTask(), ("tensor",), zeros_follow=True)
+    config = family.sample(jax.random.key(0))
+    np.testing.assert_array_equal(
+        config["scale"]["w"], Reparametrized(ZeroTask(), ("tensor",)).sample(jax.random.key(0))["scale"]["w"]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroTask:
+    """As much of a family as reparametrisation asks for; its parameters begin as zeros."""
+
+    name = "zeros"
+
+    def sample(self, key: Any) -> None:
+        del key
+
+    def init(self, key: Any, config: None) -> tuple[dict[str, Any], None]:
+        del key, config
+        return {"w": jnp.zeros(3)}, None

@@ -1,5 +1,6 @@
 """The families of meta-training: sound problems of many kinds, side by side for one theta."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -10,12 +11,14 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import MeanOfEstimators
+from celo_core import MeanOfEstimators, ScaleByCeloAdamState, checkpoints
+from celo_core.testing.toys import LearnedSGD
 from celo_tasks import meta_training
 from celo_tasks.families import ImageMLP, LogLoss
 from celo_tasks.families.image_sets import ImageNetworks
 from celo_tasks.meta_families import META_FAMILIES, Sources
 from celo_tasks.meta_validation import VALIDATION_TASKS
+from celo_tasks.optimizers import load_weights
 from celo_tasks.registry import TASKS
 
 SOURCES = Sources(("digits_8x8",))
@@ -122,6 +125,51 @@ def test_families_are_documented():
         assert f"| `{name}` | {what} |" in page.read_text()
 
 
+def test_late_weights_are_those_of_the_phase():
+    weighted = {"families": (("mlp", 2), ("autoencoder", 2)), "late_weights": (0.0, 2.0)}
+    for phase, expected in enumerate((0.0, 2.0)):
+        families = meta_training._families(meta_training.Recipe(("digits_8x8",), **weighted), None)
+        recipe = meta_training.Recipe(("digits_8x8",), **SMALL | weighted)
+        made = meta_training._estimator(recipe, LearnedSGD(), families[0], phase, 2)
+        assert made.late_weight == expected
+    recipe = meta_training.Recipe(("digits_8x8",), estimator="full_es", late_weights=(1.0, 0.0))
+    with pytest.raises(ValueError, match="full_es weighs all steps alike"):
+        meta_training._estimator(recipe, LearnedSGD(), families[0], 0, 2)
+
+
+def test_scale_of_zeros_is_the_architectures_and_the_augmentations():
+    trainer = trainer_of(zero_init_scale=0.5)
+    assert trainer.estimator.architecture.config.zero_init_scale == 0.5
+    assert trainer.estimator.family.zeros_follow
+    assert not trainer_of().estimator.family.zeros_follow
+    with pytest.raises(ValueError, match="leave out zero_init_scale"):
+        trainer_of(zero_init_scale=0.5, architecture="celo_adam")
+
+
+@pytest.mark.slow
+def test_warm_start(tmp_path):
+    """A run without iterations of its own to speak of ends where the other one stopped; as theta.npz and as a checkpoint."""
+    still = SMALL | {"learning_rates": (0.0, 0.0), "truncation": 1, "zero_init_scale": 0.5}
+    first = meta_training.Recipe(("digits_8x8",), **still)
+    theta = meta_training.meta_train(first, tmp_path / "first", phases=("update_rule",))
+    for name in ("theta.npz", "checkpoint.npz"):
+        recipe = dataclasses.replace(first, warm_start=str(tmp_path / "first" / "update_rule" / name), seed=9)
+        found = meta_training.meta_train(recipe, tmp_path / name, phases=("update_rule",))
+        assert jax.tree.all(jax.tree.map(np.array_equal, found, theta))
+    # What it began with identifies a run, wherever that file lay.
+    metadata = checkpoints.load_metadata(tmp_path / "theta.npz" / "update_rule" / "theta.npz")
+    assert len(metadata["recipe"]["warm_start"]) == 64
+    # The file says what it is of, so that it can be evaluated as it is.
+    assert metadata["config"]["zero_init_scale"] == 0.5 and metadata["config"]["scheduler"] is None
+    loaded = load_weights(tmp_path / "theta.npz" / "update_rule" / "theta.npz")
+    assert loaded(10).init({"w": np.ones(3), "b": np.zeros(3)})[0].scale_floor is not None
+    with pytest.raises(ValueError, match="holds no scheduler"):
+        warm = str(tmp_path / "first" / "update_rule" / "theta.npz")
+        meta_training._warm_start(dataclasses.replace(first, architecture="celo_adam", warm_start=warm))
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        meta_training._warm_start(dataclasses.replace(first, warm_start=str(tmp_path / "none.npz")))
+
+
 @pytest.mark.slow
 def test_celo_adam_has_one_phase(tmp_path):
     recipe = meta_training.Recipe(("digits_8x8",), architecture="celo_adam", **SMALL | {"truncation": 1})
@@ -129,6 +177,7 @@ def test_celo_adam_has_one_phase(tmp_path):
     assert set(theta) == {"scheduler"}
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["architecture"] == "celo_adam" and "b1" in record["config"]
+    assert load_weights(tmp_path)(10).init({"w": np.ones(3)})[0]._fields == ScaleByCeloAdamState._fields
     assert (tmp_path / "theta.npz").exists()
     with pytest.raises(ValueError, match="celo_adam has no phase update_rule: its phases are scheduler"):
         meta_training.meta_train(recipe, tmp_path / "other", phases=("update_rule",))

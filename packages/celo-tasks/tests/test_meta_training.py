@@ -71,7 +71,7 @@ def test_options_change_the_recipe():
 )
 def test_estimators_of_a_recipe(changes, expected):
     recipe = meta_training.Recipe((), **changes)
-    made = meta_training._estimator(recipe, LearnedSGD(), ImageMLP(("digits_8x8",)), 100, recipe.num_pairs)
+    made = meta_training._estimator(recipe, LearnedSGD(), ImageMLP(("digits_8x8",)), 0, recipe.num_pairs)
     assert type(made) is expected
     assert made.num_problems == {"truncated_backprop": 6}.get(changes.get("estimator"), 32)
     assert (made.clip_problem == 0.1) == ("clip_problem" in changes)
@@ -80,8 +80,8 @@ def test_estimators_of_a_recipe(changes, expected):
 
 
 def test_sigma_that_decays():
-    recipe = meta_training.Recipe((), sigma=0.04, final_sigma=0.01)
-    made = meta_training._estimator(recipe, LearnedSGD(), ImageMLP(("digits_8x8",)), 100, 4)
+    recipe = meta_training.Recipe((), sigma=0.04, final_sigma=0.01, iterations=(100, 7))
+    made = meta_training._estimator(recipe, LearnedSGD(), ImageMLP(("digits_8x8",)), 0, 4)
     assert made.sigma(0) == pytest.approx(0.04) and made.sigma(50) == pytest.approx(0.02) and made.sigma(100) == 0.01
 
 

@@ -136,6 +136,25 @@ def run_phase(
     return state
 
 
+def checkpoint_theta(path: str | os.PathLike[str], architecture: LearnedOptimizer) -> Theta:
+    """The theta in the middle of a phase: what the phase's ``checkpoint.npz`` holds, whatever problems it is trained on.
+
+    Args:
+      path: the checkpoint.
+      architecture: what is trained in the phase.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, of another format, or of another architecture.
+    """
+    if (found := checkpoints.load_metadata(path).get("format")) != FORMAT:
+        raise ValueError(
+            f"{path} is a checkpoint of format {found}, and this version of celo-core reads format {FORMAT}."
+        )
+    example = jax.eval_shape(architecture.init, jax.random.key(0))
+    return checkpoints.load_part(path, MetaTrainState._fields.index("theta"), example)
+
+
 class _Run:
     """A run's files and counts."""
 

@@ -171,7 +171,9 @@ class MetaTrainer:
 
     def init(self, theta: Theta | None = None) -> MetaTrainState:
         """State at iteration 0, from ``theta`` or, by default, from the architecture's random initialisation."""
-        return self.place(jax.device_get(jax.jit(self._init)(theta)))
+        # It runs once: on a CPU compiling it well would take far longer than running it.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+        return self.place(jax.device_get(jax.jit(self._init, compiler_options=options)(theta)))
 
     def run(self, state: MetaTrainState, iterations: int, truncation: int | None = None) -> tuple[Any, Any]:
         """Runs meta-iterations as one XLA program; consumes ``state``.

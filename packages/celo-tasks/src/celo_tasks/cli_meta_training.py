@@ -52,6 +52,12 @@ def add_commands(commands: Any) -> None:
         choices=("celo", "celo_adam"),
         help="what to train; Celo-Adam has the second phase alone (celo)",
     )
+    what = (
+        "scale of tensors that begin as zeros, in units of the others' smallest; 0 for next to none, as published (0)"
+    )
+    add("--zero-init-scale", type=float, metavar="X", help=what)
+    what = "begin the first phase with the theta of this theta.npz, or of the checkpoint.npz of another run"
+    add("--warm-start", metavar="FILE", help=what)
     add("--phase", choices=("both", "update-rule", "scheduler"), default="both", help="which phase to run (both)")
     add("--minutes", type=float, metavar="M", help="stop after M minutes, with a checkpoint")
     add("--seed", type=int, metavar="N", help="seed of everything random (0)")
@@ -97,6 +103,8 @@ def _add_gradient(add: Any) -> None:
     add("--truncations", type=_pairs, metavar="I:N,...", help=what)
     what = "loss that is differentiated: training, or held_out, of test images at the same parameters (training)"
     add("--meta-loss", metavar="NAME", help=what)
+    what = "k for each phase: a loss after the part x of a training weighs (1+k) x^k, so that its end counts more (0,0)"
+    add("--late-weights", type=_weights, metavar="K,K", help=what)
     add("--clip-problem", type=float, metavar="X", help="largest norm of one problem's gradient (none)")
 
 
@@ -211,6 +219,14 @@ def _counts(text: str) -> tuple[tuple[str, int], ...]:
         return tuple((name, int(count)) for name, count in (item.split(":") for item in names(text)))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of NAME:N, such as mlp:16,vit:8") from None
+
+
+def _weights(text: str) -> tuple[float, float]:
+    try:
+        first, second = map(float, names(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"two numbers, such as 0,2, not {text!r}") from None
+    return first, second
 
 
 def _pairs(text: str) -> tuple[tuple[int, int], ...]:

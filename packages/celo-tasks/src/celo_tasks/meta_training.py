@@ -35,11 +35,10 @@ from celo_core import (
     checkpoints,
     configs,
     files,
-    get_architecture,
 )
-from celo_core.checks import check_choice
+from celo_core.checks import check_choice, flatten_theta
 from celo_core.estimators import ESTIMATORS
-from celo_core.meta_run import run_phase
+from celo_core.meta_run import checkpoint_theta, run_phase
 from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer
 from celo_core.truncation import LengthSchedule
 from celo_tasks.evaluation import competitors
@@ -85,6 +84,8 @@ class Recipe:
       first_length: a curriculum's longest length at the start; ``None`` for no curriculum.
       curriculum: iterations until it has grown to ``max_length``.
       meta_loss: ``"training"`` or ``"held_out"``.
+      late_weights: by phase, how much more the end of a problem's life weighs than its beginning, for estimators on truncated
+        unrolls: see `celo_core.TruncatedPES`.
       resume_probability: share of new problems that begin from a snapshot of an earlier life.
       architecture: ``"celo"`` or ``"celo_adam"``.
       families: pairs (name in `celo_tasks.meta_families.META_FAMILIES`, antithetic pairs of problems of it); empty for the
@@ -92,6 +93,9 @@ class Recipe:
       text: what the families of language models read, see `celo_tasks.datasets.load_text`.
       objective: of what the mean over a problem's steps is minimised, ``"loss"`` or ``"log_loss"`` (see
         `celo_tasks.families.LogLoss`); families whose losses differ in size want the latter.
+      zero_init_scale: Celo's, see `celo_core.CeloConfig`; if it is not 0, augmentation spares what begins as zeros (see
+        `celo_tasks.families.Reparametrized`).
+      warm_start: a theta.npz, or a run's checkpoint.npz, whose theta the first phase begins with; ``None`` for a random one.
       seed: of everything random.
     """
 
@@ -117,11 +121,14 @@ class Recipe:
     first_length: int | None = None
     curriculum: int = 10_000
     meta_loss: str = "training"
+    late_weights: tuple[float, float] = (0.0, 0.0)
     resume_probability: float = 0.0
     architecture: str = "celo"
     families: tuple[tuple[str, int], ...] = ()
     text: str = "shakespeare"
     objective: str = "loss"
+    zero_init_scale: float = 0.0
+    warm_start: str | None = None
     seed: int = 0
 
     def settings(self) -> dict[str, Any]:
@@ -207,6 +214,10 @@ def meta_train(
     families = _families(recipe, data_dir)
     data: Any = [family.load() for family in families]
     identity = {"recipe": recipe.settings(), "data": data_digest(data)}
+    first = None if recipe.warm_start is None else _warm_start(recipe)
+    if first is not None:
+        # What it begins with, not where that lay.
+        identity["recipe"]["warm_start"] = data_digest([flatten_theta(first)])
     writes = jax.process_index() == 0
     theta: dict[str, Any] = {}
     for phase in recipe.phases[: recipe.phases.index(phases[-1]) + 1]:
@@ -223,6 +234,7 @@ def meta_train(
                 state = run_phase(
                     trainer,
                     folder / phase,
+                    theta=first if phase == recipe.phases[0] else None,
                     minutes=minutes,
                     stop=stop,
                     metadata=identity,
@@ -233,15 +245,22 @@ def meta_train(
             if int(state.iteration) < recipe.iterations[number]:
                 return None
             if writes:
-                checkpoints.save_theta(path, jax.device_get(state.average), identity)
+                checkpoints.save_theta(
+                    path, jax.device_get(state.average), {**identity, **_described(trainer.estimator.architecture)}
+                )
             _wait_for_all(phase)
         if not path.exists():
             raise ValueError(f"there is no {path}: run the phase {phase} in this folder first.")
         theta |= checkpoints.load_theta(path)
     if writes and set(theta) == set(recipe.phases):
         files.write_json(folder / "run.json", provenance(recipe, folder, data_dir, data, command))
-        checkpoints.save_theta(folder / "theta.npz", theta, identity)
+        checkpoints.save_theta(folder / "theta.npz", theta, {**identity, **_described(_architecture(recipe))})
     return theta
+
+
+def _described(architecture: LearnedOptimizer) -> dict[str, Any]:
+    """What rebuilds an optimizer beside theta, for JSON."""
+    return {"architecture": architecture.name, "config": configs.to_json(architecture.config)}
 
 
 def _wait_for_all(name: str) -> None:
@@ -257,9 +276,19 @@ def _families(recipe: Recipe, data_dir: str | None) -> list[Any]:
     families = []
     for name, _ in recipe.problems:
         check_choice("family", name, tuple(META_FAMILIES))
-        family = reparametrize(META_FAMILIES[name][1](sources), recipe.levels)
+        zeros_follow = recipe.zero_init_scale > 0
+        family = reparametrize(META_FAMILIES[name][1](sources), recipe.levels, zeros_follow=zeros_follow)
         families.append(LogLoss(family) if recipe.objective == "log_loss" else family)
     return families
+
+
+def _architecture(recipe: Recipe) -> LearnedOptimizer:
+    """The whole of what a recipe makes."""
+    if recipe.architecture == "celo":
+        return Celo(CeloConfig(zero_init_scale=recipe.zero_init_scale))
+    if recipe.zero_init_scale:
+        raise ValueError("celo_adam's steps are not relative to the parameters: leave out zero_init_scale.")
+    return CeloAdam()
 
 
 def _trainer(
@@ -270,13 +299,12 @@ def _trainer(
     data: Sequence[Any],
     devices: Sequence[Any] | None,
 ) -> MetaTrainer:
-    architecture: LearnedOptimizer
-    if recipe.architecture == "celo_adam":
-        architecture = CeloAdam()
-    elif phase == 0:
-        architecture = Celo(CeloConfig(scheduler=None))
-    else:
-        architecture = FrozenPart(Celo(), dict(theta))
+    architecture = _architecture(recipe)
+    if isinstance(architecture, Celo):
+        if PHASES[phase] == "update_rule":
+            architecture = Celo(dataclasses.replace(architecture.config, scheduler=None))
+        else:
+            architecture = FrozenPart(architecture, dict(theta))
     iterations = recipe.iterations[phase]
     config = MetaTrainConfig(
         iterations=iterations,
@@ -291,7 +319,7 @@ def _trainer(
     )
     optimizer = None if recipe.meta_optimizer is None else competitors.imported(recipe.meta_optimizer)(iterations)
     parts = [
-        _estimator(recipe, architecture, family, iterations, pairs)
+        _estimator(recipe, architecture, family, phase, pairs)
         for family, (_, pairs) in zip(families, recipe.problems, strict=True)
     ]
     if len(parts) == 1:
@@ -299,8 +327,22 @@ def _trainer(
     return MetaTrainer(MeanOfEstimators(parts), config, data, devices, optimizer)
 
 
+def _warm_start(recipe: Recipe) -> dict[str, Any]:
+    """The theta that the first phase begins with, out of a theta.npz or a checkpoint."""
+    assert recipe.warm_start is not None
+    path = pathlib.Path(recipe.warm_start)
+    name = recipe.phases[0]
+    if "settings" in checkpoints.load_metadata(path):
+        architecture = Celo(CeloConfig(scheduler=None)) if name == "update_rule" else CeloAdam()
+        return dict(checkpoint_theta(path, architecture))
+    theta = checkpoints.load_theta(path)
+    if name not in theta:
+        raise ValueError(f"{path} holds no {name}, which the first phase is to begin with: name another file.")
+    return {name: theta[name]}
+
+
 def _estimator(
-    recipe: Recipe, architecture: LearnedOptimizer, family: Any, iterations: int, num_pairs: int
+    recipe: Recipe, architecture: LearnedOptimizer, family: Any, phase: int, num_pairs: int
 ) -> GradientEstimator:
     check_choice("estimator", recipe.estimator, tuple(ESTIMATORS))
     estimator = ESTIMATORS[recipe.estimator]
@@ -311,12 +353,16 @@ def _estimator(
     given: dict[str, Any] = {"lengths": lengths, "meta_loss": recipe.meta_loss, "clip_problem": recipe.clip_problem}
     if "sigma" in takes:
         first, last = recipe.sigma, recipe.final_sigma
-        decaying = last is not None and optax.exponential_decay(first, iterations, last / first)
+        decaying = last is not None and optax.exponential_decay(first, recipe.iterations[phase], last / first)
         given |= {"num_pairs": num_pairs, "sigma": decaying or first}
     else:
         given["num_problems"] = 2 * num_pairs
     if "truncation" in takes:
         given["truncation"] = recipe.truncation
+    if late_weight := recipe.late_weights[phase]:
+        if "late_weight" not in takes:
+            raise ValueError(f"the estimator {recipe.estimator} weighs all steps alike: leave out late_weights.")
+        given["late_weight"] = late_weight
     if recipe.resume_probability:
         if "resume" not in takes:
             raise ValueError(f"the estimator {recipe.estimator} trains whole unrolls, so problems cannot be resumed.")
@@ -351,8 +397,7 @@ def provenance(
         "command": command or shlex.join(["celo-tasks", *sys.argv[1:]]),
         "commit": _commit(),
         "recipe": dataclasses.asdict(recipe),
-        "architecture": recipe.architecture,
-        "config": configs.to_json(get_architecture(recipe.architecture).config),
+        **_described(_architecture(recipe)),
         "networks": [META_FAMILIES[name][0] for name, _ in recipe.problems],
         "data": {"source": "prepared arrays" if data_dir else "as found on the machine", "sha256": data_digest(data)},
         "seeds": [recipe.seed, recipe.seed + 1],

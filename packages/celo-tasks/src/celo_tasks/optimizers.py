@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import optax
 
-from celo_core import Celo, CeloConfig, checkpoints
+from celo_core import Celo, CeloConfig, checkpoints, get_architecture
 
 GROUP = "celo.optimizers"
 WEIGHTS_GROUP = "celo.weights"
@@ -95,8 +95,12 @@ class _MetaTrained:
             self._theta = checkpoints.load_theta(file)
         except KeyError as error:
             raise ValueError(f"{file} is no result of meta-training: it does not list {error}.") from error
-        self._config = CeloConfig() if "scheduler" in self._theta else CeloConfig(scheduler=None)
+        found = checkpoints.load_metadata(file)
+        if "config" in found:
+            self._architecture = get_architecture(found["architecture"], found["config"])
+        else:  # written before other architectures could be meta-trained
+            self._architecture = Celo(CeloConfig() if "scheduler" in self._theta else CeloConfig(scheduler=None))
         self.fingerprint = f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
 
     def __call__(self, num_steps: int) -> optax.GradientTransformationExtraArgs:
-        return Celo(self._config).build(self._theta, num_steps)
+        return self._architecture.build(self._theta, num_steps)

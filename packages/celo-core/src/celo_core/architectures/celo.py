@@ -4,8 +4,10 @@ For every tensor, with features :math:`x` (see `celo_core.features`), parameters
 multiplier :math:`\eta` (one scalar per step; 1 without a scheduler)::
 
     d, s = MLP(x)
-    step = eta * d * exp(1e-3 s) * sqrt(mean p^2 + 1e-9) * 1e-3
+    step = eta * d * exp(1e-3 s) * sqrt(mean p^2 + floor^2 + 1e-9) * 1e-3
     p <- p - step
+
+The floor is 0 in the paper; see `CeloConfig.zero_init_scale`.
 
 Reference: Moudgil et al., "Celo: Training Versatile Learned Optimizers on a Compute Diet", arXiv 2501.12670, section 3.
 The third output of the published MLP is unused, so this one has two outputs.
@@ -13,6 +15,7 @@ The third output of the published MLP is unused, so this one has two outputs.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +26,7 @@ import optax
 from celo_core import accumulators, checks, kernels
 from celo_core import features as features_lib
 from celo_core.architectures import _common
+from celo_core.kernels import interface
 from celo_core.networks import PerParameterMLP
 from celo_core.schedulers import LSTMScheduler, LSTMSchedulerConfig
 from celo_core.schedulers.embedding import check_task_embedding
@@ -44,6 +48,9 @@ class CeloConfig:
       step_scale: factor on every step.
       magnitude_scale: factor on the log-magnitude output.
       scheduler: the scheduler, or ``None`` for a multiplier of 1 (as in the first phase of meta-training).
+      zero_init_scale: what a tensor that is all zeros at initialisation has for a scale: this times the smallest root mean
+        square of the other tensors, added in quadrature to its own. 0, as published, leaves it next to none, so that
+        biases, and output layers that begin at zero, need hundreds of steps to grow.
     """
 
     features: tuple[str, ...] = features_lib.CELO_FEATURES
@@ -55,8 +62,11 @@ class CeloConfig:
     step_scale: float = 1e-3
     magnitude_scale: float = 1e-3
     scheduler: LSTMSchedulerConfig | None = LSTMSchedulerConfig()
+    zero_init_scale: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.zero_init_scale < math.inf:
+            raise ValueError(f"zero_init_scale must be at least 0, not {self.zero_init_scale}.")
         if unknown := sorted(set(self.features) - set(features_lib.FEATURES)):
             raise ValueError(f"unknown features {unknown}: choose from {', '.join(features_lib.FEATURES)}.")
         if len(self.momentum_decays) != len(self.factored_decays):
@@ -86,6 +96,8 @@ class ScaleByCeloState(NamedTuple):
       factored: a `celo_core.accumulators.FactoredMoment` whose ``row`` and ``column`` are, per decay, a tree like the
         parameters, accumulator_dtype.
       scheduler: state of the scheduler, or ``None`` without one.
+      scale_floor: what each tensor's root mean square is at least, float32 (number of tensors,), in the tree's order, from
+        the parameters that ``init`` got; ``None`` where the config's ``zero_init_scale`` is 0.
     """
 
     count: Any
@@ -93,6 +105,7 @@ class ScaleByCeloState(NamedTuple):
     second_moment: Any
     factored: Any
     scheduler: Any
+    scale_floor: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +136,18 @@ class Celo:
 
 def _mlp(config: CeloConfig) -> PerParameterMLP:
     return PerParameterMLP(hidden_sizes=config.hidden_sizes, num_outputs=2)
+
+
+def _scale_floor(params: Any, factor: float) -> Array:
+    """`ScaleByCeloState.scale_floor`: 0 for tensors that are not all zeros."""
+    mean_squares = [jnp.mean(jnp.square(interface.finite_parameter(p))) for p in jax.tree.leaves(params)]
+    if not mean_squares:
+        return jnp.zeros((0,), jnp.float32)
+    scales = jnp.sqrt(jnp.nan_to_num(jnp.stack(mean_squares)))
+    zero = scales == 0
+    smallest = jnp.min(jnp.where(zero, jnp.inf, scales))
+    # Of nothing but zeros there is no scale to be had.
+    return jnp.where(zero & jnp.isfinite(smallest), factor * smallest, 0.0)
 
 
 @functools.cache
@@ -176,6 +201,7 @@ def scale_by_celo(
             second_moment=_common.zeros_like(params, accumulator_dtype),
             factored=accumulators.init_factored_trees(params, len(config.factored_decays), accumulator_dtype),
             scheduler=None if scheduler is None else scheduler.init_state(theta["scheduler"]),
+            scale_floor=_scale_floor(params, config.zero_init_scale) if config.zero_init_scale else None,
         )
 
     def update(
@@ -191,11 +217,21 @@ def scale_by_celo(
             )
         old = kernels.Accumulators(state.momentum, state.second_moment, *state.factored)
         steps, new = kernels.update_tree(
-            config.rule, theta["update_rule"], multiplier, updates, params, old, state.count, implementation
+            config.rule,
+            theta["update_rule"],
+            multiplier,
+            updates,
+            params,
+            old,
+            state.count,
+            implementation,
+            state.scale_floor,
         )
         count = optax.safe_increment(state.count)
         factored = accumulators.FactoredMoment(new.rows, new.columns)
-        return steps, ScaleByCeloState(count, new.momenta, new.second_moment, factored, scheduler_state)
+        return steps, ScaleByCeloState(
+            count, new.momenta, new.second_moment, factored, scheduler_state, state.scale_floor
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +51,7 @@ class Window(NamedTuple):
     """What a window of one problem's steps gave.
 
     Attributes:
-      losses: normalised meta-losses, float32 (steps, members).
+      losses: normalised meta-losses, weighted, float32 (steps, members).
       mask: steps before the problem's end, bool (steps,).
       non_finite: fraction of the inner losses that were not finite, float32 ().
       step_size: distance moved per step relative to the parameters' norm at the start, float32 (members,).
@@ -79,6 +80,7 @@ class Problems:
     lengths: LengthSchedule = LogUniformLength()
     meta_loss: str = "training"
     resume: ResumeBuffer | None = None
+    late_weight: float = 0.0
 
     @property
     def inner(self) -> InnerProblem:
@@ -133,6 +135,10 @@ class Problems:
         mask = state.step + jnp.arange(steps, dtype=jnp.int32) < state.length
         before = state.trainee.params
         trainee, (losses, non_finite) = jax.lax.scan(body, state.trainee, (jax.random.split(key_steps, steps), mask))
+        if self.late_weight:
+            # The middle of each step: steps of a whole life weigh 1 in the mean.
+            life = (state.step + jnp.arange(steps) + 0.5) / state.length
+            losses = losses * ((1 + self.late_weight) * life**self.late_weight)[:, None]
         moved = jax.vmap(_relative_distance)(before, trainee.params) / steps
         state = state._replace(trainee=trainee, step=state.step + steps)
         if self.resume is not None:
@@ -160,6 +166,8 @@ class TruncatedEstimator(abc.ABC):
       lengths: lengths of the problems.
       meta_loss: ``"training"``, the loss that a step descends, or ``"held_out"``, that of a batch of held-out data at the
         same parameters, for families with a method ``held_out_batch(key, config, data)``.
+      late_weight: k of the weight ``(1 + k) x^k`` of a loss after the part x of a problem's life, 1 in the mean: 0, as
+        published, minimises the mean loss of a training, more what a training ends with.
       resume: lets some problems begin in the middle of an earlier life; by default none does.
       clip_problem: largest norm of one problem's gradient before the mean over problems; by default there is none. It
         bounds what a few chaotic problems do to the mean, at the price of a bias.
@@ -171,6 +179,7 @@ class TruncatedEstimator(abc.ABC):
     truncation: int = 50
     lengths: LengthSchedule = LogUniformLength()
     meta_loss: str = "training"
+    late_weight: float = 0.0
     resume: ResumeBuffer | None = None
     clip_problem: float | None = None
 
@@ -188,6 +197,8 @@ class TruncatedEstimator(abc.ABC):
                 f"a truncation of {self.truncation} steps is longer than any problem, of {self.lengths.longest} steps at "
                 "most: lower the truncation, or lengthen the problems."
             )
+        if not 0 <= self.late_weight < math.inf:
+            raise ValueError(f"late_weight must be at least 0, not {self.late_weight}.")
         check_settings(self.family, self.meta_loss, self.clip_problem)
 
     _count = "num_problems"
@@ -209,7 +220,7 @@ class TruncatedEstimator(abc.ABC):
     @property
     def problems(self) -> Problems:
         """The life of its problems."""
-        names = ("architecture", "family", "lengths", "meta_loss", "resume")
+        names = ("architecture", "family", "lengths", "meta_loss", "late_weight", "resume")
         return Problems(**{name: getattr(self, name) for name in names})
 
     def check(self, data: Any) -> None:

@@ -64,12 +64,14 @@ def stack(arrays: Sequence[Array]) -> Array:
 
 def gather(leaves: Sequence[Leaf]) -> Batch:
     """The batch of some leaves that belong together."""
-    gradient, parameter, accumulators = jax.tree.map(lambda *x: stack(x), *leaves)
+    arrays = [(leaf.gradient, leaf.parameter, leaf.accumulators) for leaf in leaves]
+    gradient, parameter, accumulators = jax.tree.map(lambda *x: stack(x), *arrays)
+    floor = jax.tree.map(lambda *x: jnp.stack(x) if len(x) > 1 else x[0], *[leaf.scale_floor for leaf in leaves])
     mask = None
     if len({leaf.gradient.size for leaf in leaves}) > 1:
         sizes = np.array([leaf.gradient.size for leaf in leaves])
         mask = jnp.asarray(np.arange(gradient.shape[-1]) < sizes[:, None], jnp.float32)
-    return Batch(gradient, parameter, accumulators, mask, int(len(leaves) > 1))
+    return Batch(gradient, parameter, accumulators, mask, int(len(leaves) > 1), floor)
 
 
 def scatter(leaves: Sequence[Leaf], step: Array, accumulators: Accumulators) -> list[tuple[Array, Accumulators]]:

@@ -68,11 +68,15 @@ class Accumulators(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """One tensor of any rank: gradient, parameter, and moments as `Accumulators` without a batch axis."""
+    """One tensor of any rank: gradient, parameter, and moments as `Accumulators` without a batch axis.
+
+    ``scale_floor`` is as in `Batch`, without a batch axis.
+    """
 
     gradient: Array
     parameter: Array
     accumulators: Accumulators
+    scale_floor: Array | None = None
 
 
 class Batch(NamedTuple):
@@ -84,6 +88,8 @@ class Batch(NamedTuple):
       accumulators: their running moments.
       mask: ``None``, or float32 (*batch, *s): 1 where there is an element and 0 in padding. Rank 1 only.
       stacked: 1 if there is a batch axis, else 0.
+      scale_floor: ``None``, or float32 (*batch,): added in quadrature to the tensor's root mean square, to which steps
+        are relative.
     """
 
     gradient: Array
@@ -91,6 +97,7 @@ class Batch(NamedTuple):
     accumulators: Accumulators
     mask: Array | None
     stacked: int
+    scale_floor: Array | None = None
 
     @property
     def axes(self) -> tuple[int, int] | None:

@@ -25,6 +25,7 @@ def update_tree(
     accumulators: Accumulators,
     count: Array,
     implementation: str = "auto",
+    scale_floor: Array | None = None,
 ) -> tuple[Any, Accumulators]:
     """One step of every tensor of a tree.
 
@@ -37,6 +38,7 @@ def update_tree(
       accumulators: as `Accumulators`, with a tree like ``gradients`` in place of each array.
       count: steps taken, int32 ().
       implementation: one of `IMPLEMENTATIONS`; see `celo_core.scale_by_celo`.
+      scale_floor: as in `Batch`, of all tensors in their order, float32 (tensors,); ``None`` for none.
 
     Returns:
       The tree of steps, each in its gradient's dtype, and the new accumulators, as trees.
@@ -46,7 +48,11 @@ def update_tree(
     trees = [*accumulators.momenta, accumulators.second_moment, *accumulators.rows, *accumulators.columns]
     columns = [treedef.flatten_up_to(tree) for tree in [params, *trees]]
     by_leaf = [[column[i] for column in columns] for i in range(len(flat))]
-    leaves = [Leaf(g, p, _joined(parts, accumulators)) for g, (p, *parts) in zip(flat, by_leaf, strict=True)]
+    floors = [None] * len(flat) if scale_floor is None else [scale_floor[i] for i in range(len(flat))]
+    leaves = [
+        Leaf(g, p, _joined(parts, accumulators), floor)
+        for g, (p, *parts), floor in zip(flat, by_leaf, floors, strict=True)
+    ]
     results: list[Any] = [None] * len(leaves)
     for number, indices in enumerate(grouping.plan(leaves)):
         members = [leaves[i] for i in indices]

@@ -175,7 +175,8 @@ def mean_squares(
     """Mean squares from the sums of pass 1 and, for row and column features, from the small arrays themselves.
 
     Returns:
-      Mean square of every feature in checkpoint order, each float32 (*batch,), and that of the parameter.
+      Mean square of every feature in checkpoint order, each float32 (*batch,), and that of the parameter with the square
+      of the batch's scale floor added.
     """
     *features, parameter = sums
     places = rule.indices(interface.kinds(batch))
@@ -186,7 +187,10 @@ def mean_squares(
             made = rule.make(interface.small_values(factored.rows, factored.columns), (kind,))
             own = [jnp.mean(jnp.square(x), axis=batch.tensor_axes) for x in made]
             means.update(zip(rule.indices((kind,)), own, strict=True))
-    return [means[index] for index in sorted(means)], parameter / batch.num_elements
+    scale = parameter / batch.num_elements
+    if batch.scale_floor is not None:
+        scale = scale + jnp.square(batch.scale_floor)
+    return [means[index] for index in sorted(means)], scale
 
 
 class Folded(NamedTuple):

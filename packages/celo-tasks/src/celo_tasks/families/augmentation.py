@@ -5,12 +5,14 @@ but every gradient is scaled by c. Source: Celo (arXiv 2501.12670, section 4), a
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from celo_core import TaskFamily
 
@@ -42,6 +44,9 @@ class Reparametrized:
         likely.
       low, high: scales are log-uniform between these.
       ranges: ranges ``(low, high)`` out of which a task picks one at random, in place of ``low`` and ``high``.
+      zeros_follow: whether tensors that are all zeros at initialisation, and so have no scale of their own, get the scale of
+        the tensor that becomes smallest: the largest of ``1 / rms(1 / scale)``. For optimizers that derive the scale of
+        such a tensor from the others (`celo_core.CeloConfig.zero_init_scale`).
     """
 
     family: TaskFamily
@@ -49,6 +54,7 @@ class Reparametrized:
     low: float = 1e-3
     high: float = 1e3
     ranges: tuple[tuple[float, float], ...] = ()
+    zeros_follow: bool = False
 
     def __post_init__(self) -> None:
         if not self.levels or (unknown := sorted(set(self.levels) - set(LEVELS))):
@@ -94,8 +100,13 @@ class Reparametrized:
         options = [draws[level]() for level in used]
         weights = jnp.asarray([self.levels.count(level) for level in used], jnp.float32)
         level = jax.random.categorical(key_level, jnp.log(weights))
-        logs = [jnp.stack(choices)[level] for choices in zip(*options, strict=True)]
-        return {"task": task, "scale": treedef.unflatten([jnp.exp(x) for x in logs])}
+        scales = [jnp.exp(jnp.stack(choices)[level]) for choices in zip(*options, strict=True)]
+        zeros = _all_zeros(self.family) if self.zeros_follow else (False,) * len(scales)
+        if any(zeros) and not all(zeros):
+            own = [jax.lax.rsqrt(jnp.mean(x**-2)) for x, zero in zip(scales, zeros, strict=True) if not zero]
+            followed = jnp.max(jnp.stack(own))
+            scales = [jnp.full_like(x, followed) if zero else x for x, zero in zip(scales, zeros, strict=True)]
+        return {"task": task, "scale": treedef.unflatten(scales)}
 
     def _log_range(self, key: Array) -> tuple[Any, Any]:
         """Logarithms of a task's smallest and largest scale."""
@@ -139,19 +150,29 @@ class Reparametrized:
         return self.family.normalizer(loss)
 
 
-def reparametrize(family: TaskFamily, levels: tuple[str, ...]) -> Reparametrized:
+@functools.cache
+def _all_zeros(family: TaskFamily) -> tuple[bool, ...]:
+    """Which of a family's parameters are all zeros at initialisation, in the order of their tree."""
+    with jax.ensure_compile_time_eval():
+        key = jax.random.key(0)
+        params, _ = family.init(key, family.sample(key))
+        return tuple(not np.any(x) for x in jax.tree.leaves(params))
+
+
+def reparametrize(family: TaskFamily, levels: tuple[str, ...], *, zeros_follow: bool = False) -> Reparametrized:
     """The family under reparametrisation at ``levels``, which may be ``("published",)``.
 
     Args:
       family: the family.
       levels: as for `Reparametrized`, with scales in [1e-3, 1e3]; or ``("published",)`` for `PUBLISHED_LEVELS` and
         `PUBLISHED_RANGES`.
+      zeros_follow: see `Reparametrized`.
 
     Raises:
       ValueError: an unknown level, or "published" beside others.
     """
     if tuple(levels) == ("published",):
-        return Reparametrized(family, PUBLISHED_LEVELS, ranges=PUBLISHED_RANGES)
+        return Reparametrized(family, PUBLISHED_LEVELS, ranges=PUBLISHED_RANGES, zeros_follow=zeros_follow)
     if "published" in levels:
         raise ValueError('the augmentation "published" is a whole list of levels: name it alone.')
-    return Reparametrized(family, tuple(levels))
+    return Reparametrized(family, tuple(levels), zeros_follow=zeros_follow)

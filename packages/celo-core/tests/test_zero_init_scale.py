@@ -1,0 +1,130 @@
+"""Tensors that are all zeros at initialisation: the scale that `CeloConfig.zero_init_scale` gives them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from celo_core import Celo, CeloConfig, configs, kernels
+from celo_core.kernels import pallas, xla
+from celo_core.testing import check_learned_optimizer, check_optimizer
+
+PUBLISHED, FLOORED = CeloConfig(scheduler=None), CeloConfig(scheduler=None, zero_init_scale=0.5)
+# One of each way through the fused update: alone, stacked with its like, packed with other vectors, and a scalar.
+PARAMS = {
+    "bias": jnp.zeros(5),
+    "gain": jnp.full(7, 2.0),
+    "head": jnp.zeros((4, 3)),
+    "kernel": jnp.full((4, 3), -0.2),
+    "temperature": jnp.zeros(()),
+    "wide": jnp.zeros((3, 11)),
+}
+SMALLEST = 0.2
+ZERO = {"bias", "head", "temperature", "wide"}
+
+
+@functools.cache
+def theta():
+    return Celo(PUBLISHED).init(jax.random.key(3))
+
+
+def step(config, params=PARAMS, factor=1.0):
+    """Celo's first step under gradients of random numbers, on the host."""
+    treedef = jax.tree.structure(params)
+    keys = jax.tree.unflatten(treedef, list(jax.random.split(jax.random.key(1), treedef.num_leaves)))
+    grads = jax.tree.map(lambda key, p: factor * jax.random.normal(key, p.shape), keys, params)
+    tx = Celo(config).build(theta(), 10)
+    updates, state = jax.jit(tx.update)(grads, tx.init(params), params, value=1.0)
+    return jax.device_get(updates), state[0]
+
+
+def test_steps_are_as_of_a_tensor_of_that_size():
+    """The closed form: without, such a tensor's scale is sqrt(1e-9); with, it is sqrt(floor^2 + 1e-9). Others are as they were."""
+    published, floored = step(PUBLISHED)[0], step(FLOORED)[0]
+    ratio = np.sqrt((0.5 * SMALLEST) ** 2 + 1e-9) / np.sqrt(1e-9)
+    for name, expected in published.items():
+        assert np.any(expected != 0)
+        factor = ratio if name in ZERO else 1.0
+        np.testing.assert_allclose(floored[name], factor * expected, rtol=1e-5)  # a rounding or two of float32 products
+
+
+def test_the_floor_is_of_the_initial_parameters_and_stays():
+    tx = Celo(FLOORED).build(theta(), 10)
+    state = tx.init(PARAMS)
+    floor = dict(zip(sorted(PARAMS), np.asarray(state[0].scale_floor), strict=True))
+    assert floor == {name: pytest.approx(0.5 * SMALLEST if name in ZERO else 0.0) for name in PARAMS}
+    grown = jax.tree.map(lambda p: p + 3.0, PARAMS)
+    _, state = tx.update(grown, state, grown, value=1.0)
+    assert dict(zip(sorted(PARAMS), np.asarray(state[0].scale_floor), strict=True)) == floor
+
+
+def test_a_change_of_units_changes_the_floor_with_it():
+    """With every parameter c times as large the floor is c times as large, so that such tensors keep their part in the whole."""
+    floor = lambda params: Celo(FLOORED).build(theta(), 10).init(params)[0].scale_floor
+    c = 64.0  # a power of two, which rounds nothing
+    np.testing.assert_array_equal(floor(jax.tree.map(lambda p: c * p, PARAMS)), c * floor(PARAMS))
+
+
+def test_nothing_but_zeros_is_as_published():
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    found, expected = step(FLOORED, zeros), step(PUBLISHED, zeros)
+    jax.tree.map(np.testing.assert_array_equal, found[0], expected[0])
+    assert not np.any(found[1].scale_floor)
+
+
+def test_state_is_one_number_per_tensor_more_and_none_by_default():
+    size = lambda config: sum(x.nbytes for x in jax.tree.leaves(Celo(config).build(theta(), 10).init(PARAMS)))
+    assert size(FLOORED) - size(PUBLISHED) == 4 * len(PARAMS)
+    assert Celo(PUBLISHED).build(theta(), 10).init(PARAMS)[0].scale_floor is None
+
+
+def test_no_parameters_and_numbers_that_are_not_finite():
+    tx = Celo(FLOORED).build(theta(), 10)
+    assert tx.init({})[0].scale_floor.shape == (0,)
+    floor = tx.init({"a": jnp.array([jnp.nan, 1.0]), "b": jnp.zeros(2), "c": jnp.array([1.0, 1.0])})[0].scale_floor
+    assert np.all(np.isfinite(floor))
+
+
+def test_kernels_agree():
+    """The Pallas kernels, interpreted, and XLA; on a stack of tensors of which one has a floor."""
+    tx = Celo(FLOORED).build(theta(), 10)
+    shape = (2, 9, 33)
+    params = {"a": jnp.zeros(shape[1:]), "b": jnp.ones(shape[1:])}
+    state = tx.init(params)[0]
+    stacked = lambda tree: jnp.stack([tree["a"], tree["b"]])
+    moments = kernels.Accumulators(
+        tuple(map(stacked, state.momentum)),
+        stacked(state.second_moment),
+        tuple(map(stacked, state.factored.row)),
+        tuple(map(stacked, state.factored.column)),
+    )
+    gradient = jax.random.normal(jax.random.key(0), shape)
+    batch = kernels.interface.Batch(gradient, stacked(params), moments, None, 1, state.scale_floor)
+    arguments = (FLOORED.rule, theta()["update_rule"], None, batch, jnp.uint32(1))
+    found, expected = pallas.update_batch(*arguments, interpret=True)[0], xla.update_batch(*arguments)[0]
+    assert np.abs(expected[0]).max() > 1e-2 * np.abs(expected[1]).max(), "the first has no scale without the floor"
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())  # sums in another order
+
+
+@pytest.mark.slow
+def test_conformance():
+    architecture = Celo(CeloConfig(zero_init_scale=0.5))
+    whole = architecture.init(jax.random.key(0))
+    check_optimizer(lambda num_steps: architecture.build(whole, num_steps))
+    check_learned_optimizer(architecture)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_bad_values_are_refused(value):
+    with pytest.raises(ValueError, match="zero_init_scale must be at least 0"):
+        CeloConfig(zero_init_scale=value)
+
+
+def test_config_round_trips_and_older_ones_are_read():
+    written = configs.to_json(FLOORED)
+    assert configs.from_json(CeloConfig, written) == FLOORED
+    del written["zero_init_scale"]
+    assert configs.from_json(CeloConfig, written) == PUBLISHED
