@@ -56,7 +56,7 @@ def add_commands(commands: Any) -> None:
         "scale of tensors that begin as zeros, in units of the others' smallest; 0 for next to none, as published (0)"
     )
     add("--zero-init-scale", type=float, metavar="X", help=what)
-    what = "begin the first phase with the theta of this theta.npz, or of the checkpoint.npz of another run"
+    what = "begin with the theta of another run: its theta.npz, or the checkpoint.npz of its first phase"
     add("--warm-start", metavar="FILE", help=what)
     add("--phase", choices=("both", "update-rule", "scheduler"), default="both", help="which phase to run (both)")
     add("--minutes", type=float, metavar="M", help="stop after M minutes, with a checkpoint")

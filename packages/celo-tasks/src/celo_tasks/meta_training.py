@@ -95,7 +95,8 @@ class Recipe:
         `celo_tasks.families.LogLoss`); families whose losses differ in size want the latter.
       zero_init_scale: Celo's, see `celo_core.CeloConfig`; if it is not 0, augmentation spares what begins as zeros (see
         `celo_tasks.families.Reparametrized`).
-      warm_start: a theta.npz, or a run's checkpoint.npz, whose theta the first phase begins with; ``None`` for a random one.
+      warm_start: a theta.npz, each part of which the phase that trains it begins with, or the checkpoint.npz of a first
+        phase; ``None`` for random beginnings.
       seed: of everything random.
     """
 
@@ -213,11 +214,12 @@ def meta_train(
         )
     families = _families(recipe, data_dir)
     data: Any = [family.load() for family in families]
-    identity = {"recipe": recipe.settings(), "data": data_digest(data)}
-    first = None if recipe.warm_start is None else _warm_start(recipe)
-    if first is not None:
+    settings = recipe.settings()
+    warm = {} if recipe.warm_start is None else _warm_start(recipe)
+    if warm:
         # What it begins with, not where that lay.
-        identity["recipe"]["warm_start"] = data_digest([flatten_theta(first)])
+        settings["warm_start"] = data_digest([flatten_theta(warm)])
+    identity = {"recipe": settings, "data": data_digest(data)}
     writes = jax.process_index() == 0
     theta: dict[str, Any] = {}
     for phase in recipe.phases[: recipe.phases.index(phases[-1]) + 1]:
@@ -234,7 +236,7 @@ def meta_train(
                 state = run_phase(
                     trainer,
                     folder / phase,
-                    theta=first if phase == recipe.phases[0] else None,
+                    theta={phase: warm[phase]} if phase in warm else None,
                     minutes=minutes,
                     stop=stop,
                     metadata=identity,
@@ -328,17 +330,17 @@ def _trainer(
 
 
 def _warm_start(recipe: Recipe) -> dict[str, Any]:
-    """The theta that the first phase begins with, out of a theta.npz or a checkpoint."""
+    """The parts of theta that phases begin with, out of a theta.npz or the first phase's checkpoint."""
     assert recipe.warm_start is not None
     path = pathlib.Path(recipe.warm_start)
     name = recipe.phases[0]
     if "settings" in checkpoints.load_metadata(path):
         architecture = Celo(CeloConfig(scheduler=None)) if name == "update_rule" else CeloAdam()
         return dict(checkpoint_theta(path, architecture))
-    theta = checkpoints.load_theta(path)
-    if name not in theta:
-        raise ValueError(f"{path} holds no {name}, which the first phase is to begin with: name another file.")
-    return {name: theta[name]}
+    theta = {part: values for part, values in checkpoints.load_theta(path).items() if part in recipe.phases}
+    if not theta:
+        raise ValueError(f"{path} holds nothing that {recipe.architecture} has a phase for: name another file.")
+    return theta
 
 
 def _estimator(

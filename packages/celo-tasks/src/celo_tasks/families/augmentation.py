@@ -101,7 +101,7 @@ class Reparametrized:
         weights = jnp.asarray([self.levels.count(level) for level in used], jnp.float32)
         level = jax.random.categorical(key_level, jnp.log(weights))
         scales = [jnp.exp(jnp.stack(choices)[level]) for choices in zip(*options, strict=True)]
-        zeros = _all_zeros(self.family) if self.zeros_follow else (False,) * len(scales)
+        zeros = _all_zeros(self) if self.zeros_follow else (False,) * len(scales)
         if any(zeros) and not all(zeros):
             own = [jax.lax.rsqrt(jnp.mean(x**-2)) for x, zero in zip(scales, zeros, strict=True) if not zero]
             followed = jnp.max(jnp.stack(own))
@@ -151,8 +151,9 @@ class Reparametrized:
 
 
 @functools.cache
-def _all_zeros(family: TaskFamily) -> tuple[bool, ...]:
-    """Which of a family's parameters are all zeros at initialisation, in the order of their tree."""
+def _all_zeros(reparametrized: Reparametrized) -> tuple[bool, ...]:
+    """Which of the family's parameters are all zeros at initialisation, in the order of their tree."""
+    family = reparametrized.family
     with jax.ensure_compile_time_eval():
         key = jax.random.key(0)
         params, _ = family.init(key, family.sample(key))
