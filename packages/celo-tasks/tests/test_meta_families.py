@@ -11,7 +11,9 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import MeanOfEstimators, ScaleByCeloAdamState, checkpoints
+from celo_core import Celo, MeanOfEstimators, ScaleByCeloAdamState, TruncatedPES, checkpoints
+from celo_core.meta_run import FORMAT
+from celo_core.meta_train import MetaTrainState
 from celo_core.testing.toys import LearnedSGD
 from celo_tasks import meta_training
 from celo_tasks.families import ImageMLP, LogLoss
@@ -138,36 +140,53 @@ def test_late_weights_are_those_of_the_phase():
 
 
 def test_scale_of_zeros_is_the_architectures_and_the_augmentations():
-    trainer = trainer_of(zero_init_scale=0.5)
-    assert trainer.estimator.architecture.config.zero_init_scale == 0.5
-    assert trainer.estimator.family.zeros_follow
-    assert not trainer_of().estimator.family.zeros_follow
+    for scale in (0.0, 0.5):
+        recipe = meta_training.Recipe(("digits_8x8",), zero_init_scale=scale)
+        assert meta_training._architecture(recipe).config.zero_init_scale == scale
+        (family,) = meta_training._families(recipe, None)
+        assert family.zeros_follow == (scale > 0)
     with pytest.raises(ValueError, match="leave out zero_init_scale"):
-        trainer_of(zero_init_scale=0.5, architecture="celo_adam")
+        meta_training._architecture(dataclasses.replace(recipe, architecture="celo_adam"))
 
 
-@pytest.mark.slow
-def test_warm_start(tmp_path):
-    """A run without iterations of its own to speak of ends where the other one stopped; as theta.npz and as a checkpoint."""
-    still = SMALL | {"learning_rates": (0.0, 0.0), "truncation": 1, "zero_init_scale": 0.5}
-    first = meta_training.Recipe(("digits_8x8",), **still)
-    theta = meta_training.meta_train(first, tmp_path / "first", phases=("update_rule",))
-    for name in ("theta.npz", "checkpoint.npz"):
-        recipe = dataclasses.replace(first, warm_start=str(tmp_path / "first" / "update_rule" / name), seed=9)
-        found = meta_training.meta_train(recipe, tmp_path / name, phases=("update_rule",))
-        assert jax.tree.all(jax.tree.map(np.array_equal, found, theta))
-    # What it began with identifies a run, wherever that file lay.
-    metadata = checkpoints.load_metadata(tmp_path / "theta.npz" / "update_rule" / "theta.npz")
-    assert len(metadata["recipe"]["warm_start"]) == 64
-    # The file says what it is of, so that it can be evaluated as it is.
-    assert metadata["config"]["zero_init_scale"] == 0.5 and metadata["config"]["scheduler"] is None
-    loaded = load_weights(tmp_path / "theta.npz" / "update_rule" / "theta.npz")
-    assert loaded(10).init({"w": np.ones(3), "b": np.zeros(3)})[0].scale_floor is not None
+def test_warm_start(tmp_path, monkeypatch):
+    """Each phase is given its own part of theta, which identifies the run wherever the file lay; the result says what it is of."""
+    theta = jax.device_get(Celo().init(jax.random.key(5)))
+    whole, part = str(tmp_path / "whole.npz"), str(tmp_path / "checkpoint.npz")
+    checkpoints.save_theta(whole, theta, {})
+    rule = {"update_rule": theta["update_rule"]}
+    state = MetaTrainState(np.int32(3), np.int32(0), rule, rule, (), np.zeros(2))
+    checkpoints.save_checkpoint(part, state, {"format": FORMAT, "settings": {}})
+    given = []
+
+    def run_phase(trainer, folder, *, theta, metadata, **_):
+        folder.mkdir(parents=True)
+        given.append((theta, metadata["recipe"]["warm_start"]))
+        return state._replace(iteration=2, average=theta or trainer.estimator.architecture.init(jax.random.key(0)))
+
+    monkeypatch.setattr(meta_training, "run_phase", run_phase)
+    monkeypatch.setattr(TruncatedPES, "check", lambda self, data: None)  # that would compile
+    for name, warm in (("both", whole), ("first", part)):
+        recipe = meta_training.Recipe(("digits_8x8",), **SMALL, zero_init_scale=0.5, warm_start=warm)
+        meta_training.meta_train(recipe, tmp_path / name)
+    assert [started is None for started, _ in given] == [False, False, False, True]
+    for (started, _), phase in zip(given, ("update_rule", "scheduler", "update_rule"), strict=False):
+        assert jax.tree.all(jax.tree.map(np.array_equal, started, {phase: theta[phase]}))
+    digests = [digest for _, digest in given]
+    assert digests[0] == digests[1] != digests[2] == digests[3] and len(digests[0]) == 64
+    alone = checkpoints.load_metadata(tmp_path / "both" / "update_rule" / "theta.npz")["config"]
+    assert alone["zero_init_scale"] == 0.5 and alone["scheduler"] is None
+    for path in (tmp_path / "both", tmp_path / "both" / "update_rule" / "theta.npz"):
+        assert load_weights(path)(10).init({"w": np.ones(3), "b": np.zeros(3)})[0].scale_floor is not None
+
+
+def test_warm_starts_that_cannot_be(tmp_path):
+    checkpoints.save_theta(tmp_path / "rule.npz", {"update_rule": {"bias": np.zeros(2, np.float32)}}, {})
+    recipe = meta_training.Recipe(("digits_8x8",), architecture="celo_adam", warm_start=str(tmp_path / "rule.npz"))
     with pytest.raises(ValueError, match="nothing that celo_adam has a phase for"):
-        warm = str(tmp_path / "first" / "update_rule" / "theta.npz")
-        meta_training._warm_start(dataclasses.replace(first, architecture="celo_adam", warm_start=warm))
+        meta_training._warm_start(recipe)
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
-        meta_training._warm_start(dataclasses.replace(first, warm_start=str(tmp_path / "none.npz")))
+        meta_training._warm_start(dataclasses.replace(recipe, warm_start=str(tmp_path / "none.npz")))
 
 
 @pytest.mark.slow
