@@ -7,7 +7,7 @@ The leaves of a tree are stored in order. The tree's structure is not stored: th
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -47,17 +47,14 @@ def load_checkpoint(path: str | os.PathLike[str], example: Any) -> Any:
       FileNotFoundError: there is no such file.
       ValueError: it is damaged, or holds other shapes or dtypes than ``example``.
     """
-    treedef: Any
-    leaves, treedef = jax.tree.flatten(example)
+    leaves = jax.tree.leaves(example)
     with _open(path) as archive:
         if len(archive.files) != len(leaves) + 1:
             raise ValueError(
                 f"checkpoint {path} holds {len(archive.files) - 1} arrays, not the {len(leaves)} of this run: "
                 "resume with the settings that it was written with, or start in another folder."
             )
-        arrays = [archive[f"leaf_{i:05d}"] for i in range(len(leaves))]
-    _check_leaves(path, arrays, leaves)
-    return treedef.unflatten(arrays)
+    return load_part(path, 0, example)
 
 
 def load_part(path: str | os.PathLike[str], first: int, example: Any) -> Any:
@@ -73,18 +70,13 @@ def load_part(path: str | os.PathLike[str], first: int, example: Any) -> Any:
         if missing := [name for name in names if name not in archive.files]:
             raise ValueError(f"checkpoint {path} has no array {missing[0]}: it is of another kind of run.")
         arrays = [archive[name] for name in names]
-    _check_leaves(path, arrays, leaves)
-    return treedef.unflatten(arrays)
-
-
-def _check_leaves(path: str | os.PathLike[str], arrays: Sequence[np.ndarray], leaves: Sequence[Any]) -> None:
-    """Raises ValueError where a shape or dtype is not what was expected."""
     for index, (array, leaf) in enumerate(zip(arrays, leaves, strict=True)):
         if array.shape != leaf.shape or array.dtype != leaf.dtype:
             raise ValueError(
                 f"checkpoint {path}: array {index} is {array.dtype}{array.shape}, not {leaf.dtype}{leaf.shape}: "
                 "resume with the settings that it was written with, or start in another folder."
             )
+    return treedef.unflatten(arrays)
 
 
 def save_theta(path: str | os.PathLike[str], theta: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:

@@ -293,6 +293,16 @@ def _architecture(recipe: Recipe) -> LearnedOptimizer:
     return CeloAdam()
 
 
+def _trained(recipe: Recipe, phase: str, theta: Mapping[str, Any]) -> LearnedOptimizer:
+    """What a phase trains, given the theta of those before."""
+    architecture = _architecture(recipe)
+    if not isinstance(architecture, Celo):
+        return architecture
+    if phase == "update_rule":
+        return Celo(dataclasses.replace(architecture.config, scheduler=None))
+    return FrozenPart(architecture, dict(theta))
+
+
 def _trainer(
     recipe: Recipe,
     phase: int,
@@ -301,12 +311,7 @@ def _trainer(
     data: Sequence[Any],
     devices: Sequence[Any] | None,
 ) -> MetaTrainer:
-    architecture = _architecture(recipe)
-    if isinstance(architecture, Celo):
-        if PHASES[phase] == "update_rule":
-            architecture = Celo(dataclasses.replace(architecture.config, scheduler=None))
-        else:
-            architecture = FrozenPart(architecture, dict(theta))
+    architecture = _trained(recipe, PHASES[phase], theta)
     iterations = recipe.iterations[phase]
     config = MetaTrainConfig(
         iterations=iterations,
@@ -333,10 +338,8 @@ def _warm_start(recipe: Recipe) -> dict[str, Any]:
     """The parts of theta that phases begin with, out of a theta.npz or the first phase's checkpoint."""
     assert recipe.warm_start is not None
     path = pathlib.Path(recipe.warm_start)
-    name = recipe.phases[0]
     if "settings" in checkpoints.load_metadata(path):
-        architecture = Celo(CeloConfig(scheduler=None)) if name == "update_rule" else CeloAdam()
-        return dict(checkpoint_theta(path, architecture))
+        return dict(checkpoint_theta(path, _trained(recipe, recipe.phases[0], {})))
     theta = {part: values for part, values in checkpoints.load_theta(path).items() if part in recipe.phases}
     if not theta:
         raise ValueError(f"{path} holds nothing that {recipe.architecture} has a phase for: name another file.")

@@ -96,8 +96,8 @@ class ScaleByCeloState(NamedTuple):
       factored: a `celo_core.accumulators.FactoredMoment` whose ``row`` and ``column`` are, per decay, a tree like the
         parameters, accumulator_dtype.
       scheduler: state of the scheduler, or ``None`` without one.
-      scale_floor: what each tensor's root mean square is at least, float32 (number of tensors,), in the tree's order, from
-        the parameters that ``init`` got; ``None`` where the config's ``zero_init_scale`` is 0.
+      scale_floor: what is added in quadrature to each tensor's root mean square, float32 (number of tensors,), in the tree's
+        order, from the parameters that ``init`` got; ``None`` where the config's ``zero_init_scale`` is 0.
     """
 
     count: Any
