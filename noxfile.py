@@ -22,6 +22,14 @@ PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
 """Tests compile more than they compute, and a compilation uses one core."""
 
 
+def compiling_once(session: nox.Session) -> dict[str, str]:
+    """Environment of tests: what one test or process has compiled, the others take from a cache."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(session.create_tmp()) / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    }
+
+
 def folder(package: str) -> str:
     return f"packages/celo-{package}"
 
@@ -47,7 +55,7 @@ def minimum(text: str) -> list[str]:
 def tests(session: nox.Session, package: str) -> None:
     """Tests of one package, alone: nox -s "tests(core)" -- -k pes."""
     install(session, package)
-    session.run("pytest", "-q", *PARALLEL, f"{folder(package)}/tests", *session.posargs)
+    session.run("pytest", "-q", *PARALLEL, f"{folder(package)}/tests", *session.posargs, env=compiling_once(session))
 
 
 @nox.session
@@ -65,7 +73,8 @@ def minimums(session: nox.Session, package: str) -> None:
         key = lambda v: [int(part) for part in v.split(".")]
         lowest[name] = max(lowest.get(name, version), version, key=key)
     install(session, package, *(f"{name}=={version}" for name, version in lowest.items()))
-    session.run("pytest", "-q", *PARALLEL, "-m", "not slow", f"{folder(package)}/tests", *session.posargs)
+    tests = f"{folder(package)}/tests"
+    session.run("pytest", "-q", *PARALLEL, "-m", "not slow", tests, *session.posargs, env=compiling_once(session))
 
 
 @nox.session

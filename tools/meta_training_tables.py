@@ -1,5 +1,7 @@
-"""Tables of docs/meta-training.md from the results of bench-meta, time_to_quality.py and estimator_comparison.py."""
+"""Tables of docs/meta-training.md, and of the page about a meta-training, from what bench-meta and the like have written."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 HORIZONS = {"100": "steps 1-100", "500": "1-500", "2000": "1-2000", "last_100": "1901-2000"}
@@ -93,4 +95,33 @@ def comparison_table(record: dict[str, Any]) -> str:
     for name, one in record["results"].items():
         last = one["curve"][-1]
         lines.append(f"| {name} | " + " | ".join(f"{last[h]:.3f}" for h in HORIZONS) + " |")
+    return "\n".join(lines)
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def stretches_table(folders: list[Path]) -> str:
+    """What each stretch of a meta-training cost, and their sum: from the logs, which count compilation."""
+    ends = [_lines(folder / "log.jsonl")[-1] for folder in folders]
+    lines = ["| stretch | meta-iterations | inner steps | seconds |", "|---|---:|---:|---:|"]
+    for folder, end in zip(folders, ends, strict=True):
+        lines.append(f"| `{folder.name}/` | {end['iteration']:,} | {end['inner_steps']:,} | {end['seconds']:,.0f} |")
+    total = {key: sum(end[key] for end in ends) for key in ("inner_steps", "seconds")}
+    lines.append(f"| together | | {total['inner_steps']:,} | {total['seconds']:,.0f} |")
+    return "\n".join(lines)
+
+
+def validation_table(folders: list[Path]) -> str:
+    """The final-loss ratio over tuned Adam in every validation of every stretch, in all and task by task."""
+    rows = [(folder.name, line) for folder in folders for line in _lines(folder / "validation.jsonl")]
+    tasks = list(rows[0][1]["tasks"])
+    lines = [
+        "| stretch | meta-iteration | all | " + " | ".join(tasks) + " |",
+        "|---|---:|---:|" + "---:|" * len(tasks),
+    ]
+    for name, line in rows:
+        ratios = " | ".join(f"{line['tasks'][task]['ratio']:.2f}" for task in tasks)
+        lines.append(f"| `{name}/` | {line['iteration']:,} | {line['ratio']:.2f} | {ratios} |")
     return "\n".join(lines)

@@ -3,13 +3,29 @@
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 
 # Before JAX starts. Simulated devices exist on the CPU only, whatever else the machine has.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile much and compute little: without most of XLA's optimisations they take half the time.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 sys.path.insert(0, str(pathlib.Path(__file__).parent))  # helpers beside the tests, under any import mode of pytest
 
+import jax
 import pytest
+
+
+@pytest.fixture
+def as_for_users() -> Iterator[None]:
+    """XLA's optimisations are on, and nothing comes from a cache: for tests of the compiled program itself."""
+    names = {"jax_disable_most_optimizations": False, "jax_enable_compilation_cache": False}
+    before = {name: jax.config.read(name) for name in names}
+    for name, value in names.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")

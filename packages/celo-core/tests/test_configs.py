@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celo_core import CeloAdamConfig, CeloConfig, LSTMSchedulerConfig, configs
@@ -15,6 +15,8 @@ schedulers = st.builds(
     hidden_size=st.integers(1, 512),
     num_timescales=st.integers(2, 20),
     multiplier=st.floats(1e-6, 1e3),
+    task_embedding=st.booleans(),
+    horizon=st.booleans(),
 )
 
 
@@ -35,6 +37,7 @@ def celo_configs(draw):
 adam_configs = st.builds(CeloAdamConfig, b1=decays, b2=decays, eps=st.floats(0, 1), scheduler=schedulers)
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(celo_configs() | adam_configs | schedulers)
 def test_round_trip(config):
     text = json.dumps(configs.to_json(config))

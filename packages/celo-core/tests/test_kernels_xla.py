@@ -159,7 +159,7 @@ def test_a_program_does_not_grow_with_equal_leaves(theta, one_cpu):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(1024, 512), (2, 2, 256, 512), (524_288,)], ids=str)
-def test_temporary_memory_is_of_the_order_of_a_float_per_parameter(theta, one_cpu, shape, dtype):
+def test_temporary_memory_is_of_the_order_of_a_float_per_parameter(theta, one_cpu, as_for_users, shape, dtype):
     """Compiled memory analysis of a donated step; the reference holds some 36 floats per parameter."""
     params = [jnp.zeros(shape)]
     tx = celo(theta, 10, config=RULE_ONLY, accumulator_dtype=dtype)
@@ -186,7 +186,7 @@ def test_state_takes_16_bytes_per_parameter_or_half():
     assert 8 < size(jnp.bfloat16) < 8.1
 
 
-def test_sharded_matrices_are_not_gathered(theta):
+def test_sharded_matrices_are_not_gathered(theta, as_for_users):
     """On eight devices no collective moves an array of a parameter's size: statistics are reduced where they lie."""
     mesh = Mesh(np.asarray(jax.devices()[:8]).reshape(4, 2), ("data", "model"))
     specs = {

@@ -54,6 +54,14 @@ def test_devices_share_the_pairs(finished):
     chex.assert_trees_all_close(jax.device_get(state.theta), finished[1].theta, rtol=1e-5)
 
 
+def test_theta_of_something_else_is_refused():
+    theta = jax.device_get(LearnedSGD().init(jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"'unused/bias' has shape \(3,\), not \(2,\)"):
+        make_trainer().init(theta | {"unused": {"bias": np.zeros(3)}})
+    with pytest.raises(ValueError, match="not one of 'learned_sgd': it lacks unused/bias"):
+        make_trainer().init({"rule": theta["rule"]})
+
+
 def test_meta_training_finds_a_better_learning_rate(tmp_path):
     config = MetaTrainConfig(iterations=100, learning_rate=0.05, block=25)
     trainer = make_trainer(config)

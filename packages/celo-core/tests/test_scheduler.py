@@ -9,6 +9,7 @@ import pytest
 
 from celo_core import LSTMScheduler, LSTMSchedulerConfig, get_architecture
 from celo_core.schedulers.loss_features import (
+    horizon_feature,
     init_loss_buffer,
     loss_rates,
     time_features,
@@ -80,6 +81,27 @@ def test_time_features():
     np.testing.assert_allclose(time_features(jnp.float32(0.4))[3], 0.0, atol=1e-6)
     np.testing.assert_allclose(time_features(jnp.float32(0.2))[0], np.tanh(1.7), rtol=1e-6)
     assert time_features(jnp.float32(0.0)).shape == (9,)
+
+
+def test_horizon_feature():
+    found = [horizon_feature(steps).item() for steps in (1, 1000, 10_000, 10**9)]
+    np.testing.assert_allclose(found, [-3.0, np.log(1000) - 7, np.log(10_000) - 7, 3.0], atol=2e-6)  # float32 near 7
+
+
+def test_only_a_scheduler_with_horizon_tells_lengths_apart():
+    """Two trainings at the same share of their planned lengths, at the first step, where no loss has been seen."""
+
+    def multipliers(config):
+        scheduler = LSTMScheduler(config)
+        theta = scheduler.init(jax.random.key(0))
+        theta["network"]["step_size"]["kernel"] += 1.0
+        step = lambda length: scheduler.step(theta, scheduler.init_state(theta), jnp.int32(0), 1.0, length)[0]
+        return step(100), step(10_000)
+
+    short, long = multipliers(LSTMSchedulerConfig(hidden_size=4))
+    assert short == long
+    short, long = multipliers(LSTMSchedulerConfig(hidden_size=4, horizon=True))
+    assert abs(short - long) > 1e-3
 
 
 def test_half_lives():

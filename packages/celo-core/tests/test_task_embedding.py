@@ -4,7 +4,6 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -35,16 +34,6 @@ from celo_core.unroll import InnerProblem, train
 SCHEDULER = LSTMSchedulerConfig(hidden_size=4, num_timescales=3, task_embedding=True)
 ADAM = CeloAdam(CeloAdamConfig(scheduler=SCHEDULER))
 FIRST = -EMBEDDING_SIZE  # the embedding is the last of the inputs
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation() -> Iterator[None]:
-    """XLA skips most optimisations: these tests compile much and compute little."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
 
 embed = jax.jit(task_embedding)
 PARAMS = {"bias": np.zeros(3), "kernel": np.full((2, 3), 0.5), "scale": np.float32(2.0)}

@@ -1,10 +1,12 @@
 """Fixtures for the tests of celo_tasks."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import jax
+# Before JAX starts. Tests compile much and compute little: without most of XLA's optimisations they take half the time.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike
@@ -29,15 +31,6 @@ def no_tfds_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
     return folder
-
-
-@pytest.fixture(scope="module")
-def fast_compilation() -> Iterator[None]:
-    """Has XLA skip most optimisations: for tests that compile much and compute little, it halves their time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

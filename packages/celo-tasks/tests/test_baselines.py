@@ -13,8 +13,6 @@ import pytest
 
 from celo_tasks.baselines import LEARNING_RATES_SMALL, TUNED_BASELINES, build, grid, scale_by_shampoo, schedule_shape
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 NUM_STEPS = 40
 PLAIN_RATE = 1e-2
 COSINE_RATE = 1e-1

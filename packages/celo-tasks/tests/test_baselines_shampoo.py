@@ -11,8 +11,6 @@ import pytest
 from celo_core.testing import check_optimizer
 from celo_tasks.baselines import scale_by_shampoo, shampoo
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 B1, B2, EPS = 0.9, 0.99, 1e-8
 RIDGE = 1e-3
 EVERY = 2

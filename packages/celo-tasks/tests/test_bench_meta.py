@@ -49,7 +49,7 @@ def run_with_all_outputs(folder: Path, pairs: str, default_pairs: int, **patches
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory, fast_compilation: None) -> Measured:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     """A run in which meta-training is made up, since it takes long to compile; Adam's training is not.
 
     The default number of pairs is 2 here, and is measured though it is not asked for.

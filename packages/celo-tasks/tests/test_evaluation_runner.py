@@ -17,8 +17,6 @@ from celo_tasks.evaluation.store import Store
 from celo_tasks.evaluation.worker import Group, Worker, load_task
 from celo_tasks.registry import TASKS
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 TASK = "small_vae"
 ADAM = Spec("adam", "adam")
 SETTINGS = runner.Settings("small-8", (TASK,), (ADAM,), 20, seeds=2, learning_rates=(1e-3, 1e-2), longest=1)

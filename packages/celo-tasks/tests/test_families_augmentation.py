@@ -10,8 +10,6 @@ import pytest
 
 from celo_tasks.families import LEVELS, PUBLISHED_LEVELS, PUBLISHED_RANGES, ImageMLP, Reparametrized, reparametrize
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 INNER = ImageMLP(("digits_8x8",), hidden_sizes=(8,), batch_size=16)
 
 

@@ -11,8 +11,6 @@ from scipy import integrate, special, stats
 from celo_tasks.families import ImageAutoencoder, ImageVAE
 from celo_tasks.families.image_autoencoder import gaussian_kl
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 VAE_FAMILY = ImageVAE("vae", "digits_8x8", 12, 6, encoder_sizes=(5,), num_latents=3, decoder_sizes=(4, 5))
 
 

@@ -12,8 +12,6 @@ from celo_core.testing.toys import Quadratic
 from celo_tasks.comparison import HeldOut
 from celo_tasks.families import MLP, ESWrapped, ImageClassifier, ImageMLP
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 SMALL_IMAGES = "fashion_mnist_small_8x8"
 POINT = np.asarray([1.0, -2.0, 0.5, 3.0], np.float32)
 SLOPE = POINT / 4  # of mean(p^2) / 2

@@ -10,8 +10,6 @@ import pytest
 from celo_tasks.families import MLP, ConvNet, ImageMLP, PatchConv
 from celo_tasks.families.image_mlp import fan_in_normal
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 def test_initialisation_is_truncated_normal() -> None:
     sample = np.asarray(fan_in_normal(jax.random.key(0), (5, 5, 16, 300)))  # fan_in 400

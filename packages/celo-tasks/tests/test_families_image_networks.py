@@ -11,8 +11,6 @@ from celo_tasks.families import MLP, Attention, ConvNet, ImageClassifier, MLPMix
 from celo_tasks.families.image_conv import max_pool
 from celo_tasks.families.vision_transformer import split_into_patches
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 def randomized(tree: Any, seed: int = 0) -> Any:
     """Random positive numbers around 0.1 to 0.5, signs mixed for kernels only: variances must be positive."""

@@ -12,8 +12,6 @@ import pytest
 from celo_core import LearnedOptimizer, TaskFamily
 from celo_tasks.families import MLP, AdafacMLP, ImageClassifier, LearnedOptimizerTraining
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 Array = np.ndarray
 OPTIMIZER = AdafacMLP()
 

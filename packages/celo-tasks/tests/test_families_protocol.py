@@ -25,8 +25,6 @@ from celo_tasks.families import (
     TextTransformer,
 )
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 SMALL_IMAGES = "fashion_mnist_small_8x8"
 
 

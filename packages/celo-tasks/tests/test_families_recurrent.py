@@ -10,8 +10,6 @@ import pytest
 from celo_tasks.families import RecurrentLM
 from celo_tasks.families.recurrent import CELLS
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 Array = np.ndarray
 WIDTH, EMBEDDING, VOCABULARY = 6, 5, 11
 TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, (2, 9))

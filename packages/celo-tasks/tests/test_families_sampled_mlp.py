@@ -14,8 +14,6 @@ from celo_core import EMBEDDING_NAMES, embed_task
 from celo_tasks.families import MLP, Reparametrized, SampledImageMLP
 from celo_tasks.families.sampled_mlp import ACTIVATIONS, INITIALIZERS, LOSSES
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 FAMILY = SampledImageMLP(("digits_8x8", "fashion_mnist_small_8x8"), max_width=16, max_depth=3, max_batch_size=32)
 RELU = SampledImageMLP(
     ("digits_8x8",),

@@ -8,8 +8,6 @@ import pytest
 from celo_tasks import datasets
 from celo_tasks.families import TextTransformer, TransformerLM
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 FAMILY = TextTransformer(width=16, batch_size=8, length=16)
 
 

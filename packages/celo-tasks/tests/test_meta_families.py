@@ -149,6 +149,17 @@ def test_scale_of_zeros_is_the_architectures_and_the_augmentations():
         meta_training._architecture(dataclasses.replace(recipe, architecture="celo_adam"))
 
 
+@pytest.mark.parametrize("architecture", ["celo", "celo_adam"])
+def test_shape_of_the_scheduler(architecture):
+    recipe = meta_training.Recipe(("digits_8x8",), architecture=architecture, scheduler_hidden_size=3)
+    longer = dataclasses.replace(recipe, scheduler_horizon=True)
+    for made, inputs in ((recipe, 18), (longer, 19)):
+        theta = jax.eval_shape(meta_training._architecture(made).init, jax.random.key(0))["scheduler"]
+        assert theta["initial_hidden"].shape == (3,) and theta["network"]["input"]["kernel"].shape == (inputs, 3)
+    with pytest.raises(ValueError, match="hidden_size must be at least 1"):
+        meta_training._architecture(dataclasses.replace(recipe, scheduler_hidden_size=0))
+
+
 def test_warm_start(tmp_path, monkeypatch):
     """Each phase is given its own part of theta, which identifies the run wherever the file lay; the result says what it is of."""
     theta = jax.device_get(Celo().init(jax.random.key(5)))

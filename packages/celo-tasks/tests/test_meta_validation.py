@@ -24,8 +24,6 @@ from celo_tasks.evaluation.worker import identity
 from celo_tasks.families import ImageMLP
 from celo_tasks.meta_validation import CURVE_POINTS, VALIDATION_TASKS, MetaValidation, scalars
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 TASK = "mlp_tanh_48x24"
 
 

@@ -17,8 +17,6 @@ from celo_tasks import cli, plots, quickstart
 from celo_tasks.families import MLP, ImageClassifier
 from celo_tasks.quickstart import Settings
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 def stand_in(num_steps: int) -> optax.GradientTransformationExtraArgs:
     """Momentum, but insists on the loss as a learned optimizer does."""

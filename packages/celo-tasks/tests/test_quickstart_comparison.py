@@ -15,8 +15,6 @@ from celo_core.progress import ProgressLine
 from celo_tasks import comparison
 from celo_tasks.baselines import Contestant
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 SGD = Contestant("sgd", "plain", lambda rate, _: optax.with_extra_args_support(optax.sgd(rate)), (0.1, 0.25))
 
 

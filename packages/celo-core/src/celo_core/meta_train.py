@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from celo_core import checkpoints
+from celo_core.checks import check_theta_shapes
 from celo_core.protocols import GradientEstimator, LearnedOptimizer, Theta
 
 Array = jax.Array
@@ -170,7 +171,14 @@ class MetaTrainer:
         self._run = jax.jit(self._block, static_argnums=(2, 3), donate_argnums=0)
 
     def init(self, theta: Theta | None = None) -> MetaTrainState:
-        """State at iteration 0, from ``theta`` or, by default, from the architecture's random initialisation."""
+        """State at iteration 0, from ``theta`` or, by default, from the architecture's random initialisation.
+
+        Raises:
+          ValueError: theta is not one of the architecture that is trained.
+        """
+        architecture = self.estimator.architecture
+        if theta is not None:
+            check_theta_shapes(theta, jax.eval_shape(architecture.init, jax.random.key(0)), architecture.name)
         # It runs once: on a CPU compiling it well would take far longer than running it.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
         return self.place(jax.device_get(jax.jit(self._init, compiler_options=options)(theta)))

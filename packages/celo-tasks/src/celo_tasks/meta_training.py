@@ -25,11 +25,13 @@ from jax.experimental import multihost_utils
 from celo_core import (
     Celo,
     CeloAdam,
+    CeloAdamConfig,
     CeloConfig,
     GradientEstimator,
     GrowingLength,
     LearnedOptimizer,
     LogUniformLength,
+    LSTMSchedulerConfig,
     MeanOfEstimators,
     ResumeBuffer,
     checkpoints,
@@ -95,6 +97,8 @@ class Recipe:
         `celo_tasks.families.LogLoss`); families whose losses differ in size want the latter.
       zero_init_scale: Celo's, see `celo_core.CeloConfig`; if it is not 0, augmentation spares what begins as zeros (see
         `celo_tasks.families.Reparametrized`).
+      scheduler_hidden_size: units of the LSTM; evolution strategies learn the sooner, the fewer meta-parameters there are.
+      scheduler_horizon: whether it reads the planned length of training.
       warm_start: a theta.npz, each part of which the phase that trains it begins with, or the checkpoint.npz of a first
         phase; ``None`` for random beginnings.
       seed: of everything random.
@@ -129,6 +133,8 @@ class Recipe:
     text: str = "shakespeare"
     objective: str = "loss"
     zero_init_scale: float = 0.0
+    scheduler_hidden_size: int = 64
+    scheduler_horizon: bool = False
     warm_start: str | None = None
     seed: int = 0
 
@@ -286,11 +292,12 @@ def _families(recipe: Recipe, data_dir: str | None) -> list[Any]:
 
 def _architecture(recipe: Recipe) -> LearnedOptimizer:
     """The whole of what a recipe makes."""
+    scheduler = LSTMSchedulerConfig(hidden_size=recipe.scheduler_hidden_size, horizon=recipe.scheduler_horizon)
     if recipe.architecture == "celo":
-        return Celo(CeloConfig(zero_init_scale=recipe.zero_init_scale))
+        return Celo(CeloConfig(scheduler=scheduler, zero_init_scale=recipe.zero_init_scale))
     if recipe.zero_init_scale:
         raise ValueError("celo_adam's steps are not relative to the parameters: leave out zero_init_scale.")
-    return CeloAdam()
+    return CeloAdam(CeloAdamConfig(scheduler=scheduler))
 
 
 def _trained(recipe: Recipe, phase: str, theta: Mapping[str, Any]) -> LearnedOptimizer:

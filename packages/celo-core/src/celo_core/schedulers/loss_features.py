@@ -34,6 +34,15 @@ def time_features(fraction: Array) -> Array:
     return jnp.tanh(10.0 * (fraction - jnp.asarray(TIME_THRESHOLDS, jnp.float32)))
 
 
+def horizon_feature(num_steps: Array) -> Array:
+    """``log(num_steps) - 7`` within plus or minus 3, float32 (1,): 0 for some 1,100 steps.
+
+    The papers' schedulers know the share of a training that is done, and so have one schedule for every length.
+    """
+    steps = jnp.maximum(jnp.asarray(num_steps, jnp.float32), 1.0)
+    return jnp.clip(jnp.log(steps) - 7.0, -3.0, 3.0)[None]
+
+
 def init_loss_buffer(num_timescales: int) -> LossBuffer:
     """An empty buffer."""
     return LossBuffer(

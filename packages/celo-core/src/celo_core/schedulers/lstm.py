@@ -1,7 +1,7 @@
 """The LSTM scheduler: one step-size multiplier per training step, from time and the loss curve.
 
 Source: Celo (arXiv 2501.12670, section 3). Its inputs depend on no tensor, so it is evaluated once per step.
-By its config it reads the task embedding besides, which the published one does not.
+By its config it reads the planned length of training or the task embedding besides, which the published one does not.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from celo_core.schedulers.embedding import EMBEDDING_SIZE, check_task_embedding
 from celo_core.schedulers.loss_features import (
     TIME_THRESHOLDS,
     LossBuffer,
+    horizon_feature,
     init_loss_buffer,
     time_features,
     update_loss_buffer,
@@ -33,17 +34,27 @@ class LSTMSchedulerConfig:
       multiplier: the multiplier is ``multiplier * exp(output)``.
       task_embedding: whether `celo_core.task_embedding` is read beside time and loss features; it is then to be given to
         the architecture's ``build``.
+      horizon: whether the planned length of training is read as well, see `celo_core.schedulers.loss_features`.
+
+    Raises:
+      ValueError: the LSTM would have no units.
     """
 
     hidden_size: int = 64
     num_timescales: int = 10
     multiplier: float = 0.1
     task_embedding: bool = False
+    horizon: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hidden_size < 1:
+            raise ValueError(f"hidden_size must be at least 1, not {self.hidden_size}.")
 
     @property
     def num_inputs(self) -> int:
         """Length of the input vector."""
-        return len(TIME_THRESHOLDS) + self.num_timescales - 1 + (EMBEDDING_SIZE if self.task_embedding else 0)
+        embedding = EMBEDDING_SIZE if self.task_embedding else 0
+        return len(TIME_THRESHOLDS) + self.num_timescales - 1 + int(self.horizon) + embedding
 
 
 class LSTMSchedulerState(NamedTuple):
@@ -137,6 +148,7 @@ class LSTMScheduler:
         num_steps = jnp.asarray(num_steps, jnp.float32)
         losses, loss_features = update_loss_buffer(state.losses, value, num_steps)
         parts = [time_features(count.astype(jnp.float32) / num_steps), loss_features]
+        parts += [horizon_feature(num_steps)] * self.config.horizon
         inputs = jnp.concatenate(parts if task_embedding is None else [*parts, task_embedding])
         outputs: Any = LSTMNetwork(self.config).apply({"params": theta["network"]}, inputs, state.hidden, state.cell)
         log_multiplier, hidden, cell = outputs

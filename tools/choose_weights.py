@@ -1,0 +1,115 @@
+"""Compares weights on the validation tasks at several lengths of training: what weights to ship is decided by this alone.
+
+    python tools/choose_weights.py --out docs/results/choice.json celo=celo mine=runs/mine/theta.npz
+
+The five tasks of `celo_tasks.meta_validation` are neither trained on nor in an evaluation suite, so that nothing is chosen by
+what it is judged by later. Adam is tuned for each task and length. The file keeps Adam's part and what was measured before;
+the same command measures what is missing. REF is a theta.npz, the folder of a run, or what celo_zoo.load takes.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import celo_zoo
+from celo_core import files
+from celo_tasks.machine import hardware
+from celo_tasks.meta_validation import MetaValidation
+from celo_tasks.optimizers import load_weights
+from celo_tasks.report import versions
+
+
+class Ready:
+    """An optimizer that needs no theta any more, as a learned optimizer.
+
+    Args:
+      make: makes it of a number of steps.
+    """
+
+    name = "ready"
+    config = None
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+
+    def init(self, key: Any) -> dict[str, Any]:
+        """An empty theta."""
+        del key
+        return {}
+
+    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> Any:
+        """The optimizer."""
+        del theta, kwargs
+        return self._make(num_steps)
+
+
+def optimizer(reference: str) -> Callable[[Any], Any]:
+    """``num_steps -> Optax optimizer`` of a file, a folder or a name."""
+    if Path(reference).exists():
+        return load_weights(reference)
+    return lambda steps: celo_zoo.optimizer(reference, num_steps=steps)
+
+
+def compare(named: dict[str, str], lengths: list[int], seeds: int, known: dict[str, Any]) -> dict[str, Any]:
+    """Measures what ``known``, an earlier result, lacks.
+
+    Args:
+      named: references by name.
+      lengths: steps of the trainings.
+      seeds: trainings of each task and length.
+      known: an earlier result, or nothing.
+
+    Returns:
+      For JSON: ``"adam"`` by length, and ``"weights"`` by name: ``"lengths"``, each with ``"ratio"`` and ``"tasks"``, and
+      the geometric mean of the ratios, ``"ratio"``.
+    """
+    adam, found = dict(known.get("adam", {})), dict(known.get("weights", {}))
+    for length in lengths:
+        validation = MetaValidation(length, seeds, reference=adam.get(str(length)))
+        adam[str(length)] = validation.tuned_adam()
+        for name, reference in named.items():
+            measured = found.setdefault(name, {"lengths": {}})["lengths"]
+            if str(length) not in measured:
+                result = validation.measure(Ready(optimizer(reference)), {})
+                tasks = {task: one["ratio"] for task, one in result["tasks"].items()}
+                measured[str(length)] = {"ratio": result["ratio"], "tasks": tasks}
+                print(f"{name}, {length:,} steps: {result['ratio']:.3f}", file=sys.stderr)
+    for one in found.values():
+        one["ratio"] = round(math.exp(np.mean([math.log(x["ratio"]) for x in one["lengths"].values()])), 6)
+    return {"seeds": seeds, "machine": hardware(), "versions": versions(), "adam": adam, "weights": found}
+
+
+def main() -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", nargs="+", metavar="NAME=REF", help="weights to compare")
+    parser.add_argument("--lengths", default="300,1000", metavar="N,...", help="steps of trainings (300,1000)")
+    parser.add_argument("--seeds", type=int, default=2, metavar="N", help="trainings of each task and length (2)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write, and go on")
+    options = parser.parse_args()
+    try:
+        if wrong := [text for text in options.weights if "=" not in text]:
+            raise ValueError(f"{wrong[0]!r} has no name: write NAME=REF.")
+        known = json.loads(options.out.read_text()) if options.out.exists() else {}
+        if known and known["seeds"] != options.seeds:
+            raise ValueError(
+                f"{options.out} is of {known['seeds']} seeds: give --seeds {known['seeds']} or another file."
+            )
+        named = dict(text.split("=", 1) for text in options.weights)
+        lengths = [int(text) for text in options.lengths.split(",")]
+        files.write_json(options.out, compare(named, lengths, options.seeds, known))
+    except (ValueError, OSError) as error:
+        print(f"choose_weights: {error}", file=sys.stderr)
+        return 2
+    print(options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
