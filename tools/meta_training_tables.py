@@ -125,3 +125,16 @@ def validation_table(folders: list[Path]) -> str:
         ratios = " | ".join(f"{line['tasks'][task]['ratio']:.2f}" for task in tasks)
         lines.append(f"| `{name}/` | {line['iteration']:,} | {line['ratio']:.2f} | {ratios} |")
     return "\n".join(lines)
+
+
+def choice_table(record: dict[str, Any]) -> str:
+    """The final-loss ratio over tuned Adam of all weights that were compared, by length of training; the best first."""
+    lengths = list(record["adam"])
+    lines = [
+        "| weights | all | " + " | ".join(f"{int(length):,} steps" for length in lengths) + " |",
+        "|---|---:|" + "---:|" * len(lengths),
+    ]
+    for name, one in sorted(record["weights"].items(), key=lambda item: -item[1]["ratio"]):
+        ratios = " | ".join(f"{one['lengths'][length]['ratio']:.2f}" for length in lengths)
+        lines.append(f"| {name} | {one['ratio']:.2f} | {ratios} |")
+    return "\n".join(lines)

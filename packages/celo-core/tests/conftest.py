@@ -18,14 +18,11 @@ import pytest
 
 @pytest.fixture
 def as_for_users() -> Iterator[None]:
-    """XLA's optimisations are on, and nothing comes from a cache: for tests of the compiled program itself."""
-    names = {"jax_disable_most_optimizations": False, "jax_enable_compilation_cache": False}
-    before = {name: jax.config.read(name) for name in names}
-    for name, value in names.items():
-        jax.config.update(name, value)
+    """XLA's optimisations are on: for tests of the compiled program itself."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")
