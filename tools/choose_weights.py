@@ -11,7 +11,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def optimizer(reference: str) -> Callable[[Any], Any]:
     return lambda steps: celo_zoo.optimizer(reference, num_steps=steps)
 
 
-def compare(named: dict[str, str], lengths: list[int], seeds: int, known: dict[str, Any]) -> dict[str, Any]:
+def compare(named: dict[str, str], lengths: list[int], seeds: int, known: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Measures what ``known``, an earlier result, lacks.
 
     Args:
@@ -65,24 +65,26 @@ def compare(named: dict[str, str], lengths: list[int], seeds: int, known: dict[s
       seeds: trainings of each task and length.
       known: an earlier result, or nothing.
 
-    Returns:
-      For JSON: ``"adam"`` by length, and ``"weights"`` by name: ``"lengths"``, each with ``"ratio"`` and ``"tasks"``, and
-      the geometric mean of the ratios, ``"ratio"``.
+    Yields:
+      After everything that was measured, the whole so far, for JSON: ``"adam"`` by length, and ``"weights"`` by name:
+      ``"lengths"``, each with ``"ratio"`` and ``"tasks"``, and the geometric mean of the ratios, ``"ratio"``.
     """
     adam, found = dict(known.get("adam", {})), dict(known.get("weights", {}))
+    about = {"seeds": seeds, "machine": hardware(), "versions": versions()}
     for length in lengths:
         validation = MetaValidation(length, seeds, reference=adam.get(str(length)))
         adam[str(length)] = validation.tuned_adam()
         for name, reference in named.items():
             measured = found.setdefault(name, {"lengths": {}})["lengths"]
-            if str(length) not in measured:
-                result = validation.measure(Ready(optimizer(reference)), {})
-                tasks = {task: one["ratio"] for task, one in result["tasks"].items()}
-                measured[str(length)] = {"ratio": result["ratio"], "tasks": tasks}
-                print(f"{name}, {length:,} steps: {result['ratio']:.3f}", file=sys.stderr)
-    for one in found.values():
-        one["ratio"] = round(math.exp(np.mean([math.log(x["ratio"]) for x in one["lengths"].values()])), 6)
-    return {"seeds": seeds, "machine": hardware(), "versions": versions(), "adam": adam, "weights": found}
+            if str(length) in measured:
+                continue
+            result = validation.measure(Ready(optimizer(reference)), {})
+            tasks = {task: one["ratio"] for task, one in result["tasks"].items()}
+            measured[str(length)] = {"ratio": result["ratio"], "tasks": tasks}
+            ratios = [one["ratio"] for one in measured.values()]
+            found[name]["ratio"] = round(math.exp(np.mean(np.log(ratios))), 6)
+            print(f"{name}, {length:,} steps: {result['ratio']:.3f}", file=sys.stderr)
+            yield {**about, "adam": adam, "weights": found}
 
 
 def main() -> int:
@@ -103,7 +105,8 @@ def main() -> int:
             )
         named = dict(text.split("=", 1) for text in options.weights)
         lengths = [int(text) for text in options.lengths.split(",")]
-        files.write_json(options.out, compare(named, lengths, options.seeds, known))
+        for result in compare(named, lengths, options.seeds, known):
+            files.write_json(options.out, result)
     except (ValueError, OSError) as error:
         print(f"choose_weights: {error}", file=sys.stderr)
         return 2

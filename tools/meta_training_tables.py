@@ -128,13 +128,18 @@ def validation_table(folders: list[Path]) -> str:
 
 
 def choice_table(record: dict[str, Any]) -> str:
-    """The final-loss ratio over tuned Adam of all weights that were compared, by length of training; the best first."""
+    """The ratio over tuned Adam of all weights that were compared, by length, and task by task at the longest; best first."""
     lengths = list(record["adam"])
+    longest = lengths[-1]
+    tasks = list(record["adam"][longest]["tasks"])
     lines = [
-        "| weights | all | " + " | ".join(f"{int(length):,} steps" for length in lengths) + " |",
-        "|---|---:|" + "---:|" * len(lengths),
+        "| weights | " + " | ".join(f"{int(length):,} steps" for length in lengths) + " | " + " | ".join(tasks) + " |",
+        "|---|" + "---:|" * (len(lengths) + len(tasks)),
     ]
-    for name, one in sorted(record["weights"].items(), key=lambda item: -item[1]["ratio"]):
-        ratios = " | ".join(f"{one['lengths'][length]['ratio']:.2f}" for length in lengths)
-        lines.append(f"| {name} | {one['ratio']:.2f} | {ratios} |")
+    whole = [item for item in record["weights"].items() if longest in item[1]["lengths"]]
+    for name, one in sorted(whole, key=lambda item: -item[1]["lengths"][longest]["ratio"]):
+        known = [one["lengths"].get(length) for length in lengths]
+        ratios = [f"{found['ratio']:.2f}" if found else "" for found in known]
+        ratios += [f"{one['lengths'][longest]['tasks'][task]:.2f}" for task in tasks]
+        lines.append(f"| {name} | " + " | ".join(ratios) + " |")
     return "\n".join(lines)

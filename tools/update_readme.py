@@ -1,4 +1,4 @@
-"""Writes the results in README.md, docs/performance.md and docs/meta-training.md from the results files.
+"""Writes the results in README.md, docs/performance.md, docs/meta-training.md and of a meta-training from the results files.
 
 nox -s bench
 nox -s quickstart -- --out docs/results/quickstart
@@ -19,6 +19,10 @@ from typing import Any
 import meta_training_tables as meta_training
 
 ROOT = Path(__file__).resolve().parents[1]
+
+CELO_2 = ROOT / "docs/results/celo-2"
+STRETCHES = [CELO_2 / name for name in ("first_stretch", "update_rule", "scheduler")]
+TRIED = sorted((CELO_2 / "tried").iterdir())
 
 
 def quickstart_table(results: dict[str, Any]) -> str:
@@ -114,6 +118,12 @@ def main() -> int:
             "bench": meta_training.bench_table(read("bench-meta.json")),
             "quality": meta_training.quality_table(read("time-to-quality/run.json")),
             "comparison": meta_training.comparison_table(read("time-to-quality/comparison.json")),
+        },
+        "docs/results/celo-2/README.md": {
+            "stretches": meta_training.stretches_table(STRETCHES),
+            "validation": meta_training.validation_table(STRETCHES),
+            "tried": meta_training.validation_table(TRIED),
+            "choice": meta_training.choice_table(read("celo-2/choice.json")),
         },
     }
     outdated = []

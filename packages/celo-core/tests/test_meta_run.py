@@ -18,7 +18,18 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import Celo, ConstantLength, MeanOfEstimators, TruncatedES, TruncatedPES, checkpoints, files
+from celo_core import (
+    Celo,
+    CeloConfig,
+    ConstantLength,
+    MeanOfEstimators,
+    TruncatedES,
+    TruncatedPES,
+    checkpoints,
+    configs,
+    files,
+    meta_run,
+)
 from celo_core.divergence import Health
 from celo_core.meta_run import FORMAT, GOOD_EVERY, MOST_RETRIES, checkpoint_theta, run_phase
 from celo_core.meta_train import MetaTrainConfig, MetaTrainer
@@ -353,3 +364,16 @@ def test_checkpoints_of_other_architectures_estimators_and_formats_are_refused(t
     checkpoints.save_checkpoint(tmp_path / "checkpoint.npz", state, {**metadata, "format": 99})
     with pytest.raises(ValueError, match="format 99, and this version of celo-core reads format"):
         run_phase(make_trainer(), tmp_path)
+
+
+def test_a_config_to_which_something_was_added_is_the_same_config():
+    """A checkpoint of before does not have it; what is unknown or of something else stays, and so differs."""
+    config = CeloConfig()
+    whole = configs.to_json(config)
+    older = {**whole, "scheduler": {k: v for k, v in whole["scheduler"].items() if k != "horizon"}}
+    settings = lambda config: {"architecture": {"name": "celo", "config": config}, "seed": 1}
+    assert meta_run._with_defaults(settings(older), config) == settings(whole)
+    for other in (None, {**older, "of_tomorrow": 1}):
+        assert meta_run._with_defaults(settings(other), config) == settings(other)
+    assert meta_run._with_defaults(settings(None), None) == settings(None)
+    assert meta_run._with_defaults({}, config) == {}

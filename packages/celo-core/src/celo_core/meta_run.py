@@ -196,7 +196,7 @@ class _Run:
                 f"{path} is a checkpoint of format {found.get('format', 1)}, and this version of celo-core reads format "
                 f"{FORMAT}: finish the run with the version that began it, or start in another folder."
             )
-        settings = found["settings"]
+        settings = _with_defaults(found["settings"], self._trainer.estimator.architecture.config)
         if different := sorted(
             name for name in {*settings, *self._identity} if settings.get(name) != self._identity.get(name)
         ):
@@ -290,6 +290,16 @@ def identity(trainer: MetaTrainer) -> dict[str, Any]:
     }
     value["estimator"] = _describe(estimator)
     return value
+
+
+def _with_defaults(settings: Any, config: Any) -> Any:
+    """Settings of a checkpoint whose architecture's config has what later versions have added to it, at its default."""
+    try:
+        described = settings["architecture"]
+        known = configs.to_json(configs.from_json(type(config), described["config"]))
+        return {**settings, "architecture": {**described, "config": known}}
+    except (KeyError, TypeError, ValueError):  # of something else: that is said where the settings are compared
+        return settings
 
 
 def _describe(value: Any) -> Any:
