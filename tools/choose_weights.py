@@ -4,56 +4,22 @@
 
 The five tasks of `celo_tasks.meta_validation` are neither trained on nor in an evaluation suite, so that nothing is chosen by
 what it is judged by later. Adam is tuned for each task and length. The file keeps Adam's part and what was measured before;
-the same command measures what is missing. REF is a theta.npz, the folder of a run, or what celo_zoo.load takes.
+the same command measures what is missing. REF is as in yardstick.py, or the folder of a run.
 """
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from yardstick import load
 
-import celo_zoo
 from celo_core import files
 from celo_tasks.machine import hardware
 from celo_tasks.meta_validation import MetaValidation
-from celo_tasks.optimizers import load_weights
 from celo_tasks.report import versions
-
-
-class Ready:
-    """An optimizer that needs no theta any more, as a learned optimizer.
-
-    Args:
-      make: makes it of a number of steps.
-    """
-
-    name = "ready"
-    config = None
-
-    def __init__(self, make: Callable[[Any], Any]) -> None:
-        self._make = make
-
-    def init(self, key: Any) -> dict[str, Any]:
-        """An empty theta."""
-        del key
-        return {}
-
-    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> Any:
-        """The optimizer."""
-        del theta, kwargs
-        return self._make(num_steps)
-
-
-def optimizer(reference: str) -> Callable[[Any], Any]:
-    """``num_steps -> Optax optimizer`` of a file, a folder or a name."""
-    if Path(reference).exists():
-        return load_weights(reference)
-    return lambda steps: celo_zoo.optimizer(reference, num_steps=steps)
 
 
 def compare(named: dict[str, str], lengths: list[int], seeds: int, known: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -67,7 +33,7 @@ def compare(named: dict[str, str], lengths: list[int], seeds: int, known: dict[s
 
     Yields:
       After everything that was measured, the whole so far, for JSON: ``"adam"`` by length, and ``"weights"`` by name:
-      ``"lengths"``, each with ``"ratio"`` and ``"tasks"``, and the geometric mean of the ratios, ``"ratio"``.
+      ``"lengths"``, each with ``"ratio"`` and ``"tasks"``.
     """
     adam, found = dict(known.get("adam", {})), dict(known.get("weights", {}))
     about = {"seeds": seeds, "machine": hardware(), "versions": versions()}
@@ -78,11 +44,9 @@ def compare(named: dict[str, str], lengths: list[int], seeds: int, known: dict[s
             measured = found.setdefault(name, {"lengths": {}})["lengths"]
             if str(length) in measured:
                 continue
-            result = validation.measure(Ready(optimizer(reference)), {})
+            result = validation.measure(*load(reference))
             tasks = {task: one["ratio"] for task, one in result["tasks"].items()}
             measured[str(length)] = {"ratio": result["ratio"], "tasks": tasks}
-            ratios = [one["ratio"] for one in measured.values()]
-            found[name]["ratio"] = round(math.exp(np.mean(np.log(ratios))), 6)
             print(f"{name}, {length:,} steps: {result['ratio']:.3f}", file=sys.stderr)
             yield {**about, "adam": adam, "weights": found}
 

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import celo_zoo
-from celo_core import Celo, CeloConfig, checkpoints, files, get_architecture
+from celo_core import CeloConfig, files, get_architecture
 from celo_core.unroll import InnerProblem, train
 from celo_tasks.families import ImageMLP, Reparametrized
 from celo_tasks.machine import hardware
+from celo_tasks.optimizers import MetaTrained
 
 DATASETS = ("mnist_8x8", "fashion_mnist_8x8", "cifar10_8x8", "cifar100_10of100_8x8")
 PROBLEMS, STEPS, HORIZONS, CLIP = 4, 2000, (100, 500, 2000), 5.0
@@ -38,10 +39,11 @@ class ClippedImageMLP(ImageMLP):
 
 
 def load(reference: str) -> tuple[Any, Any]:
-    """The architecture and theta of a weights file, folder or name."""
-    if reference.endswith(".npz"):
-        theta = checkpoints.load_theta(reference)
-        return (Celo() if "scheduler" in theta else Celo(CeloConfig(scheduler=None))), theta
+    """The architecture and theta of a weights file, a folder of weights or of a run, or a name."""
+    run = Path(reference) / "theta.npz"
+    if reference.endswith(".npz") or run.is_file():
+        found = MetaTrained(run if run.is_file() else Path(reference))
+        return found.architecture, found.theta
     theta, config = celo_zoo.convert_published(reference) if reference.endswith(".state") else celo_zoo.load(reference)
     name = "celo" if isinstance(config, CeloConfig) else "celo_adam"
     return dataclasses.replace(get_architecture(name), config=config), theta  # type: ignore[type-var]

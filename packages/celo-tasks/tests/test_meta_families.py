@@ -1,7 +1,6 @@
 """The families of meta-training: sound problems of many kinds, side by side for one theta."""
 
 import dataclasses
-import functools
 import json
 import pathlib
 
@@ -36,8 +35,7 @@ def test_family_is_sound_and_can_be_learned(name):
     config = family.sample(jax.random.key(0))
     params, model_state = family.init(jax.random.key(1), config)
 
-    # Compiling takes most of the test's time, hence without optimisation.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def step(params, model_state, state, key):
         loss = lambda p: family.loss(p, model_state, key, config, family.batch(key, config, data))
         (value, model_state), gradient = jax.value_and_grad(loss, has_aux=True)(params)

@@ -73,7 +73,7 @@ def load_weights(path: str | os.PathLike[str]) -> PretrainedOptimizer:
     path = pathlib.Path(path)
     file = path / "theta.npz" if path.is_dir() else path
     if file.name.endswith(".npz") and file.is_file():
-        return _MetaTrained(file)
+        return MetaTrained(file)
     if not path.exists():
         raise ValueError(f"there are no weights {path}: give the folder of a meta-training run or of exported weights.")
     points = sorted(importlib.metadata.entry_points(group=WEIGHTS_GROUP), key=lambda point: point.name)
@@ -87,20 +87,33 @@ def load_weights(path: str | os.PathLike[str]) -> PretrainedOptimizer:
         raise ValueError(f"{path} cannot be read as weights: {error}") from error
 
 
-class _MetaTrained:
-    """The result of a meta-training run."""
+class MetaTrained:
+    """The result of a meta-training run: ``(num_steps) -> optax.GradientTransformationExtraArgs``.
+
+    Args:
+      file: a theta.npz.
+
+    Attributes:
+      architecture: the learned optimizer.
+      theta: its meta-parameters, a nested dict of float32 arrays.
+      fingerprint: SHA-256 of the file.
+
+    Raises:
+      ValueError: the file is no result of meta-training.
+    """
 
     def __init__(self, file: pathlib.Path) -> None:
         try:
-            self._theta = checkpoints.load_theta(file)
+            self.theta = checkpoints.load_theta(file)
         except KeyError as error:
             raise ValueError(f"{file} is no result of meta-training: it does not list {error}.") from error
         found = checkpoints.load_metadata(file)
         if "config" in found:
-            self._architecture = get_architecture(found["architecture"], found["config"])
+            self.architecture = get_architecture(found["architecture"], found["config"])
         else:  # written before other architectures could be meta-trained
-            self._architecture = Celo(CeloConfig() if "scheduler" in self._theta else CeloConfig(scheduler=None))
+            self.architecture = Celo(CeloConfig() if "scheduler" in self.theta else CeloConfig(scheduler=None))
         self.fingerprint = f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
 
     def __call__(self, num_steps: int) -> optax.GradientTransformationExtraArgs:
-        return self._architecture.build(self._theta, num_steps)
+        """The optimizer for a training of so many steps."""
+        return self.architecture.build(self.theta, num_steps)
