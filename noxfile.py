@@ -25,7 +25,7 @@ PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
 def compiling_once(session: nox.Session) -> dict[str, str]:
     """Environment of tests: what one test or process has compiled, the others take from a cache."""
     return {
-        "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(session.create_tmp()) / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / session.cache_dir / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     }
 

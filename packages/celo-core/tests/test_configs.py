@@ -8,15 +8,17 @@ from hypothesis import strategies as st
 
 from celo_core import CeloAdamConfig, CeloConfig, LSTMSchedulerConfig, configs
 from celo_core.features import CELO_FEATURES
+from celo_core.schedulers.loss_features import DECAYS
 
 decays = st.floats(0.0, 1.0, exclude_max=True)
 schedulers = st.builds(
     LSTMSchedulerConfig,
-    hidden_size=st.integers(1, 512),
+    hidden_size=st.integers(0, 512),
     num_timescales=st.integers(2, 20),
     multiplier=st.floats(1e-6, 1e3),
     task_embedding=st.booleans(),
     horizon=st.booleans(),
+    decay=st.sampled_from(DECAYS),
 )
 
 

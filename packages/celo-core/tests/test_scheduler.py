@@ -5,10 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from celo_core import LSTMScheduler, LSTMSchedulerConfig, get_architecture
 from celo_core.schedulers.loss_features import (
+    decay_factor,
     horizon_feature,
     init_loss_buffer,
     loss_rates,
@@ -70,8 +72,52 @@ def test_lstm_in_closed_form():
     np.testing.assert_allclose(multiplier, 0.1 * np.exp(3.0), rtol=1e-6)
 
 
-def test_random_scheduler_starts_near_one():
-    scheduler = LSTMScheduler()
+def test_without_an_lstm_the_log_multiplier_is_linear():
+    """In the nine time features, nine loss features and the horizon, with nothing else to learn."""
+    scheduler = LSTMScheduler(LSTMSchedulerConfig(hidden_size=0, horizon=True))
+    theta = scheduler.init(jax.random.key(1))
+    assert sum(leaf.size for leaf in jax.tree.leaves(theta)) == 19 + 1
+    kernel = jnp.arange(19.0)[:, None] / 19
+    theta["network"]["step_size"] = {"kernel": kernel, "bias": jnp.array([0.5])}
+    state = scheduler.init_state(theta)
+    for count, loss in enumerate([3.0, 2.0, 2.5]):
+        _, loss_features = update_loss_buffer(state.losses, jnp.float32(loss), jnp.float32(40))
+        inputs = np.concatenate([time_features(jnp.float32(count / 40)), loss_features, [np.log(40.0) - 7]])
+        multiplier, state = scheduler.step(theta, state, jnp.int32(count), jnp.float32(loss), 40)
+        np.testing.assert_allclose(multiplier, 0.1 * np.exp(inputs @ kernel[:, 0] + 0.5), rtol=1e-5)  # sums in float32
+    with pytest.raises(ValueError, match="hidden_size must be at least 0"):
+        LSTMSchedulerConfig(hidden_size=-1)
+
+
+@pytest.mark.parametrize(
+    ("decay", "schedule"),
+    [
+        ("constant", optax.constant_schedule(1.0)),
+        ("linear", optax.linear_schedule(1.0, 0.0, 50)),
+        ("cosine", optax.cosine_decay_schedule(1.0, 50)),
+    ],
+)
+def test_decays_are_optax_schedules(decay, schedule):
+    """Also past the planned end; and the multiplier is that of the scheduler without a decay, times it."""
+    counts = np.arange(0, 60, 7)
+    fractions = jnp.asarray(counts / 50, jnp.float32)
+    np.testing.assert_allclose(decay_factor(decay, fractions), [schedule(n) for n in counts], atol=3e-7)  # of 1, float32
+    multipliers = []
+    for one in ("constant", decay):
+        scheduler = LSTMScheduler(LSTMSchedulerConfig(hidden_size=3, decay=one))
+        theta = scheduler.init(jax.random.key(2))
+        multipliers.append(scheduler.step(theta, scheduler.init_state(theta), jnp.int32(14), jnp.float32(2.0), 50)[0])
+    np.testing.assert_allclose(multipliers[1], multipliers[0] * schedule(14), rtol=1e-6)
+
+
+def test_an_unknown_decay_is_refused():
+    with pytest.raises(ValueError, match="decay must be one of constant, linear, cosine, not 'sine'"):
+        LSTMSchedulerConfig(decay="sine")
+
+
+@pytest.mark.parametrize("hidden_size", [0, 64])
+def test_random_scheduler_starts_near_one(hidden_size):
+    scheduler = LSTMScheduler(LSTMSchedulerConfig(hidden_size=hidden_size))
     theta = scheduler.init(jax.random.key(3))
     multiplier, _ = scheduler.step(theta, scheduler.init_state(theta), jnp.int32(0), jnp.float32(2.0), 100)
     assert 0.5 < multiplier < 2.0

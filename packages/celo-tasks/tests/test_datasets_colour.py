@@ -54,7 +54,7 @@ def test_an_absent_set_says_what_to_do(tmp_path: Path, no_tfds_data: Path) -> No
         load_images("cifar10_16rgb", data_dir=tmp_path)
     with pytest.raises(FileNotFoundError) as caught:
         load_images("cifar10_16rgb_sub", data_dir=tmp_path)
-    message = str(caught.value)
+    message = str(caught.value).replace(str(tmp_path), "FOLDER")  # whose name may have points
     assert (
         "cifar10_16rgb_sub.npz or cifar10_32rgb_sub.npz, or use 'cifar10_16rgb', which `celo-tasks prepare`" in message
     )

@@ -154,8 +154,36 @@ def test_shape_of_the_scheduler(architecture):
     for made, inputs in ((recipe, 18), (longer, 19)):
         theta = jax.eval_shape(meta_training._architecture(made).init, jax.random.key(0))["scheduler"]
         assert theta["initial_hidden"].shape == (3,) and theta["network"]["input"]["kernel"].shape == (inputs, 3)
-    with pytest.raises(ValueError, match="hidden_size must be at least 1"):
-        meta_training._architecture(dataclasses.replace(recipe, scheduler_hidden_size=0))
+    decaying = dataclasses.replace(recipe, scheduler_decay="cosine")
+    assert meta_training._architecture(decaying).config.scheduler.decay == "cosine"
+    with pytest.raises(ValueError, match="decay must be one of"):
+        meta_training._architecture(dataclasses.replace(recipe, scheduler_decay="sine"))
+
+
+def test_a_joint_phase_begins_with_both_parts(tmp_path, monkeypatch):
+    """The update rule of the phase before, which it trains as well, and a scheduler out of the warm start or at random."""
+    theta, other = (jax.device_get(Celo().init(jax.random.key(seed))) for seed in (5, 6))
+    warm = str(tmp_path / "warm.npz")
+    checkpoints.save_theta(warm, other, {})
+    moved = {}
+
+    def run_phase(trainer, folder, *, theta, **_):
+        assert set(trainer.estimator.architecture.init(jax.random.key(0))) == set(theta) == {"update_rule", "scheduler"}
+        moved.update(jax.tree.map(lambda leaf: leaf + 1, theta))
+        folder.mkdir(parents=True)
+        return MetaTrainState(2, 0, theta, moved, (), np.zeros(2))
+
+    monkeypatch.setattr(meta_training, "run_phase", run_phase)
+    for name, start in (("random", None), ("warm", warm)):
+        folder = tmp_path / name
+        (folder / "update_rule").mkdir(parents=True)
+        checkpoints.save_theta(folder / "update_rule" / "theta.npz", {"update_rule": theta["update_rule"]}, {})
+        recipe = meta_training.Recipe(("digits_8x8",), **SMALL | {"joint": True, "warm_start": start})
+        found = meta_training.meta_train(recipe, folder, phases=("scheduler",), command="")
+        jax.tree.map(np.testing.assert_array_equal, found, moved)
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), found["update_rule"], theta["update_rule"])
+        if start:
+            jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), found["scheduler"], other["scheduler"])
 
 
 def test_warm_start(tmp_path, monkeypatch):

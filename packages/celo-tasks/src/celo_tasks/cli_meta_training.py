@@ -56,10 +56,14 @@ def add_commands(commands: Any) -> None:
         "scale of tensors that begin as zeros, in units of the others' smallest; 0 for next to none, as published (0)"
     )
     add("--zero-init-scale", type=float, metavar="X", help=what)
-    what = "units of the scheduler's LSTM: the fewer, the sooner it learns (64, as published)"
+    what = "units of the scheduler's LSTM: the fewer, the sooner it learns; 0 for a linear scheduler (64, as published)"
     add("--scheduler-hidden-size", type=int, metavar="N", help=what)
     what = "the scheduler reads the planned length of training too, so that long ones can have other step sizes"
     add("--scheduler-horizon", action="store_true", default=None, help=what)
+    what = "constant, linear or cosine: a decay of the step sizes that the scheduler modulates (constant, as published)"
+    add("--scheduler-decay", metavar="NAME", help=what)
+    what = "the scheduler's phase goes on training the update rule too, which then learns steps that get smaller"
+    add("--joint", action="store_true", default=None, help=what)
     what = "begin with the theta of another run: its theta.npz, or the checkpoint.npz of its first phase"
     add("--warm-start", metavar="FILE", help=what)
     add("--phase", choices=("both", "update-rule", "scheduler"), default="both", help="which phase to run (both)")

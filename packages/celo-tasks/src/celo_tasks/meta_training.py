@@ -99,6 +99,9 @@ class Recipe:
         `celo_tasks.families.Reparametrized`).
       scheduler_hidden_size: units of the LSTM; evolution strategies learn the sooner, the fewer meta-parameters there are.
       scheduler_horizon: whether it reads the planned length of training.
+      scheduler_decay: what the learned multiplier is multiplied by, see `celo_core.LSTMSchedulerConfig`.
+      joint: whether the scheduler's phase goes on training the update rule as well, which is then frozen no more: what it
+        has learned at a constant multiplier is not best for steps that get smaller.
       warm_start: a theta.npz, each part of which the phase that trains it begins with, or the checkpoint.npz of a first
         phase; ``None`` for random beginnings.
       seed: of everything random.
@@ -135,6 +138,8 @@ class Recipe:
     zero_init_scale: float = 0.0
     scheduler_hidden_size: int = 64
     scheduler_horizon: bool = False
+    scheduler_decay: str = "constant"
+    joint: bool = False
     warm_start: str | None = None
     seed: int = 0
 
@@ -242,7 +247,7 @@ def meta_train(
                 state = run_phase(
                     trainer,
                     folder / phase,
-                    theta={phase: warm[phase]} if phase in warm else None,
+                    theta=_beginning(recipe, phase, theta, warm),
                     minutes=minutes,
                     stop=stop,
                     metadata=identity,
@@ -292,7 +297,9 @@ def _families(recipe: Recipe, data_dir: str | None) -> list[Any]:
 
 def _architecture(recipe: Recipe) -> LearnedOptimizer:
     """The whole of what a recipe makes."""
-    scheduler = LSTMSchedulerConfig(hidden_size=recipe.scheduler_hidden_size, horizon=recipe.scheduler_horizon)
+    scheduler = LSTMSchedulerConfig(
+        hidden_size=recipe.scheduler_hidden_size, horizon=recipe.scheduler_horizon, decay=recipe.scheduler_decay
+    )
     if recipe.architecture == "celo":
         return Celo(CeloConfig(scheduler=scheduler, zero_init_scale=recipe.zero_init_scale))
     if recipe.zero_init_scale:
@@ -307,7 +314,17 @@ def _trained(recipe: Recipe, phase: str, theta: Mapping[str, Any]) -> LearnedOpt
         return architecture
     if phase == "update_rule":
         return Celo(dataclasses.replace(architecture.config, scheduler=None))
-    return FrozenPart(architecture, dict(theta))
+    return architecture if recipe.joint else FrozenPart(architecture, dict(theta))
+
+
+def _beginning(
+    recipe: Recipe, phase: str, theta: Mapping[str, Any], warm: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """What a phase begins with, given the theta of those before and that of a warm start; ``None`` for random values."""
+    if phase == "scheduler" and recipe.joint:
+        random = jax.device_get(_architecture(recipe).init(jax.random.key(recipe.seed)))
+        return {phase: warm.get(phase, random[phase]), **theta}
+    return {phase: warm[phase]} if phase in warm else None
 
 
 def _trainer(

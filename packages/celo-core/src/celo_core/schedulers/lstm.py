@@ -11,10 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from celo_core.checks import check_choice
 from celo_core.schedulers.embedding import EMBEDDING_SIZE, check_task_embedding
 from celo_core.schedulers.loss_features import (
+    DECAYS,
     TIME_THRESHOLDS,
     LossBuffer,
+    decay_factor,
     horizon_feature,
     init_loss_buffer,
     time_features,
@@ -29,15 +32,18 @@ class LSTMSchedulerConfig:
     """Shape of the LSTM scheduler.
 
     Attributes:
-      hidden_size: units of the LSTM.
+      hidden_size: units of the LSTM; 0 for none, where the log multiplier is a linear map of the inputs: two dozen
+        meta-parameters, of which evolution strategies learn the most from the least.
       num_timescales: running means of the loss; one fewer loss features.
       multiplier: the multiplier is ``multiplier * exp(output)``.
       task_embedding: whether `celo_core.task_embedding` is read beside time and loss features; it is then to be given to
         the architecture's ``build``.
       horizon: whether the planned length of training is read as well, see `celo_core.schedulers.loss_features`.
+      decay: what the multiplier is multiplied by besides, see `celo_core.schedulers.loss_features.decay_factor`; what is
+        learned is then the difference to a schedule known to be good. The published scheduler has ``"constant"``.
 
     Raises:
-      ValueError: the LSTM would have no units.
+      ValueError: a negative number of units, or an unknown decay.
     """
 
     hidden_size: int = 64
@@ -45,10 +51,12 @@ class LSTMSchedulerConfig:
     multiplier: float = 0.1
     task_embedding: bool = False
     horizon: bool = False
+    decay: str = "constant"
 
     def __post_init__(self) -> None:
-        if self.hidden_size < 1:
-            raise ValueError(f"hidden_size must be at least 1, not {self.hidden_size}.")
+        if self.hidden_size < 0:
+            raise ValueError(f"hidden_size must be at least 0, not {self.hidden_size}.")
+        check_choice("decay", self.decay, DECAYS)
 
     @property
     def num_inputs(self) -> int:
@@ -83,6 +91,8 @@ class LSTMNetwork(nn.Module):
     def __call__(self, x: Array, hidden: Array, cell: Array) -> tuple[Array, Array, Array]:
         """Maps the input (num_inputs,) and the LSTM's state, twice (hidden_size,), to a log multiplier and a new state."""
         size = self.config.hidden_size
+        if size == 0:
+            return nn.Dense(1, name="step_size")(x)[0], hidden, cell
         pooled = nn.relu(nn.Dense(size, name="pooled_input")(x))
         x = nn.Dense(size, name="input")(x) + pooled
         gates = nn.Dense(4 * size, name="gates")(jnp.concatenate([x, hidden]))
@@ -96,7 +106,8 @@ class LSTMNetwork(nn.Module):
 class LSTMScheduler:
     """Scheduler of Celo and Celo-Adam.
 
-    theta: ``{"network": {"input", "pooled_input", "gates", "step_size"}, "initial_hidden", "initial_cell"}``.
+    theta: ``{"network": {"input", "pooled_input", "gates", "step_size"}, "initial_hidden", "initial_cell"}``; without an
+    LSTM ``{"network": {"step_size"}, ...}``.
     """
 
     config: LSTMSchedulerConfig = LSTMSchedulerConfig()
@@ -139,7 +150,7 @@ class LSTMScheduler:
           task_embedding: float32 (EMBEDDING_SIZE,), read only if the config says so.
 
         Returns:
-          ``(multiplier, state)``; the multiplier is a float32 scalar, ``0.1 * exp(linear(h))``.
+          ``(multiplier, state)``; the multiplier is a float32 scalar, ``0.1 * exp(linear(h))`` times the decay.
 
         Raises:
           ValueError: the config asks for the task embedding and it is missing or misshapen.
@@ -147,9 +158,11 @@ class LSTMScheduler:
         task_embedding = check_task_embedding(task_embedding, self.config.task_embedding)
         num_steps = jnp.asarray(num_steps, jnp.float32)
         losses, loss_features = update_loss_buffer(state.losses, value, num_steps)
-        parts = [time_features(count.astype(jnp.float32) / num_steps), loss_features]
+        fraction = count.astype(jnp.float32) / num_steps
+        parts = [time_features(fraction), loss_features]
         parts += [horizon_feature(num_steps)] * self.config.horizon
         inputs = jnp.concatenate(parts if task_embedding is None else [*parts, task_embedding])
         outputs: Any = LSTMNetwork(self.config).apply({"params": theta["network"]}, inputs, state.hidden, state.cell)
         log_multiplier, hidden, cell = outputs
-        return self.config.multiplier * jnp.exp(log_multiplier), LSTMSchedulerState(losses, hidden, cell)
+        scale = self.config.multiplier * decay_factor(self.config.decay, fraction)
+        return scale * jnp.exp(log_multiplier), LSTMSchedulerState(losses, hidden, cell)
