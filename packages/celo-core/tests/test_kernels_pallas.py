@@ -40,9 +40,11 @@ class Case(NamedTuple):
     kept: str = "float32"
     features: tuple[str, ...] = CELO_FEATURES
     multiplier: bool = True
+    adam: bool = False
 
     def __str__(self):
         options = ["stacked" * self.stacked, self.dtype, self.kept, "some" if self.features != CELO_FEATURES else ""]
+        options += ["adam" * self.adam]
         return "-".join(["x".join(map(str, self.shape)), *filter(None, options)])
 
     @property
@@ -57,7 +59,8 @@ class Case(NamedTuple):
         names = ("hidden_0", "hidden_1", "output")
         draw = lambda *shape: jnp.asarray(rng.standard_normal(shape) / np.sqrt(shape[0]), jnp.float32)
         layers = zip(names, sizes, sizes[1:], strict=False)
-        return {name: {"kernel": draw(rows, units), "bias": draw(units)} for name, rows, units in layers}
+        adam = {"adam": {"kernel": draw(len(DECAYS), 1)}} if self.adam else {}
+        return adam | {name: {"kernel": draw(rows, units), "bias": draw(units)} for name, rows, units in layers}
 
     def batch(self, seed=0, mask=None):
         """A batch in mid-training. Elements' sizes differ by some powers of ten, as do those of the tensors of a stack."""
@@ -122,9 +125,9 @@ def assert_same(actual, expected, case):
 
 
 CASES = [
-    *(Case((37, 53)), Case((53, 37), multiplier=False), Case((32, 32)), Case((2, 150)), Case((40, 1))),
+    *(Case((37, 53)), Case((53, 37), multiplier=False), Case((32, 32)), Case((2, 150), adam=True), Case((40, 1))),
     *(Case((6, 10, 14)), Case((14, 3, 10)), Case((3, 3, 9, 8)), Case((11, 12, 3, 3)), Case((9, 2, 12, 3))),
-    *(Case((700,)), Case((1,)), Case((3, 33), 1), Case((3, 9, 14), 1), Case((2, 2, 9, 5), 1)),
+    *(Case((700,)), Case((1,)), Case((3, 33), 1), Case((3, 9, 14), 1, adam=True), Case((2, 2, 9, 5), 1)),
     *(Case((37, 53), dtype="bfloat16"), Case((130,), dtype="float16")),
     *(Case((37, 53), kept="bfloat16"), Case((700,), kept="bfloat16"), Case((3, 3, 9, 8), 1, "bfloat16", "bfloat16")),
     *(Case((14, 11), features=SOME_FEATURES), Case((77,), features=SOME_FEATURES)),

@@ -81,9 +81,9 @@ def test_without_an_lstm_the_log_multiplier_is_linear():
     theta["network"]["step_size"] = {"kernel": kernel, "bias": jnp.array([0.5])}
     state = scheduler.init_state(theta)
     for count, loss in enumerate([3.0, 2.0, 2.5]):
-        _, loss_features = update_loss_buffer(state.losses, jnp.float32(loss), jnp.float32(40))
-        inputs = np.concatenate([time_features(jnp.float32(count / 40)), loss_features, [np.log(40.0) - 7]])
-        multiplier, state = scheduler.step(theta, state, jnp.int32(count), jnp.float32(loss), 40)
+        _, loss_features = update_loss_buffer(state.losses, jnp.float32(loss), jnp.float32(60))
+        inputs = np.concatenate([time_features(jnp.float32(count / 60)), loss_features, [np.log(60.0) - 7]])
+        multiplier, state = scheduler.step(theta, state, jnp.int32(count), jnp.float32(loss), 60)
         np.testing.assert_allclose(multiplier, 0.1 * np.exp(inputs @ kernel[:, 0] + 0.5), rtol=1e-5)  # sums in float32
     with pytest.raises(ValueError, match="hidden_size must be at least 0"):
         LSTMSchedulerConfig(hidden_size=-1)
@@ -101,7 +101,9 @@ def test_decays_are_optax_schedules(decay, schedule):
     """Also past the planned end; and the multiplier is that of the scheduler without a decay, times it."""
     counts = np.arange(0, 60, 7)
     fractions = jnp.asarray(counts / 50, jnp.float32)
-    np.testing.assert_allclose(decay_factor(decay, fractions), [schedule(n) for n in counts], atol=3e-7)  # of 1, float32
+    np.testing.assert_allclose(
+        decay_factor(decay, fractions), [schedule(n) for n in counts], atol=3e-7
+    )  # of 1, float32
     multipliers = []
     for one in ("constant", decay):
         scheduler = LSTMScheduler(LSTMSchedulerConfig(hidden_size=3, decay=one))

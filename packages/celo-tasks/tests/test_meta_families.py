@@ -147,6 +147,14 @@ def test_scale_of_zeros_is_the_architectures_and_the_augmentations():
         meta_training._architecture(dataclasses.replace(recipe, architecture="celo_adam"))
 
 
+def test_adams_direction_is_the_architectures():
+    recipe = meta_training.Recipe(("digits_8x8",), adam=True)
+    assert meta_training._architecture(recipe).config.adam
+    assert not meta_training._architecture(dataclasses.replace(recipe, adam=False)).config.adam
+    with pytest.raises(ValueError, match="leave out adam"):
+        meta_training._architecture(dataclasses.replace(recipe, architecture="celo_adam"))
+
+
 @pytest.mark.parametrize("architecture", ["celo", "celo_adam"])
 def test_shape_of_the_scheduler(architecture):
     recipe = meta_training.Recipe(("digits_8x8",), architecture=architecture, scheduler_hidden_size=3)
@@ -184,6 +192,14 @@ def test_a_joint_phase_begins_with_both_parts(tmp_path, monkeypatch):
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), found["update_rule"], theta["update_rule"])
         if start:
             jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), found["scheduler"], other["scheduler"])
+
+
+def test_a_joint_phase_adds_what_the_update_rule_did_not_have():
+    theta = {"update_rule": jax.device_get(Celo().init(jax.random.key(5)))["update_rule"]}
+    recipe = meta_training.Recipe(("digits_8x8",), joint=True, adam=True)
+    found = meta_training._beginning(recipe, "scheduler", theta, {})
+    assert set(found["update_rule"]) == {*theta["update_rule"], "adam"}
+    jax.tree.map(np.testing.assert_array_equal, found["update_rule"]["hidden_0"], theta["update_rule"]["hidden_0"])
 
 
 def test_warm_start(tmp_path, monkeypatch):

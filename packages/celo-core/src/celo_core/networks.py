@@ -61,14 +61,15 @@ def later_layers(weights: Weights, preactivations: Sequence[Array]) -> list[Arra
     """The network after its first layer, unit by unit.
 
     Args:
-      weights: of every layer, possibly with leading axes that belong to different tensors.
+      weights: of every layer, possibly with leading axes that belong to different tensors; other entries are not read.
       preactivations: of the first hidden layer, one array per unit.
 
     Returns:
       One array per output.
     """
     units = list(preactivations)
-    for name in [*(f"hidden_{index}" for index in range(1, len(weights) - 1)), "output"]:
+    hidden = sum(name.startswith("hidden_") for name in weights)
+    for name in [*(f"hidden_{index}" for index in range(1, hidden)), "output"]:
         units = [nn.relu(x) for x in units]
         kernel, bias = weights[name]["kernel"], weights[name]["bias"]
         rows = range(len(units))

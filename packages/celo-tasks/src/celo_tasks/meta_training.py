@@ -97,6 +97,7 @@ class Recipe:
         `celo_tasks.families.LogLoss`); families whose losses differ in size want the latter.
       zero_init_scale: Celo's, see `celo_core.CeloConfig`; if it is not 0, augmentation spares what begins as zeros (see
         `celo_tasks.families.Reparametrized`).
+      adam: Celo's, see `celo_core.CeloConfig`.
       scheduler_hidden_size: units of the LSTM; evolution strategies learn the sooner, the fewer meta-parameters there are.
       scheduler_horizon: whether it reads the planned length of training.
       scheduler_decay: what the learned multiplier is multiplied by, see `celo_core.LSTMSchedulerConfig`.
@@ -136,6 +137,7 @@ class Recipe:
     text: str = "shakespeare"
     objective: str = "loss"
     zero_init_scale: float = 0.0
+    adam: bool = False
     scheduler_hidden_size: int = 64
     scheduler_horizon: bool = False
     scheduler_decay: str = "constant"
@@ -301,9 +303,11 @@ def _architecture(recipe: Recipe) -> LearnedOptimizer:
         hidden_size=recipe.scheduler_hidden_size, horizon=recipe.scheduler_horizon, decay=recipe.scheduler_decay
     )
     if recipe.architecture == "celo":
-        return Celo(CeloConfig(scheduler=scheduler, zero_init_scale=recipe.zero_init_scale))
+        return Celo(CeloConfig(scheduler=scheduler, zero_init_scale=recipe.zero_init_scale, adam=recipe.adam))
     if recipe.zero_init_scale:
         raise ValueError("celo_adam's steps are not relative to the parameters: leave out zero_init_scale.")
+    if recipe.adam:
+        raise ValueError("celo_adam is Adam's direction already: leave out adam.")
     return CeloAdam(CeloAdamConfig(scheduler=scheduler))
 
 
@@ -317,13 +321,12 @@ def _trained(recipe: Recipe, phase: str, theta: Mapping[str, Any]) -> LearnedOpt
     return architecture if recipe.joint else FrozenPart(architecture, dict(theta))
 
 
-def _beginning(
-    recipe: Recipe, phase: str, theta: Mapping[str, Any], warm: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def _beginning(recipe: Recipe, phase: str, theta: Mapping[str, Any], warm: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a phase begins with, given the theta of those before and that of a warm start; ``None`` for random values."""
     if phase == "scheduler" and recipe.joint:
         random = jax.device_get(_architecture(recipe).init(jax.random.key(recipe.seed)))
-        return {phase: warm.get(phase, random[phase]), **theta}
+        # An update rule from before a part was added to it has that part's beginning.
+        return {part: {**values, **warm.get(part, {}), **theta.get(part, {})} for part, values in random.items()}
     return {phase: warm[phase]} if phase in warm else None
 
 

@@ -4,10 +4,10 @@ For every tensor, with features :math:`x` (see `celo_core.features`), parameters
 multiplier :math:`\eta` (one scalar per step; 1 without a scheduler)::
 
     d, s = MLP(x)
-    step = eta * d * exp(1e-3 s) * sqrt(mean p^2 + floor^2 + 1e-9) * 1e-3
+    step = eta * (d * exp(1e-3 s) + a) * sqrt(mean p^2 + floor^2 + 1e-9) * 1e-3
     p <- p - step
 
-The floor is 0 in the paper; see `CeloConfig.zero_init_scale`.
+The floor and a are 0 in the paper; see `CeloConfig.zero_init_scale` and `CeloConfig.adam`.
 
 Reference: Moudgil et al., "Celo: Training Versatile Learned Optimizers on a Compute Diet", arXiv 2501.12670, section 3.
 The third output of the published MLP is unused, so this one has two outputs.
@@ -51,6 +51,9 @@ class CeloConfig:
       zero_init_scale: what a tensor that is all zeros at initialisation has for a scale: this times the smallest root mean
         square of the other tensors, added in quadrature to its own. 0, as published, leaves it next to none, so that
         biases, and output layers that begin at zero, need hundreds of steps to grow.
+      adam: whether Adam's direction is added to the network's: ``a = sum_k 10 w_k m_k / sqrt(v)``, bias-corrected, with
+        one more meta-parameter for each momentum. Every feature is divided by its root mean square over the tensor, so that
+        the network alone cannot take smaller steps where the gradient is mostly noise.
     """
 
     features: tuple[str, ...] = features_lib.CELO_FEATURES
@@ -63,6 +66,7 @@ class CeloConfig:
     magnitude_scale: float = 1e-3
     scheduler: LSTMSchedulerConfig | None = LSTMSchedulerConfig()
     zero_init_scale: float = 0.0
+    adam: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.zero_init_scale < math.inf:
@@ -113,7 +117,7 @@ class Celo:
     """The `celo_core.protocols.LearnedOptimizer` of Celo.
 
     theta: ``{"update_rule": {"hidden_0", "hidden_1", "output"}, "scheduler": ...}``, without ``"scheduler"`` where the
-    config has none.
+    config has none, and with ``"adam"`` in the update rule where the config says so.
     """
 
     config: CeloConfig = CeloConfig()
@@ -124,7 +128,11 @@ class Celo:
         """Random meta-parameters, float32."""
         key_rule, key_scheduler = jax.random.split(key)
         variables = _mlp(self.config).init(key_rule, jnp.zeros((self.config.num_features,)))
-        theta: dict[str, Any] = {"update_rule": variables["params"]}
+        theta: dict[str, Any] = {"update_rule": dict(variables["params"])}
+        if self.config.adam:
+            # Adam, with steps of some 3 % of the parameters, which the network's are small beside at first.
+            first = jnp.zeros((len(self.config.momentum_decays), 1), jnp.float32).at[0].set(3.0)
+            theta["update_rule"]["adam"] = {"kernel": first}
         if self.config.scheduler is not None:
             theta["scheduler"] = LSTMScheduler(self.config.scheduler).init(key_scheduler)
         return theta
@@ -136,6 +144,21 @@ class Celo:
 
 def _mlp(config: CeloConfig) -> PerParameterMLP:
     return PerParameterMLP(hidden_sizes=config.hidden_sizes, num_outputs=2)
+
+
+ADAM_SCALE = 10.0
+"""Factor on the weights of `CeloConfig.adam`, so that a perturbation that suits the network's suits them."""
+
+
+def _weights(config: CeloConfig, weights: Any, count: Array) -> Any:
+    """The update rule's meta-parameters, those of Adam's directions with their factor and the bias corrections."""
+    if not config.adam:
+        return weights
+    steps = count.astype(jnp.float32) + 1.0
+    correction = lambda decay: -jnp.expm1(steps * math.log(decay)) if decay > 0 else jnp.ones_like(steps)
+    root = jnp.sqrt(correction(config.second_moment_decay))
+    factors = jnp.stack([ADAM_SCALE * root / correction(decay) for decay in config.momentum_decays])
+    return {**weights, "adam": {"kernel": weights["adam"]["kernel"] * factors[:, None]}}
 
 
 def _scale_floor(params: Any, factor: float) -> Array:
@@ -218,7 +241,7 @@ def scale_by_celo(
         old = kernels.Accumulators(state.momentum, state.second_moment, *state.factored)
         steps, new = kernels.update_tree(
             config.rule,
-            theta["update_rule"],
+            _weights(config, theta["update_rule"], state.count),
             multiplier,
             updates,
             params,

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from celo_core import features as features_lib
+from celo_core import networks
 from celo_core.accumulators import factored_axes
 from celo_core.features import Kind
 
@@ -25,6 +26,9 @@ LARGEST_EXPONENT = 80.0
 
 LARGEST_PARAMETER = 1e15
 """Bound on a parameter as the rule sees it: its square, summed over a tensor, is finite in float32."""
+
+ADAM_EPSILON = 1e-16
+"""Added to the second moment under Adam's root; the square of its usual epsilon."""
 
 FULL_SIZE = (Kind.POINTWISE, Kind.FACTORED)
 ALL_KINDS = tuple(Kind)
@@ -173,13 +177,29 @@ def small_values(rows: Sequence[Array], columns: Sequence[Array]) -> features_li
     return features_lib.Values(none, none, (), none, none, (), (), rows, columns)
 
 
+def adam_direction(kernel: Array, values: features_lib.Values) -> Array:
+    """``sum_k kernel[k] m_k / sqrt(v)``, float32 in the tensor's shape.
+
+    Not normalised over the tensor, as the features are: how long it is tells how much of the gradient is noise.
+
+    Source: Kingma and Ba, "Adam", arXiv 1412.6980, section 2 (its bias corrections are in the kernel).
+    """
+    momenta = values.momenta
+    total = networks.first_layer(kernel, momenta, range(len(momenta)), 0)
+    return total * jax.lax.rsqrt(values.second_moment + ADAM_EPSILON)
+
+
 def kinds(batch: Batch) -> tuple[Kind, ...]:
     """Kinds of features that have the tensors' shape."""
     return ALL_KINDS if batch.axes is None else FULL_SIZE
 
 
 Weights = Mapping[str, Mapping[str, Any]]
-"""theta of a `celo_core.networks.PerParameterMLP`, each leaf possibly with a leading batch axis."""
+"""theta of a `celo_core.networks.PerParameterMLP`, each leaf possibly with a leading batch axis.
+
+With ``{"adam": {"kernel": (momenta, 1)}}`` besides, the momenta over the root of the second moment are added to the network's
+direction, each times its entry.
+"""
 
 
 def finite_gradient(gradient: Array, bound: float) -> Array:

@@ -242,7 +242,8 @@ def apply_rule(rule: UpdateRule, weights: Weights, folded: Folded, x: Operands, 
       kinds: kinds of features that have the tensor's shape.
     """
     ndim = x.gradient.ndim
-    made = rule.make(interface.full_size_values(rule, x), kinds)
+    values = interface.full_size_values(rule, x)
+    made = rule.make(values, kinds)
     preactivations = []
     for unit in range(folded.kernel.shape[-1]):
         total = networks.expand(weights["hidden_0"]["bias"][..., unit], ndim)
@@ -253,6 +254,9 @@ def apply_rule(rule: UpdateRule, weights: Weights, folded: Folded, x: Operands, 
         preactivations.append(total)
     direction, magnitude = networks.later_layers(weights, preactivations)
     exponent = jnp.minimum(rule.magnitude_scale * magnitude, interface.LARGEST_EXPONENT)
-    step = direction * jnp.exp(exponent) * networks.expand(folded.size, ndim)
+    step = direction * jnp.exp(exponent)
+    if "adam" in weights:
+        step = step + interface.adam_direction(weights["adam"]["kernel"], values)
+    step = step * networks.expand(folded.size, ndim)
     # A rule of nothing but row features, say, has made a row.
     return jnp.broadcast_to(interface.cast_finite(step, x.gradient.dtype), x.gradient.shape)

@@ -1,0 +1,86 @@
+"""Adam's direction within Celo's update rule, beside Optax's Adam."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from celo_core import Celo, CeloConfig, scale_by_celo
+
+CONFIG = CeloConfig(scheduler=None, adam=True)
+
+
+def params_of(key):
+    first, second = jax.random.split(key)
+    return {"w": jax.random.normal(first, (5, 3)), "b": 0.1 + jax.random.uniform(second, (4,)), "s": jnp.float32(2.0)}
+
+
+def theta_of(weights, config=CONFIG):
+    """A network of zeros beside weights of Adam's directions."""
+    theta = jax.tree.map(jnp.zeros_like, Celo(config).init(jax.random.key(0)))
+    theta["update_rule"]["adam"]["kernel"] = jnp.asarray(weights, jnp.float32)[:, None]
+    return theta
+
+
+def trajectory(transformation, params, gradients):
+    state, made = transformation.init(params), []
+    for each in gradients:
+        step, state = transformation.update(each, state, params, value=jnp.float32(1.0))
+        made.append(step)
+    return made
+
+
+def gradients_of(params, count=4):
+    draw = lambda n: jax.tree.map(lambda p: jax.random.normal(jax.random.key(n), p.shape) * 10.0**-n, params)
+    return [draw(n) for n in range(count)]
+
+
+@pytest.mark.parametrize("momentum", [0, 1, 2])
+def test_it_is_optax_adam_relative_to_the_parameters(momentum):
+    """With each momentum's decay: 10 w / 1000 of the root mean square of a tensor, times Adam."""
+    params = params_of(jax.random.key(1))
+    weights = np.zeros(3)
+    weights[momentum] = 2.5
+    ours = trajectory(scale_by_celo(theta_of(weights), 10, config=CONFIG), params, gradients_of(params))
+    adam = optax.with_extra_args_support(
+        optax.scale_by_adam(CONFIG.momentum_decays[momentum], CONFIG.second_moment_decay)
+    )
+    relative = lambda u, p: u * 0.025 * jnp.sqrt(jnp.mean(p**2))
+    for found, direction in zip(ours, trajectory(adam, params, gradients_of(params)), strict=True):
+        # 1 - 0.999 and its like have but four digits in float32, there in Optax.
+        jax.tree.map(lambda a, u, p: np.testing.assert_allclose(a, relative(u, p), rtol=2e-3), found, direction, params)
+
+
+def test_it_is_added_to_the_network(as_for_users):
+    params = params_of(jax.random.key(2))
+    plain = dataclasses.replace(CONFIG, adam=False)
+    network = Celo(plain).init(jax.random.key(3))
+    both = {"update_rule": {**network["update_rule"], "adam": theta_of([1.0, -0.5, 0.3])["update_rule"]["adam"]}}
+    runs = [
+        trajectory(scale_by_celo(theta, 10, config=config), params, gradients_of(params))
+        for theta, config in ((both, CONFIG), (network, plain), (theta_of([1.0, -0.5, 0.3]), CONFIG))
+    ]
+    for whole, one, other in zip(*runs, strict=True):
+        jax.tree.map(lambda a, b, c: np.testing.assert_allclose(a, b + c, rtol=1e-4, atol=1e-8), whole, one, other)
+
+
+def test_derivatives_are_finite_before_any_gradient_was_seen():
+    """The root of a second moment of 0 has none of its own."""
+    params = {"w": jax.random.normal(jax.random.key(4), (5, 3))}
+
+    def total(theta, gradients):
+        transformation = scale_by_celo(theta, 10, config=CONFIG)
+        step, _ = transformation.update(gradients, transformation.init(params), params, value=jnp.float32(1.0))
+        return jnp.sum(step["w"])
+
+    made = jax.jit(jax.grad(total, argnums=(0, 1)))(theta_of([1.0, 1.0, 1.0]), jax.tree.map(jnp.zeros_like, params))
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(made))
+
+
+def test_random_theta_begins_as_adam():
+    theta = Celo(CONFIG).init(jax.random.key(0))
+    np.testing.assert_array_equal(theta["update_rule"]["adam"]["kernel"], [[3.0], [0.0], [0.0]])
+    assert "adam" not in Celo().init(jax.random.key(0))["update_rule"]
