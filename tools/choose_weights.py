@@ -33,7 +33,7 @@ def compare(named: dict[str, str], lengths: list[int], seeds: int, known: dict[s
 
     Yields:
       After everything that was measured, the whole so far, for JSON: ``"adam"`` by length, and ``"weights"`` by name:
-      ``"lengths"``, each with ``"ratio"`` and ``"tasks"``.
+      ``"lengths"``, each with ``"ratio"``, ``"iqm"`` and ``"tasks"``.
     """
     adam, found = dict(known.get("adam", {})), dict(known.get("weights", {}))
     about = {"seeds": seeds, "machine": hardware(), "versions": versions()}
@@ -46,8 +46,9 @@ def compare(named: dict[str, str], lengths: list[int], seeds: int, known: dict[s
                 continue
             result = validation.measure(*load(reference))
             tasks = {task: one["ratio"] for task, one in result["tasks"].items()}
-            measured[str(length)] = {"ratio": result["ratio"], "tasks": tasks}
-            print(f"{name}, {length:,} steps: {result['ratio']:.3f}", file=sys.stderr)
+            means = {kind: result[kind] for kind in ("ratio", "iqm")}
+            measured[str(length)] = {**means, "tasks": tasks}
+            print(f"{name}, {length:,} steps: interquartile mean {means['iqm']:.3f}", file=sys.stderr)
             yield {**about, "adam": adam, "weights": found}
 
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from celo_tasks.evaluation.statistics import iqm
+
 HORIZONS = {"100": "steps 1-100", "500": "1-500", "2000": "1-2000", "last_100": "1901-2000"}
 
 PAPER_INNER_STEPS = 100_000 * 2 * 32 * 50
@@ -128,18 +130,25 @@ def validation_table(folders: list[Path]) -> str:
 
 
 def choice_table(record: dict[str, Any]) -> str:
-    """The ratio over tuned Adam of all weights that were compared, by length, and task by task at the longest; best first."""
+    """The ratio over tuned Adam of all weights that were compared, as interquartile mean by length and as geometric one at the
+    longest, and there task by task; best first."""
     lengths = list(record["adam"])
     longest = lengths[-1]
     tasks = list(record["adam"][longest]["tasks"])
     lines = [
-        "| weights | " + " | ".join(f"{int(length):,} steps" for length in lengths) + " | " + " | ".join(tasks) + " |",
-        "|---|" + "---:|" * (len(lengths) + len(tasks)),
+        "| weights | "
+        + " | ".join(f"{int(length):,} steps" for length in lengths)
+        + " | geometric mean | "
+        + " | ".join(tasks)
+        + " |",
+        "|---|" + "---:|" * (len(lengths) + 1 + len(tasks)),
     ]
+    mean = lambda one: float(iqm([list(one["tasks"].values())]))
     whole = [item for item in record["weights"].items() if longest in item[1]["lengths"]]
-    for name, one in sorted(whole, key=lambda item: -item[1]["lengths"][longest]["ratio"]):
+    for name, one in sorted(whole, key=lambda item: -mean(item[1]["lengths"][longest])):
         known = [one["lengths"].get(length) for length in lengths]
-        ratios = [f"{found['ratio']:.2f}" if found else "" for found in known]
+        ratios = [f"{mean(found):.2f}" if found else "" for found in known]
+        ratios.append(f"{one['lengths'][longest]['ratio']:.2f}")
         ratios += [f"{one['lengths'][longest]['tasks'][task]:.2f}" for task in tasks]
         lines.append(f"| {name} | " + " | ".join(ratios) + " |")
     return "\n".join(lines)

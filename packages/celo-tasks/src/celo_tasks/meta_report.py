@@ -94,8 +94,8 @@ class MetaReport:
         values = scalars(measured)
         if self._tracker is not None:
             self._tracker(moment.iteration, values)
-        ratio = f"{measured['ratio']:.3f}"
-        print(f"iteration {moment.iteration}: {ratio} x tuned Adam on tasks not trained on", file=sys.stderr)
+        means = f"{measured['iqm']:.3f} (interquartile mean; geometric {measured['ratio']:.3f})"
+        print(f"iteration {moment.iteration}: {means} x tuned Adam on tasks not trained on", file=sys.stderr)
 
     def _draw(self) -> None:
         files.write_bytes(self._folder / "meta_loss.png", meta_plots.draw_meta_loss(self._folder))
