@@ -130,19 +130,15 @@ def validation_table(folders: list[Path]) -> str:
 
 
 def choice_table(record: dict[str, Any]) -> str:
-    """The ratio over tuned Adam of all weights that were compared, as interquartile mean by length and as geometric one at the
-    longest, and there task by task; best first."""
+    """The ratio over tuned Adam of all weights that were compared, best first.
+
+    Interquartile means by length; of the longest the geometric one and all tasks as well.
+    """
     lengths = list(record["adam"])
     longest = lengths[-1]
     tasks = list(record["adam"][longest]["tasks"])
-    lines = [
-        "| weights | "
-        + " | ".join(f"{int(length):,} steps" for length in lengths)
-        + " | geometric mean | "
-        + " | ".join(tasks)
-        + " |",
-        "|---|" + "---:|" * (len(lengths) + 1 + len(tasks)),
-    ]
+    columns = ["weights", *(f"{int(length):,} steps" for length in lengths), "geometric mean", *tasks]
+    lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
     mean = lambda one: float(iqm([list(one["tasks"].values())]))
     whole = [item for item in record["weights"].items() if longest in item[1]["lengths"]]
     for name, one in sorted(whole, key=lambda item: -mean(item[1]["lengths"][longest])):

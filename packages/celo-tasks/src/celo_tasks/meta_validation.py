@@ -161,8 +161,8 @@ class MetaValidation:
         Returns:
           For JSON: ``{"ratio": ..., "iqm": ..., "tasks": {name: ...}}``. A task has its ``"final_loss"``, tuned Adam's,
           ``"adam_final_loss"``, and ``"ratio"``, Adam's over its own: above 1 it is better than tuned Adam. The
-          whole's ratio is the geometric mean, and ``"iqm"`` the interquartile one, which a single task cannot lift. Curves are given after the steps ``"steps"``, at most `CURVE_POINTS`:
-          ``"losses"``, smoothed, mean over seeds, and ``"step_sizes"``, norm of the update over norm of the
+          whole's ratio is the geometric mean, and ``"iqm"`` the interquartile one, which a single task cannot lift.
+          Curves are given after the steps ``"steps"``, at most `CURVE_POINTS`: ``"losses"``, smoothed, mean over seeds, and ``"step_sizes"``, norm of the update over norm of the
           parameters, all tensors taken together, median over seeds, ``None`` where that is not finite.
 
         Raises:
