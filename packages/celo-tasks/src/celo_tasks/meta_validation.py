@@ -162,8 +162,9 @@ class MetaValidation:
           For JSON: ``{"ratio": ..., "iqm": ..., "tasks": {name: ...}}``. A task has its ``"final_loss"``, tuned Adam's,
           ``"adam_final_loss"``, and ``"ratio"``, Adam's over its own: above 1 it is better than tuned Adam. The
           whole's ratio is the geometric mean, and ``"iqm"`` the interquartile one, which a single task cannot lift.
-          Curves are given after the steps ``"steps"``, at most `CURVE_POINTS`: ``"losses"``, smoothed, mean over seeds, and ``"step_sizes"``, norm of the update over norm of the
-          parameters, all tensors taken together, median over seeds, ``None`` where that is not finite.
+          Curves are given after the steps ``"steps"``, at most `CURVE_POINTS`: ``"losses"``, smoothed, mean over seeds,
+          and ``"step_sizes"``, norm of the update over norm of the parameters, all tensors taken together, median over
+          seeds, ``None`` where that is not finite.
 
         Raises:
           OSError: as `tuned_adam`, which is called first.
@@ -174,7 +175,7 @@ class MetaValidation:
         measure = lambda name: self._measure_task(name, architecture, theta, adam[name]["final_loss"])
         tasks = self._for_each_task(measure)
         ratios = np.array([[task["ratio"] for task in tasks.values()]])
-        geometric, middle = np.exp(np.mean(np.log(ratios))), iqm(ratios)
+        geometric, middle = math.exp(np.mean(np.log(ratios))), float(iqm(ratios))
         return {"ratio": curves.six_digits(geometric), "iqm": curves.six_digits(middle), "tasks": tasks}
 
     def _for_each_task(self, function: Callable[[str], dict[str, Any]]) -> dict[str, dict[str, Any]]:
