@@ -21,7 +21,8 @@ import meta_training_tables as meta_training
 ROOT = Path(__file__).resolve().parents[1]
 
 CELO_2 = ROOT / "docs/results/celo-2"
-STRETCHES = [CELO_2 / name for name in ("first_stretch", "update_rule", "scheduler")]
+RULE = [CELO_2 / name for name in ("first_stretch", "update_rule")]
+STRETCHES = [*RULE, CELO_2 / "scheduler"]
 TRIED = sorted((CELO_2 / "tried").iterdir())
 
 
@@ -75,7 +76,7 @@ def section(quickstart: dict[str, Any], evaluation: dict[str, Any], yardstick: d
     return f"""\
 What `nox -s quickstart` printed ({quickstart["machine"]}; {settings["steps"]} steps, {settings["seeds"]} seed(s);
 [every number](docs/results/quickstart/results.json)). The images are of Fashion-MNIST's test split at 28x28; meta-training
-saw its training split at 8x8, and no text. Adam and AdamW have the best of {rates} learning rates for each
+saw its training split at 8x8, and other text. Adam and AdamW have the best of {rates} learning rates for each
 task, a star marking the edge of the grid. Speed-up: the steps that tuned Adam needs to reach the optimizer's final loss,
 over the steps taken; above 1, and "> 1.00" (Adam does not get there), the optimizer is the faster one, below 1 Adam is.
 A step of Celo costs more time than one of Adam: the last column.
@@ -123,7 +124,10 @@ def main() -> int:
             "stretches": meta_training.stretches_table(STRETCHES),
             "validation": meta_training.validation_table(STRETCHES),
             "tried": meta_training.validation_table(TRIED),
-            "choice": meta_training.choice_table(read("celo-2/choice.json")),
+        },
+        "docs/results/celo/README.md": {
+            "stretches": meta_training.stretches_table([*RULE, ROOT / "docs/results/celo/joint"]),
+            "choice": meta_training.choice_table(read("celo/choice.json")),
         },
     }
     outdated = []
