@@ -16,6 +16,8 @@ from celo_core.kernels.interface import Accumulators, Leaf
 
 RULE_ONLY = CeloConfig(scheduler=None)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def theta():
@@ -102,7 +104,6 @@ def test_one_cpu_gives_what_plain_reductions_give(theta, shape, monkeypatch):
     assert_same(run(theta, params), plain)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["one CPU", "many devices"])
 def test_leaves_together_are_as_leaves_alone(theta, mode, monkeypatch):
     """Stacked matrices, vectors of one length and packed vectors of several lengths, and scalars."""
@@ -217,7 +218,6 @@ def test_sharded_matrices_are_not_gathered(theta, as_for_users):
     assert all(size < 4096 for size in sizes.values()), f"collectives of a parameter's size: {sizes}"
 
 
-@pytest.mark.slow
 def test_gradient_with_respect_to_theta(theta, one_cpu):
     """Through blocks, parts and packed vectors, against finite differences along a random direction."""
     params = draw([(200, 200), (16, 40), (7,), (9,)])
@@ -238,7 +238,6 @@ def test_gradient_with_respect_to_theta(theta, one_cpu):
     np.testing.assert_allclose(along, (value(1e-3) - value(-1e-3)) / 2e-3, rtol=0.02)
 
 
-@pytest.mark.slow
 def test_vmap_over_theta(one_cpu):
     params = draw([(64, 32), (7,), (7,)])
     thetas = [Celo(RULE_ONLY).init(jax.random.key(seed)) for seed in range(2)]

@@ -24,6 +24,8 @@ PARAMS = {
 SMALLEST = 0.2
 ZERO = {"bias", "head", "temperature", "wide"}
 
+pytestmark = pytest.mark.slow
+
 
 @functools.cache
 def theta():
@@ -109,7 +111,6 @@ def test_kernels_agree():
         np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())  # sums in another order
 
 
-@pytest.mark.slow
 def test_conformance():
     """The checks of what the new part of the state could break; all others are about what it leaves alone."""
     whole = Celo(FLOORED).init(jax.random.key(0))
