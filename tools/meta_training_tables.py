@@ -148,3 +148,29 @@ def choice_table(record: dict[str, Any]) -> str:
         ratios += [f"{one['lengths'][longest]['tasks'][task]:.2f}" for task in tasks]
         lines.append(f"| {name} | " + " | ".join(ratios) + " |")
     return "\n".join(lines)
+
+
+def schedule_table(record: dict[str, Any]) -> str:
+    """The multiplier at shares of trainings of several lengths."""
+    shares = (0.0, 0.15, 0.3, 0.5, 0.7, 0.9)
+    lines = [
+        "| planned steps | " + " | ".join(f"at {100 * share:.0f} %" for share in shares) + " |",
+        "|---:|" + "---:|" * len(shares),
+    ]
+    for steps, curves in record["schedule"].items():
+        values = curves["multiplier"]
+        row = [f"{values[round(share * (len(values) - 1))]:.2f}" for share in shares]
+        lines.append(f"| {int(steps):,} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def scale_table(record: dict[str, Any]) -> str:
+    """Final losses where parameters are scaled."""
+    scale = record["scale"]
+    lines = [
+        "| scale | " + " | ".join(f"{one:g}" for one in scale["scales"]) + " |",
+        "|---|" + "---:|" * len(scale["scales"]),
+    ]
+    for title, name in (("Celo", "celo"), (f"Adam at {scale['adam_learning_rate']:g}", "adam")):
+        lines.append(f"| {title} | " + " | ".join(f"{loss:.2f}" for loss in scale[name]) + " |")
+    return "\n".join(lines)

@@ -1,10 +1,11 @@
-"""Writes the results in README.md, docs/performance.md, docs/meta-training.md and of a meta-training from the results files.
+"""Writes the results in README.md, docs/performance.md, docs/meta-training.md, docs/learned.md and of meta-trainings.
 
 nox -s bench
 nox -s quickstart -- --out docs/results/quickstart
 celo-tasks evaluate --suite small-8 ... --out results, then celo-tasks report results --out docs/results/small-8
 python tools/yardstick.py --data-dir arrays --out docs/results/yardstick.json ...
 celo-tasks bench-meta --out docs/results/bench-meta.json --plot docs/results/bench-meta.png
+python tools/learned_behaviour.py --weights celo --out docs/results/behaviour
 python tools/time_to_quality.py ... and python tools/estimator_comparison.py --out docs/results/estimators.json
 python tools/update_readme.py [--check]
 """
@@ -119,6 +120,10 @@ def main() -> int:
             "bench": meta_training.bench_table(read("bench-meta.json")),
             "quality": meta_training.quality_table(read("time-to-quality/run.json")),
             "comparison": meta_training.comparison_table(read("time-to-quality/comparison.json")),
+        },
+        "docs/learned.md": {
+            "schedule": meta_training.schedule_table(read("behaviour/behaviour.json")),
+            "scale": meta_training.scale_table(read("behaviour/behaviour.json")),
         },
         "docs/results/celo-2/README.md": {
             "stretches": meta_training.stretches_table(STRETCHES),
