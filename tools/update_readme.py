@@ -134,6 +134,9 @@ def main() -> int:
             "stretches": meta_training.stretches_table([*RULE, ROOT / "docs/results/celo/joint"]),
             "choice": meta_training.choice_table(read("celo/choice.json")),
         },
+        "docs/results/celo-adam/README.md": {
+            "choice": meta_training.choice_table(read("celo-adam/choice.json")),
+        },
     }
     outdated = []
     for name, sections in pages.items():
