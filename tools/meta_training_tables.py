@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from celo_tasks.evaluation.statistics import iqm
-
 HORIZONS = {"100": "steps 1-100", "500": "1-500", "2000": "1-2000", "last_100": "1901-2000"}
 
 PAPER_INNER_STEPS = 100_000 * 2 * 32 * 50
@@ -139,11 +137,10 @@ def choice_table(record: dict[str, Any]) -> str:
     tasks = list(record["adam"][longest]["tasks"])
     columns = ["weights", *(f"{int(length):,} steps" for length in lengths), "geometric mean", *tasks]
     lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
-    mean = lambda one: float(iqm([list(one["tasks"].values())]))
     whole = [item for item in record["weights"].items() if longest in item[1]["lengths"]]
-    for name, one in sorted(whole, key=lambda item: -mean(item[1]["lengths"][longest])):
+    for name, one in sorted(whole, key=lambda item: -item[1]["lengths"][longest]["iqm"]):
         known = [one["lengths"].get(length) for length in lengths]
-        ratios = [f"{mean(found):.2f}" if found else "" for found in known]
+        ratios = [f"{found['iqm']:.2f}" if found else "" for found in known]
         ratios.append(f"{one['lengths'][longest]['ratio']:.2f}")
         ratios += [f"{one['lengths'][longest]['tasks'][task]:.2f}" for task in tasks]
         lines.append(f"| {name} | " + " | ".join(ratios) + " |")

@@ -19,6 +19,9 @@ from typing import Any
 
 import meta_training_tables as meta_training
 
+from celo_core.checkpoints import load_theta
+from celo_core.checks import flatten_theta
+
 ROOT = Path(__file__).resolve().parents[1]
 
 CELO_2 = ROOT / "docs/results/celo-2"
@@ -71,10 +74,17 @@ def evaluation_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def section(quickstart: dict[str, Any], evaluation: dict[str, Any], yardstick: dict[str, Any]) -> str:
+def section(
+    quickstart: dict[str, Any], evaluation: dict[str, Any], yardstick: dict[str, Any], run: dict[str, Any]
+) -> str:
     """The README's section between its markers."""
+    values = sum(leaf.size for leaf in flatten_theta(load_theta(ROOT / "docs/results/celo/theta.npz")).values())
+    hours, steps = run["seconds"] / 3600, run["inner_steps"] / 1e6
     settings, rates = quickstart["settings"], len(quickstart["settings"]["learning_rates"])
     return f"""\
+The weights are {values:,} numbers, meta-trained from scratch in {hours:.1f} hours on two CPU cores, {steps:.0f} million training steps in all
+([how](docs/results/celo/README.md), [what they have learned](docs/learned.md)).
+
 What `nox -s quickstart` printed ({quickstart["machine"]}; {settings["steps"]} steps, {settings["seeds"]} seed(s);
 [every number](docs/results/quickstart/results.json)). The images are of Fashion-MNIST's test split at 28x28; meta-training
 saw its training split at 8x8, and other text. Adam and AdamW have the best of {rates} learning rates for each
@@ -113,7 +123,9 @@ def main() -> int:
     picture = "![time against size](results/performance/time_against_size.png)"
     pages = {
         "README.md": {
-            "results": section(read("quickstart/results.json"), read("small-8/report.json"), read("yardstick.json"))
+            "results": section(
+                *map(read, ("quickstart/results.json", "small-8/report.json", "yardstick.json", "celo/run.json"))
+            )
         },
         "docs/performance.md": {"results": f"{performance}\n\n{picture}"},
         "docs/meta-training.md": {
