@@ -82,8 +82,8 @@ def section(
     hours, steps = run["seconds"] / 3600, run["inner_steps"] / 1e6
     settings, rates = quickstart["settings"], len(quickstart["settings"]["learning_rates"])
     return f"""\
-The weights are {values:,} numbers, meta-trained from scratch in {hours:.1f} hours on two CPU cores, {steps:.0f} million training steps in all
-([how](docs/results/celo/README.md), [what they have learned](docs/learned.md)).
+The weights are {values:,} numbers, meta-trained from scratch in {hours:.1f} hours on two CPU cores, {steps:.0f} million
+training steps in all ([how](docs/results/celo/README.md), [what they have learned](docs/learned.md)).
 
 What `nox -s quickstart` printed ({quickstart["machine"]}; {settings["steps"]} steps, {settings["seeds"]} seed(s);
 [every number](docs/results/quickstart/results.json)). The images are of Fashion-MNIST's test split at 28x28; meta-training
