@@ -58,6 +58,8 @@ def add_commands(commands: Any) -> None:
     add("--zero-init-scale", type=float, metavar="X", help=what)
     what = "add Adam's direction to the network's, with learned weights, which tells noise apart"
     add("--adam", action="store_true", default=None, help=what)
+    what = "add the momenta of matrices, orthogonalised, to the network's direction, with learned weights"
+    add("--orthogonal", action="store_true", default=None, help=what)
     what = "units of the scheduler's LSTM: the fewer, the sooner it learns; 0 for a linear scheduler (64, as published)"
     add("--scheduler-hidden-size", type=int, metavar="N", help=what)
     what = "the scheduler reads the planned length of training too, so that long ones can have other step sizes"

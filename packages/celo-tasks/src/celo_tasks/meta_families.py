@@ -40,6 +40,12 @@ def _small_batch_mlp(sources: Sources) -> TaskFamily:
     return ImageMLP(sources.datasets, (32, 16), batch_size=8, data_dir=sources.data_dir, held_out=sources.held_out)
 
 
+def _few_images_mlp(sources: Sources) -> TaskFamily:
+    return ImageMLP(
+        sources.datasets, (40, 40), 32, data_dir=sources.data_dir, held_out=sources.held_out, num_images=512
+    )
+
+
 def _sampled_mlp(sources: Sources) -> TaskFamily:
     return SampledImageMLP(sources.datasets, max_width=32, max_batch_size=32, data_dir=sources.data_dir)
 
@@ -81,6 +87,7 @@ META_FAMILIES: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = Mappi
     {
         "mlp": ("MLP 64-32-10, ReLU, batch 64: the paper's", _mlp),
         "small_batch_mlp": ("MLP 64-32-16-10, ReLU, batch 8", _small_batch_mlp),
+        "few_images_mlp": ("MLP 64-40-40-10, ReLU, batch 32, of 512 images, which it learns by heart", _few_images_mlp),
         "sampled_mlp": (
             "MLPs of 1 to 3 layers of 4 to 32 units, six activations, two losses, batches to 32",
             _sampled_mlp,

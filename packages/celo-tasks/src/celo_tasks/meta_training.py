@@ -97,7 +97,7 @@ class Recipe:
         `celo_tasks.families.LogLoss`); families whose losses differ in size want the latter.
       zero_init_scale: Celo's, see `celo_core.CeloConfig`; if it is not 0, augmentation spares what begins as zeros (see
         `celo_tasks.families.Reparametrized`).
-      adam: Celo's, see `celo_core.CeloConfig`.
+      adam, orthogonal: Celo's, see `celo_core.CeloConfig`.
       scheduler_hidden_size: units of the LSTM; evolution strategies learn the sooner, the fewer meta-parameters there are.
       scheduler_horizon: whether it reads the planned length of training.
       scheduler_decay: what the learned multiplier is multiplied by, see `celo_core.LSTMSchedulerConfig`.
@@ -138,6 +138,7 @@ class Recipe:
     objective: str = "loss"
     zero_init_scale: float = 0.0
     adam: bool = False
+    orthogonal: bool = False
     scheduler_hidden_size: int = 64
     scheduler_horizon: bool = False
     scheduler_decay: str = "constant"
@@ -303,11 +304,14 @@ def _architecture(recipe: Recipe) -> LearnedOptimizer:
         hidden_size=recipe.scheduler_hidden_size, horizon=recipe.scheduler_horizon, decay=recipe.scheduler_decay
     )
     if recipe.architecture == "celo":
-        return Celo(CeloConfig(scheduler=scheduler, zero_init_scale=recipe.zero_init_scale, adam=recipe.adam))
+        parts = {name: getattr(recipe, name) for name in ("zero_init_scale", "adam", "orthogonal")}
+        return Celo(CeloConfig(scheduler=scheduler, **parts))
     if recipe.zero_init_scale:
         raise ValueError("celo_adam's steps are not relative to the parameters: leave out zero_init_scale.")
     if recipe.adam:
         raise ValueError("celo_adam is Adam's direction already: leave out adam.")
+    if recipe.orthogonal:
+        raise ValueError("celo_adam has Adam's direction alone: leave out orthogonal.")
     return CeloAdam(CeloAdamConfig(scheduler=scheduler))
 
 

@@ -4,10 +4,10 @@ For every tensor, with features :math:`x` (see `celo_core.features`), parameters
 multiplier :math:`\eta` (one scalar per step; 1 without a scheduler)::
 
     d, s = MLP(x)
-    step = eta * (d * exp(1e-3 s) + a) * sqrt(mean p^2 + floor^2 + 1e-9) * 1e-3
+    step = eta * (d * exp(1e-3 s) + a + o) * sqrt(mean p^2 + floor^2 + 1e-9) * 1e-3
     p <- p - step
 
-The floor and a are 0 in the paper; see `CeloConfig.zero_init_scale` and `CeloConfig.adam`.
+The floor, a and o are 0 in the paper; see `CeloConfig.zero_init_scale`, `CeloConfig.adam` and `CeloConfig.orthogonal`.
 
 Reference: Moudgil et al., "Celo: Training Versatile Learned Optimizers on a Compute Diet", arXiv 2501.12670, section 3.
 The third output of the published MLP is unused, so this one has two outputs.
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo_core import accumulators, checks, kernels
+from celo_core import accumulators, checks, kernels, orthogonal
 from celo_core import features as features_lib
 from celo_core.architectures import _common
 from celo_core.kernels import interface
@@ -54,6 +54,9 @@ class CeloConfig:
       adam: whether Adam's direction is added to the network's: ``a = sum_k 10 w_k m_k / sqrt(v)``, bias-corrected, with
         one more meta-parameter for each momentum. Every feature is divided by its root mean square over the tensor, so that
         the network alone cannot take smaller steps where the gradient is mostly noise.
+      orthogonal: whether matrices have an orthogonalised momentum added (see `celo_core.orthogonal`):
+        ``o = 10 (u_0 + u_1 r) sqrt(max(m, n)) orthogonalize(c_0 g + sum_k c_k m_k)``, with bias-corrected momenta and r
+        the root mean square of ``m_0 / sqrt(v)``: how sure the gradient's signs are. All of u and c are meta-parameters.
     """
 
     features: tuple[str, ...] = features_lib.CELO_FEATURES
@@ -67,6 +70,7 @@ class CeloConfig:
     scheduler: LSTMSchedulerConfig | None = LSTMSchedulerConfig()
     zero_init_scale: float = 0.0
     adam: bool = False
+    orthogonal: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.zero_init_scale < math.inf:
@@ -117,7 +121,7 @@ class Celo:
     """The `celo_core.protocols.LearnedOptimizer` of Celo.
 
     theta: ``{"update_rule": {"hidden_0", "hidden_1", "output"}, "scheduler": ...}``, without ``"scheduler"`` where the
-    config has none, and with ``"adam"`` in the update rule where the config says so.
+    config has none, and with ``"adam"`` and ``"orthogonal"`` in the update rule where the config says so.
     """
 
     config: CeloConfig = CeloConfig()
@@ -133,6 +137,10 @@ class Celo:
             # Adam, with steps of some 3 % of the parameters, which the network's are small beside at first.
             first = jnp.zeros((len(self.config.momentum_decays), 1), jnp.float32).at[0].set(3.0)
             theta["update_rule"]["adam"] = {"kernel": first}
+        if self.config.orthogonal:
+            # Nesterov's momentum of the first decay, and steps of 1 to 3 % of the parameters.
+            momentum = jnp.zeros((1 + len(self.config.momentum_decays),), jnp.float32).at[:2].set(jnp.array([0.1, 0.9]))
+            theta["update_rule"]["orthogonal"] = {"momentum": momentum, "length": jnp.array([1.0, 2.0], jnp.float32)}
         if self.config.scheduler is not None:
             theta["scheduler"] = LSTMScheduler(self.config.scheduler).init(key_scheduler)
         return theta
@@ -146,19 +154,60 @@ def _mlp(config: CeloConfig) -> PerParameterMLP:
     return PerParameterMLP(hidden_sizes=config.hidden_sizes, num_outputs=2)
 
 
-ADAM_SCALE = 10.0
-"""Factor on the weights of `CeloConfig.adam`, so that a perturbation that suits the network's suits them."""
+DIRECTION_SCALE = 10.0
+"""Factor on the weights of the directions beside the network's, so that a perturbation that suits the network's suits them."""
+
+
+def _correction(decay: float, count: Array) -> Array:
+    """What a running mean that began at 0 is to be divided by, after ``count`` steps and one more."""
+    steps = count.astype(jnp.float32) + 1.0
+    return -jnp.expm1(steps * math.log(decay)) if decay > 0 else jnp.ones_like(steps)
 
 
 def _weights(config: CeloConfig, weights: Any, count: Array) -> Any:
-    """The update rule's meta-parameters, those of Adam's directions with their factor and the bias corrections."""
+    """What the fused update needs of the meta-parameters; Adam's directions with their factor and the bias corrections."""
+    weights = {name: part for name, part in weights.items() if name != "orthogonal"}
     if not config.adam:
         return weights
-    steps = count.astype(jnp.float32) + 1.0
-    correction = lambda decay: -jnp.expm1(steps * math.log(decay)) if decay > 0 else jnp.ones_like(steps)
-    root = jnp.sqrt(correction(config.second_moment_decay))
-    factors = jnp.stack([ADAM_SCALE * root / correction(decay) for decay in config.momentum_decays])
+    root = jnp.sqrt(_correction(config.second_moment_decay, count))
+    factors = jnp.stack([DIRECTION_SCALE * root / _correction(decay, count) for decay in config.momentum_decays])
     return {**weights, "adam": {"kernel": weights["adam"]["kernel"] * factors[:, None]}}
+
+
+def _with_orthogonal(
+    config: CeloConfig,
+    weights: Any,
+    multiplier: Array | None,
+    steps: Any,
+    gradients: Any,
+    params: Any,
+    new: kernels.Accumulators,
+    state: "ScaleByCeloState",
+) -> Any:
+    """The steps with those along orthogonalised momenta added; see `CeloConfig.orthogonal`."""
+    treedef: Any
+    flat, treedef = jax.tree.flatten(steps)
+    leaves = lambda tree: treedef.flatten_up_to(tree)
+    corrections = [_correction(decay, state.count) for decay in config.momentum_decays]
+    shares = [weights["momentum"][0], *(weights["momentum"][1:] / jnp.stack(corrections))]
+    momenta = [leaves(momentum) for momentum in new.momenta]
+    blends, selected = [], [i for i, x in enumerate(flat) if orthogonal.matrix_shape(x.shape) is not None]
+    for i in selected:
+        parts = [interface.finite_gradient(leaves(gradients)[i], config.gradient_clip)]
+        parts += [momentum[i].astype(jnp.float32) for momentum in momenta]
+        blends.append(sum(share * part for share, part in zip(shares, parts, strict=True)))
+    root = jnp.sqrt(_correction(config.second_moment_decay, state.count)) / corrections[0]
+    factor = DIRECTION_SCALE * config.step_scale * (1.0 if multiplier is None else multiplier)
+    for i, direction in zip(selected, orthogonal.directions(blends), strict=True):
+        first, second = (x[i].astype(jnp.float32) for x in (momenta[0], leaves(new.second_moment)))
+        mean_square = jnp.mean(jnp.square(first) / (second + interface.ADAM_EPSILON))
+        sureness = root * jnp.sqrt(mean_square + 1e-12)
+        parameter_square = jnp.mean(jnp.square(interface.finite_parameter(leaves(params)[i])))
+        floor = 0.0 if state.scale_floor is None else state.scale_floor[i]
+        scale = features_lib.parameter_scale(parameter_square + floor**2)
+        length = factor * scale * (weights["length"][0] + weights["length"][1] * sureness)
+        flat[i] = interface.cast_finite(flat[i].astype(jnp.float32) + length * direction, flat[i].dtype)
+    return treedef.unflatten(flat)
 
 
 def _scale_floor(params: Any, factor: float) -> Array:
@@ -250,6 +299,9 @@ def scale_by_celo(
             implementation,
             state.scale_floor,
         )
+        if config.orthogonal:
+            extra = theta["update_rule"]["orthogonal"]
+            steps = _with_orthogonal(config, extra, multiplier, steps, updates, params, new, state)
         count = optax.safe_increment(state.count)
         factored = accumulators.FactoredMoment(new.rows, new.columns)
         return steps, ScaleByCeloState(

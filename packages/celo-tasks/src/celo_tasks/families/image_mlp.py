@@ -80,6 +80,8 @@ class ImageMLP:
       image_shape: shape of an image.
       data_dir: folder with prepared arrays, or ``None``.
       held_out: whether test images are loaded as well, for a meta-loss on held-out batches.
+      num_images: how many images of each set, its first, are trained on; ``None`` for all. Few are learned by heart, so
+        that the loss goes on falling as it does for large networks.
     """
 
     datasets: tuple[str, ...]
@@ -89,11 +91,13 @@ class ImageMLP:
     image_shape: tuple[int, ...] = (8, 8)
     data_dir: str | None = None
     held_out: bool = False
+    num_images: int | None = None
 
     @property
     def name(self) -> str:
-        """E.g. ``"mlp_32_mnist_8x8"``."""
-        return "_".join(["mlp", *map(str, self.hidden_sizes), *self.datasets])
+        """E.g. ``"mlp_32_mnist_8x8"``, or ``"mlp_32_of_512_mnist_8x8"`` of 512 images."""
+        few = [] if self.num_images is None else ["of", str(self.num_images)]
+        return "_".join(["mlp", *map(str, self.hidden_sizes), *few, *self.datasets])
 
     def load(self) -> dict[str, np.ndarray]:
         """Training images uint8 (N, pixels) of all sets, one after another, labels, and each set's begin and size.
@@ -101,7 +105,7 @@ class ImageMLP:
         With ``held_out``, the same of test images, under names that begin with ``held_out_``.
         """
         sets = [datasets.load_images(name, data_dir=self.data_dir) for name in self.datasets]
-        arrays = _concatenated([(one.x_train, one.y_train) for one in sets])
+        arrays = _concatenated([(one.x_train[: self.num_images], one.y_train[: self.num_images]) for one in sets])
         if self.held_out:
             test = _concatenated([(one.x_test, one.y_test) for one in sets])
             arrays |= {f"{_HELD_OUT}{name}": array for name, array in test.items()}

@@ -1,0 +1,87 @@
+r"""The orthogonalised momentum: a direction of a matrix in which all its singular values are about 1.
+
+A gradient of a weight matrix has few large singular values and many small ones. A step along the polar factor
+:math:`U V^T` of the momentum :math:`U \Sigma V^T` moves as far along all of them. No network that looks at one parameter
+at a time, beside statistics of rows and columns, can find that direction.
+
+Source: Jordan et al., "Muon", 2024 (kellerjordan.github.io/posts/muon); Bernstein and Newhouse, arXiv 2409.20325.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+ITERATIONS = 5
+"""Newton-Schulz iterations."""
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of X, X X^T X and (X X^T)^2 X: Muon's, which lift small singular values fast and leave all between 0.7 and 1.2."""
+
+STACKED = 131_072
+"""Matrices of at most so many elements are stacked with those of the same shape."""
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int] | None:
+    """How a tensor is seen as a matrix: consecutive axes are merged such that it is as square as can be.
+
+    The kernel of a convolution, (height, width, inputs, outputs), is one of (height width inputs, outputs), and those of
+    attention, (width, heads, size) and (heads, size, width), are square.
+
+    Returns:
+      ``(rows, columns)``, or ``None`` where that leaves a vector, which has no direction but its own.
+    """
+    if len(shape) < 2 or math.prod(shape) == 0:
+        return None
+    cuts = [(math.prod(shape[:axis]), math.prod(shape[axis:])) for axis in range(1, len(shape))]
+    rows, columns = min(cuts, key=max)
+    return None if min(rows, columns) == 1 else (rows, columns)
+
+
+def orthogonalize(matrix: Array) -> Array:
+    """The polar factor of a matrix, nearly: its singular vectors with singular values between 0.7 and 1.2.
+
+    Those less than some thousandth of the Frobenius norm stay smaller; of zeros it is zeros.
+
+    Args:
+      matrix: float32 (..., m, n).
+
+    Returns:
+      float32 (..., m, n), whatever the matrix was multiplied by.
+    """
+    rows, columns = matrix.shape[-2:]
+    x = jnp.swapaxes(matrix, -1, -2) if rows > columns else matrix
+    # In two steps, since the squares of small numbers are 0 in float32.
+    x = x / jnp.maximum(jnp.max(jnp.abs(x), axis=(-1, -2), keepdims=True), jnp.finfo(jnp.float32).tiny)
+    x = x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=(-1, -2), keepdims=True), 1e-12))
+    first, third, fifth = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        gram = x @ jnp.swapaxes(x, -1, -2)
+        x = first * x + (third * gram + fifth * gram @ gram) @ x
+    return jnp.swapaxes(x, -1, -2) if rows > columns else x
+
+
+def directions(tensors: Sequence[Array]) -> list[Array | None]:
+    """Orthogonalised tensors whose root mean square is 1, or somewhat less where the rank is not full.
+
+    Args:
+      tensors: float32, of any shapes; those of one shape are computed together.
+
+    Returns:
+      For each a float32 array of its shape, or ``None`` for a vector (see `matrix_shape`).
+    """
+    made: list[Array | None] = [None] * len(tensors)
+    groups: dict[Any, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        if (shape := matrix_shape(tensor.shape)) is not None:
+            groups.setdefault((shape, index if tensor.size > STACKED else None), []).append(index)
+    for (shape, _), members in groups.items():
+        stacked = jnp.stack([tensors[i].reshape(shape) for i in members])
+        found = math.sqrt(max(shape)) * orthogonalize(stacked)
+        for place, index in enumerate(members):
+            made[index] = found[place].reshape(tensors[index].shape)
+    return made

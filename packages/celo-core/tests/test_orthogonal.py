@@ -1,0 +1,180 @@
+"""Orthogonalised momenta: against singular values of NumPy's, and Optax's Muon."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+
+from celo_core import Celo, CeloConfig, scale_by_celo
+from celo_core.orthogonal import directions, matrix_shape, orthogonalize
+
+CONFIG = CeloConfig(scheduler=None, orthogonal=True)
+PLAIN = dataclasses.replace(CONFIG, orthogonal=False)
+
+
+def params_of(key):
+    shapes = {"w": (5, 3), "same": (5, 3), "conv": (3, 2, 4, 6), "b": (4,), "s": ()}
+    return {n: jax.random.normal(k, s) for k, (n, s) in zip(jax.random.split(key, 5), shapes.items(), strict=True)}
+
+
+def theta_of(momentum, length, config=CONFIG):
+    """A network of zeros beside orthogonalised momenta."""
+    theta = jax.tree.map(jnp.zeros_like, Celo(config).init(jax.random.key(0)))
+    theta["update_rule"]["orthogonal"] = {"momentum": jnp.asarray(momentum), "length": jnp.asarray(length)}
+    return theta
+
+
+def trajectory(transformation, params, count=4):
+    update = jax.jit(optax.with_extra_args_support(transformation).update)
+    state, made = transformation.init(params), []
+    for n in range(count):
+        gradients = jax.tree.map(lambda p, n=n: jax.random.normal(jax.random.key(n), p.shape) * 10.0**-n, params)
+        step, state = update(gradients, state, params, value=jnp.float32(1.0))
+        made.append(step)
+    return made
+
+
+def muon_trajectory(muon, params, name, count=4):
+    """Muon's updates of one tensor, seen as a matrix, for the gradients of `trajectory`."""
+    as_matrix = lambda x: x.reshape(matrix_shape(x.shape))
+    state, made = muon.init(as_matrix(params[name])), []
+    for n in range(count):
+        gradient = jax.random.normal(jax.random.key(n), params[name].shape) * 10.0**-n
+        update, state = muon.update(as_matrix(gradient), state)
+        made.append(update)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        *(((7, 5), (7, 5)), ((3, 3, 8, 16), (72, 16)), ((32, 4, 8), (32, 32)), ((4, 8, 32), (32, 32))),
+        *(((), None), ((7,), None), ((7, 1), None), ((1, 1, 9), None), ((1, 6, 4), (6, 4)), ((0, 3), None)),
+    ],
+)
+def test_tensors_are_seen_as_matrices_as_square_as_can_be(shape, expected):
+    assert matrix_shape(shape) == expected
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (40, 6), (6, 40), (3, 7, 5)])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_singular_values_are_about_one_and_vectors_stay(shape, scale):
+    matrix = np.random.default_rng(0).normal(size=shape)
+    u, values, vt = np.linalg.svd(matrix, full_matrices=False)
+    # The coefficients take what is above a hundredth of the norm into [0.68, 1.21]; below, they only lift.
+    ours = np.asarray(orthogonalize(jnp.asarray(matrix * scale, jnp.float32)), np.float64)
+    inner = np.swapaxes(u, -1, -2) @ ours @ np.swapaxes(vt, -1, -2)
+    found = np.diagonal(inner, axis1=-2, axis2=-1)
+    assert np.all(found[values > 0.01 * np.linalg.norm(matrix, axis=(-2, -1), keepdims=True)[..., 0]] > 0.68)
+    assert np.all((found > 0) & (found < 1.21))
+    # float32 of 15 products, of numbers of about 1.
+    np.testing.assert_allclose(inner, found[..., None] * np.eye(found.shape[-1]), atol=1e-4)
+
+
+def test_of_zeros_it_is_zeros():
+    np.testing.assert_array_equal(orthogonalize(jnp.zeros((4, 3))), jnp.zeros((4, 3)))
+
+
+def test_root_mean_square_is_one_and_equal_shapes_go_together():
+    draw = lambda n, shape: jax.random.normal(jax.random.key(n), shape)
+    tensors = [draw(0, (64, 48)), draw(1, (5,)), draw(2, (64, 6, 8)), draw(3, (48, 64))]
+    made = directions(tensors)
+    assert made[1] is None
+    for tensor, direction in zip(tensors, made, strict=True):
+        if direction is not None:
+            assert direction.shape == tensor.shape
+            np.testing.assert_allclose(jnp.sqrt(jnp.mean(direction**2)), 1.0, atol=0.2)  # singular values 0.7 to 1.2
+            np.testing.assert_allclose(direction, directions([tensor])[0], atol=1e-4)  # whatever is beside it
+
+
+def test_it_is_optax_muon_relative_to_the_parameters():
+    params = params_of(jax.random.key(1))
+    ours = trajectory(scale_by_celo(theta_of([0.0, 1.0, 0.0, 0.0], [1.5, 0.0]), 10, config=CONFIG), params)
+    muon = optax.contrib.scale_by_muon(beta=0.9, nesterov=False)
+    for name, p in params.items():
+        if p.ndim < 2:
+            assert not any(np.any(step[name]) for step in ours)
+            continue
+        matrix = p.reshape(matrix_shape(p.shape))
+        length = 0.015 * jnp.sqrt(jnp.mean(p**2)) * np.sqrt(max(matrix.shape))
+        for step, expected in zip(ours, muon_trajectory(muon, params, name), strict=True):
+            # Optax adds 1e-8 to the norm of momenta, here down to 1e-2.
+            np.testing.assert_allclose(step[name], length * expected.reshape(p.shape), rtol=1e-3, atol=1e-5)
+
+
+def test_length_follows_the_root_mean_square_of_adams_direction():
+    params = params_of(jax.random.key(1))
+    adam = trajectory(optax.scale_by_adam(0.9, 0.999), params)
+    one, by_adam = (
+        trajectory(scale_by_celo(theta_of([0.1, 0.9, 0.2, 0.0], length), 10, config=CONFIG), params)
+        for length in ([1.0, 0.0], [0.0, 1.0])
+    )
+    for first, second, direction in zip(one, by_adam, adam, strict=True):
+        for name in ("w", "conv"):
+            ratio = jnp.sqrt(jnp.mean(direction[name] ** 2))
+            # 1 - 0.999 has but four digits in float32, there in Optax.
+            np.testing.assert_allclose(second[name], ratio * first[name], rtol=2e-3, atol=1e-7)
+
+
+def test_it_is_added_to_the_network(as_for_users):
+    params = params_of(jax.random.key(2))
+    network = Celo(PLAIN).init(jax.random.key(3))
+    extra = theta_of([0.1, 0.9, 0.0, 0.3], [1.0, 2.0])
+    both = {"update_rule": {**network["update_rule"], "orthogonal": extra["update_rule"]["orthogonal"]}}
+    runs = [
+        trajectory(scale_by_celo(theta, 10, config=config), params)
+        for theta, config in ((both, CONFIG), (network, PLAIN), (extra, CONFIG))
+    ]
+    for whole, one, other in zip(*runs, strict=True):
+        jax.tree.map(lambda a, b, c: np.testing.assert_allclose(a, b + c, rtol=1e-4, atol=1e-7), whole, one, other)
+
+
+def test_the_scheduler_multiplies_it_and_zeros_have_their_floor():
+    config = CeloConfig(orthogonal=True, zero_init_scale=1.0)
+    theta = theta_of([0.1, 0.9, 0.0, 0.0], [1.0, 0.0], config)
+    params = {**params_of(jax.random.key(4)), "zeros": jnp.zeros((4, 4))}
+    bias = theta["scheduler"]["network"]["step_size"]["bias"]
+    runs = []
+    for multiplier in (1.0, 3.0):
+        theta["scheduler"]["network"]["step_size"]["bias"] = jnp.full_like(bias, np.log(10 * multiplier))
+        runs.append(trajectory(scale_by_celo(theta, 10, config=config), params))
+    for one, three in zip(*runs, strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(3 * a, b, rtol=1e-5, atol=1e-8), one, three)
+    smallest = min(float(jnp.sqrt(jnp.mean(p**2))) for n, p in params.items() if n != "zeros")
+    # 4 x 4 with singular values of 0.7 to 1.2: the root mean square of the direction is about 1.
+    np.testing.assert_allclose(jnp.sqrt(jnp.mean(runs[0][0]["zeros"] ** 2)), 0.01 * smallest, rtol=0.3)
+
+
+def test_bad_gradients_and_half_precision_leave_it_finite():
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params_of(jax.random.key(5)))
+    tx = scale_by_celo(Celo(CONFIG).init(jax.random.key(0)), 10, config=CONFIG)
+    state = tx.init(params)
+    for fill in (jnp.nan, jnp.inf, 0.0, 1e30):
+        gradients = jax.tree.map(lambda p, fill=fill: jnp.full_like(p, fill), params)
+        step, state = tx.update(gradients, state, params, value=jnp.float32(1.0))
+        assert all(
+            x.dtype == jnp.bfloat16 and np.all(np.isfinite(x.astype(jnp.float32))) for x in jax.tree.leaves(step)
+        )
+
+
+def test_derivatives_by_theta_are_finite():
+    params = params_of(jax.random.key(6))
+
+    def total(theta):
+        tx = scale_by_celo(theta, 10, config=CONFIG)
+        steps, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params, value=jnp.float32(1.0))
+        return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(steps))
+
+    made = jax.grad(total)(Celo(CONFIG).init(jax.random.key(0)))["update_rule"]["orthogonal"]
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(made)) and np.all(made["length"] > 0)
+
+
+def test_random_theta_begins_with_nesterov_momentum():
+    theta = Celo(CONFIG).init(jax.random.key(0))["update_rule"]["orthogonal"]
+    np.testing.assert_allclose(theta["momentum"], [0.1, 0.9, 0.0, 0.0])
+    np.testing.assert_array_equal(theta["length"], [1.0, 2.0])
+    assert "orthogonal" not in Celo().init(jax.random.key(0))["update_rule"]
