@@ -10,7 +10,7 @@ import optax.contrib
 import pytest
 
 from celo_core import Celo, CeloConfig, scale_by_celo
-from celo_core.orthogonal import directions, matrix_shape, orthogonalize
+from celo_core.orthogonal import COEFFICIENTS, ITERATIONS, directions, matrix_shape, orthogonalize
 
 CONFIG = CeloConfig(scheduler=None, orthogonal=True)
 PLAIN = dataclasses.replace(CONFIG, orthogonal=False)
@@ -75,8 +75,26 @@ def test_singular_values_are_about_one_and_vectors_stay(shape, scale):
     np.testing.assert_allclose(inner, found[..., None] * np.eye(found.shape[-1]), atol=1e-4)
 
 
-def test_of_zeros_it_is_zeros():
-    np.testing.assert_array_equal(orthogonalize(jnp.zeros((4, 3))), jnp.zeros((4, 3)))
+@pytest.mark.parametrize("decades", [0, 3, 6, 12])
+@pytest.mark.parametrize("columns", [16, 100])
+def test_ill_conditioned_matrices_are_as_in_float64(decades, columns):
+    """Both ways of iterating; values down to ``10^-decades`` of the largest."""
+    rng = np.random.default_rng(1)
+    u, _ = np.linalg.qr(rng.normal(size=(16, 16)))
+    v, _ = np.linalg.qr(rng.normal(size=(columns, 16)))
+    matrix = u * 10 ** -np.linspace(0, decades, 16) @ v.T
+    expected = matrix / np.linalg.norm(matrix)
+    for _ in range(ITERATIONS):
+        gram = expected @ expected.T
+        expected = sum(c * p @ expected for c, p in zip(COEFFICIENTS, (np.eye(16), gram, gram @ gram), strict=True))
+    # What float32 rounds the Gram matrix by, 6e-8, is multiplied by 3.4^10 at most.
+    ours = orthogonalize(jnp.asarray(matrix, jnp.float32))
+    np.testing.assert_allclose(ours, expected, atol=1e-2 / np.sqrt(columns))
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (3, 9)])
+def test_of_zeros_it_is_zeros(shape):
+    np.testing.assert_array_equal(orthogonalize(jnp.zeros(shape)), jnp.zeros(shape))
 
 
 def test_root_mean_square_is_one_and_equal_shapes_go_together():
