@@ -1,0 +1,74 @@
+"""Sets by hand some meta-parameters of a Celo, for a validation to compare or for a meta-training to begin with.
+
+    python tools/set_by_hand.py runs/joint/theta.npz --share 0.25 --length 1.5 1 --out start.npz
+
+The schedule becomes a line to 0. A Celo that was meta-trained without an orthogonalised momentum gets one. What comes out
+can be compared (tools/choose_weights.py), used, or meta-trained further (celo-tasks meta-train --warm-start).
+"""
+
+import argparse
+import dataclasses
+import math
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from celo_core import Celo, CeloConfig, checkpoints, configs
+
+
+def set_by_hand(source: Path, out: Path, share: float, length: tuple[float, float], multiplier: float) -> None:
+    """Writes ``out``.
+
+    Args:
+      source: theta.npz of a run of Celo with Adam's direction and a scheduler.
+      out: the file to be written.
+      share: what the network's direction and Adam's are multiplied by.
+      length: meta-parameters of the orthogonalised momentum's length, see `celo_core.CeloConfig`.
+      multiplier: where the line begins that takes the scheduler's place; it falls to 0.
+
+    Raises:
+      ValueError: the run is of an optimizer without these parts.
+    """
+    config = configs.from_json(CeloConfig, checkpoints.load_metadata(source)["config"])
+    if config.scheduler is None or not config.adam:
+        raise ValueError(f"{source} has no scheduler or no Adam's direction: take the theta.npz of a run with both.")
+    scheduler = dataclasses.replace(config.scheduler, decay="linear")
+    config = dataclasses.replace(config, orthogonal=True, scheduler=scheduler)
+    theta = jax.tree.map(np.array, checkpoints.load_theta(source))
+    rule, step_size = theta["update_rule"], theta["scheduler"]["network"]["step_size"]
+    # Of the network's two outputs the first is the direction.
+    rule["output"] = jax.tree.map(lambda x: x * np.array([share, 1.0], np.float32), rule["output"])
+    rule["adam"]["kernel"] *= np.float32(share)
+    beginning = jax.device_get(Celo(config).init(jax.random.key(0)))["update_rule"]["orthogonal"]
+    rule["orthogonal"] = {**beginning, **rule.get("orthogonal", {}), "length": np.array(length, np.float32)}
+    step_size["kernel"][:] = 0.0
+    step_size["bias"][:] = math.log(multiplier / scheduler.multiplier)
+    checkpoints.save_theta(out, theta, {"architecture": "celo", "config": configs.to_json(config)})
+
+
+def main() -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="theta.npz of the run")
+    parser.add_argument("--out", type=Path, required=True, help="file to be written")
+    parser.add_argument(
+        "--share", type=float, default=1.0, metavar="X", help="factor on the network's direction and Adam's (1)"
+    )
+    what = (
+        "of the orthogonalised momentum: a constant, and what is times the root mean square of Adam's direction (2 0)"
+    )
+    parser.add_argument("--length", type=float, nargs=2, default=(2.0, 0.0), metavar="U", help=what)
+    parser.add_argument("--multiplier", type=float, default=1.0, metavar="X", help="where the schedule begins (1)")
+    options = parser.parse_args()
+    try:
+        set_by_hand(options.source, options.out, options.share, tuple(options.length), options.multiplier)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"set_by_hand: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
