@@ -97,8 +97,8 @@ A step of Celo costs more time than one of Adam: the last column.
 ![training curves](docs/results/quickstart/curves.png)
 
 On the suite small-8 (eight tasks, {evaluation["steps"]} steps, three seeds; [report](docs/results/small-8/report.md),
-[tasks](docs/tasks.md), [metrics](docs/metrics.md)), against tuned Adam = 1, higher is better. Adam, AdamW and Lion have the best of
-11 learning rates by two schedules for each task; the Celos are not tuned. IQM: interquartile mean over tasks and seeds, in
+[tasks](docs/tasks.md), [metrics](docs/metrics.md)), against tuned Adam = 1, higher is better. Adam, AdamW, Lion, Muon and
+schedule-free AdamW have the best of 11 learning rates by two schedules for each task; the Celos are not tuned. IQM: interquartile mean over tasks and seeds, in
 brackets its 95 % interval. "celo" is the one in celo-zoo, "celo_adam" [not in it yet](docs/results/celo-adam/README.md), and
 "published" are the weights of the paper's authors.
 
@@ -145,9 +145,10 @@ def main() -> int:
         },
         "docs/results/celo/README.md": {
             "stretches": meta_training.stretches_table(
-                [*RULE, *(ROOT / "docs/results/celo" / name for name in ("joint", "schedule"))]
+                [*RULE, *(ROOT / "docs/results/celo" / name for name in ("joint", "orthogonal"))]
             ),
             "choice": meta_training.choice_table(read("celo/choice.json")),
+            "choice_six_seeds": meta_training.choice_table(read("celo/choice_six_seeds.json")),
         },
         "docs/results/celo-adam/README.md": {
             "choice": meta_training.choice_table(read("celo-adam/choice.json")),

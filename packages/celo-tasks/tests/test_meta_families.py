@@ -80,6 +80,20 @@ def test_networks_reuse_what_image_mlps_draw():
     np.testing.assert_allclose(left, other.loss(params, None, key, config, batch)[0], rtol=1e-6)  # of float32
 
 
+def test_few_images_are_the_first_of_each_set():
+    sets = ("digits_8x8", "fashion_mnist_small_8x8")
+    whole, few = ImageMLP(sets), ImageMLP(sets, num_images=20)
+    every, data = whole.load(), few.load()
+    np.testing.assert_array_equal(data["size"], [20, 20])
+    for index, begin in enumerate(every["offset"]):
+        for name in ("images", "labels"):
+            np.testing.assert_array_equal(data[name][20 * index :][:20], every[name][begin : begin + 20])
+    drawn, _ = few.batch(jax.random.key(0), {"dataset": 1}, data)
+    known = {image.tobytes() for image in data["images"][20:]}
+    assert {np.asarray(jnp.round(255 * image), np.uint8).tobytes() for image in drawn} <= known
+    assert few.name != whole.name
+
+
 def test_log_loss():
     family = LogLoss(ImageMLP(("digits_8x8",)), floor=0.1)
     losses = jnp.asarray([1.0, 2.0, 0.01, jnp.nan, jnp.inf])
@@ -147,11 +161,12 @@ def test_scale_of_zeros_is_the_architectures_and_the_augmentations():
         meta_training._architecture(dataclasses.replace(recipe, architecture="celo_adam"))
 
 
-def test_adams_direction_is_the_architectures():
-    recipe = meta_training.Recipe(("digits_8x8",), adam=True)
-    assert meta_training._architecture(recipe).config.adam
-    assert not meta_training._architecture(dataclasses.replace(recipe, adam=False)).config.adam
-    with pytest.raises(ValueError, match="leave out adam"):
+@pytest.mark.parametrize("part", ["adam", "orthogonal"])
+def test_directions_beside_the_networks_are_the_architectures(part):
+    recipe = meta_training.Recipe(("digits_8x8",), **{part: True})
+    assert getattr(meta_training._architecture(recipe).config, part)
+    assert not getattr(meta_training._architecture(meta_training.Recipe(("digits_8x8",))).config, part)
+    with pytest.raises(ValueError, match=f"leave out {part}"):
         meta_training._architecture(dataclasses.replace(recipe, architecture="celo_adam"))
 
 
