@@ -98,10 +98,10 @@ def test_profiles_have_a_line_and_a_band_each_over_a_log_axis() -> None:
     np.testing.assert_array_equal(axes.lines[1].get_ydata(), share.value)
 
 
-def test_eight_optimizers_have_eight_colors_and_keep_those_reserved() -> None:
-    names = ["sgd", "lion", "celo", "velo", "adamw", "adam", "shampoo", "mine"]
+def test_ten_optimizers_have_ten_colors_and_keep_those_reserved() -> None:
+    names = ["sgd", "lion", "celo", "velo", "adamw", "adam", "shampoo", "mine", "muon", "yogi"]
     palette = plots.colors(names)
-    assert list(palette) == names and len(set(palette.values())) == 8
+    assert list(palette) == names and len(set(palette.values())) == 10
     assert {name: plots.colors([name])[name] for name in ("adam", "adamw", "celo")}.items() <= palette.items()
     assert len(plots.colors(map(str, range(20)))) == 20
 

@@ -19,11 +19,25 @@ _COST = {
     "seconds": "seconds",
     "meta_loss": "meta-loss",
 }
-_ABOUT = {
-    "celo": "A small network makes every parameter's step of its gradient, momenta and second moments; an LSTM that follows "
-    "the loss and the part of the training done scales all steps.",
-    "celo_adam": "The direction is Adam's; an LSTM that follows the loss and the part of the training done scales it.",
+_DIRECTIONS = {
+    "celo": "A small network makes every parameter's step of its gradient, momenta and second moments",
+    "celo_adam": "The direction is Adam's",
 }
+
+
+def _about(architecture: str, config: Mapping[str, Any]) -> str:
+    """What an architecture does by its config, in a sentence; nothing of one that is not known."""
+    if architecture not in _DIRECTIONS:
+        return ""
+    parts = {"adam": "Adam's direction", "orthogonal": "of matrices an orthogonalised momentum"}
+    beside = [what for name, what in parts.items() if architecture == "celo" and config.get(name) is True]
+    about = _DIRECTIONS[architecture] + (f", beside {' and '.join(beside)}" if beside else "")
+    if config.get("scheduler", {}) is None:
+        return f"{about}."
+    scheduler = markdown.mapping(config.get("scheduler"))
+    kind = "a linear map of" if scheduler.get("hidden_size") == 0 else "an LSTM that follows"
+    decay = ", times a decay," if scheduler.get("decay") in ("linear", "cosine") else ""
+    return f"{about}; {kind} the loss and the part of the training done{decay} scales all steps."
 
 
 def write_card(document: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, dtype: str = "float32") -> str:
@@ -50,11 +64,12 @@ def write_card(document: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
         part = markdown.code(path.split("/")[0])
         sizes[part] = sizes.get(part, 0) + math.prod(shape)
     parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
+    config = markdown.mapping(document.get("config"))
     about = (
         f"A learned optimizer of the architecture {markdown.code(architecture)} for [Optax](https://optax.readthedocs.io), with "
-        f"{sum(sizes.values()):,} meta-trained values of {markdown.code(dtype)} ({parts}).\n{_ABOUT.get(architecture, '')}"
+        f"{sum(sizes.values()):,} meta-trained values of {markdown.code(dtype)} ({parts}).\n{_about(architecture, config)}"
     )
-    embeds = bool(markdown.mapping(markdown.mapping(document.get("config")).get("scheduler")).get("task_embedding"))
+    embeds = bool(markdown.mapping(config.get("scheduler")).get("task_embedding"))
     return card_template.CARD.format(
         front=_front_matter(architecture, repository or title, licence, records),
         title=markdown.plain(title),

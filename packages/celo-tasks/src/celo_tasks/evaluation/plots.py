@@ -22,9 +22,12 @@ from celo_tasks.figures import png, tidy
 Palette = Mapping[str, str]
 
 # Okabe and Ito's colours, which the colour-blind can tell apart. Left out are their yellow, too light for a line, and
-# black, which is the baseline's; wine and olive, of Tol's muted colours, make eight.
+# black, which is the baseline's; wine, olive and indigo, of Tol's muted colours, and a grey make ten.
 _RESERVED = {"adam": "#0072B2", "adamw": "#009E73", "celo": "#D55E00"}
-_COLORS = ("#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933", "#0072B2", "#009E73")
+_COLORS = (
+    *("#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#882255"),
+    *("#999933", "#332288", "#777777", "#0072B2", "#009E73"),
+)
 _BASELINE = "#222222"
 
 _COLUMNS = 4
