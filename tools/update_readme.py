@@ -99,7 +99,8 @@ A step of Celo costs more time than one of Adam: the last column.
 On the suite small-8 (eight tasks, {evaluation["steps"]} steps, three seeds; [report](docs/results/small-8/report.md),
 [tasks](docs/tasks.md), [metrics](docs/metrics.md)), against tuned Adam = 1, higher is better. Adam, AdamW, Lion, Muon and
 schedule-free AdamW have the best of 11 learning rates by two schedules for each task; the Celos are not tuned. IQM:
-interquartile mean over tasks and seeds, in brackets its 95 % interval; ">": Adam did not get there in four times the steps. "celo" is the one in celo-zoo, "celo_adam" [not in it yet](docs/results/celo-adam/README.md), and
+interquartile mean over tasks and seeds, in brackets its 95 % interval; ">": Adam did not get there in four times the steps.
+"celo" is the one in celo-zoo, "celo_adam" [not in it yet](docs/results/celo-adam/README.md), and
 "published" are the weights of the paper's authors.
 
 {evaluation_table(evaluation)}
