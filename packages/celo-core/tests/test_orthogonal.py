@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from test_adam_direction import gradients_of, trajectory
 
 from celo_core import Celo, CeloConfig, scale_by_celo
 from celo_core.orthogonal import COEFFICIENTS, ITERATIONS, directions, matrix_shape, orthogonalize
@@ -28,23 +29,16 @@ def theta_of(momentum, length, config=CONFIG):
     return theta
 
 
-def trajectory(transformation, params, count=4):
-    update = jax.jit(optax.with_extra_args_support(transformation).update)
-    state, made = transformation.init(params), []
-    for n in range(count):
-        gradients = jax.tree.map(lambda p, n=n: jax.random.normal(jax.random.key(n), p.shape) * 10.0**-n, params)
-        step, state = update(gradients, state, params, value=jnp.float32(1.0))
-        made.append(step)
-    return made
+def trajectory_of(transformation, params):
+    return trajectory(transformation, params, gradients_of(params))
 
 
-def muon_trajectory(muon, params, name, count=4):
-    """Muon's updates of one tensor, seen as a matrix, for the gradients of `trajectory`."""
+def muon_trajectory(muon, params, name):
+    """Muon's updates of one tensor, seen as a matrix, for the gradients of `trajectory_of`."""
     as_matrix = lambda x: x.reshape(matrix_shape(x.shape))
     state, made = muon.init(as_matrix(params[name])), []
-    for n in range(count):
-        gradient = jax.random.normal(jax.random.key(n), params[name].shape) * 10.0**-n
-        update, state = muon.update(as_matrix(gradient), state)
+    for gradients in gradients_of(params):
+        update, state = muon.update(as_matrix(gradients[name]), state)
         made.append(update)
     return made
 
@@ -111,7 +105,7 @@ def test_root_mean_square_is_one_and_equal_shapes_go_together():
 
 def test_it_is_optax_muon_relative_to_the_parameters():
     params = params_of(jax.random.key(1))
-    ours = trajectory(scale_by_celo(theta_of([0.0, 1.0, 0.0, 0.0], [1.5, 0.0]), 10, config=CONFIG), params)
+    ours = trajectory_of(scale_by_celo(theta_of([0.0, 1.0, 0.0, 0.0], [1.5, 0.0]), 10, config=CONFIG), params)
     muon = optax.contrib.scale_by_muon(beta=0.9, nesterov=False)
     for name, p in params.items():
         if p.ndim < 2:
@@ -126,9 +120,9 @@ def test_it_is_optax_muon_relative_to_the_parameters():
 
 def test_length_follows_the_root_mean_square_of_adams_direction():
     params = params_of(jax.random.key(1))
-    adam = trajectory(optax.scale_by_adam(0.9, 0.999), params)
+    adam = trajectory_of(optax.scale_by_adam(0.9, 0.999), params)
     one, by_adam = (
-        trajectory(scale_by_celo(theta_of([0.1, 0.9, 0.2, 0.0], length), 10, config=CONFIG), params)
+        trajectory_of(scale_by_celo(theta_of([0.1, 0.9, 0.2, 0.0], length), 10, config=CONFIG), params)
         for length in ([1.0, 0.0], [0.0, 1.0])
     )
     for first, second, direction in zip(one, by_adam, adam, strict=True):
@@ -144,7 +138,7 @@ def test_it_is_added_to_the_network(as_for_users):
     extra = theta_of([0.1, 0.9, 0.0, 0.3], [1.0, 2.0])
     both = {"update_rule": {**network["update_rule"], "orthogonal": extra["update_rule"]["orthogonal"]}}
     runs = [
-        trajectory(scale_by_celo(theta, 10, config=config), params)
+        trajectory_of(scale_by_celo(theta, 10, config=config), params)
         for theta, config in ((both, CONFIG), (network, PLAIN), (extra, CONFIG))
     ]
     for whole, one, other in zip(*runs, strict=True):
@@ -159,7 +153,7 @@ def test_the_scheduler_multiplies_it_and_zeros_have_their_floor():
     runs = []
     for multiplier in (1.0, 3.0):
         theta["scheduler"]["network"]["step_size"]["bias"] = jnp.full_like(bias, np.log(10 * multiplier))
-        runs.append(trajectory(scale_by_celo(theta, 10, config=config), params))
+        runs.append(trajectory_of(scale_by_celo(theta, 10, config=config), params))
     for one, three in zip(*runs, strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(3 * a, b, rtol=1e-5, atol=1e-8), one, three)
     smallest = min(float(jnp.sqrt(jnp.mean(p**2))) for n, p in params.items() if n != "zeros")

@@ -187,22 +187,24 @@ def _with_orthogonal(
     """The steps with those along orthogonalised momenta added; see `CeloConfig.orthogonal`."""
     treedef: Any
     flat, treedef = jax.tree.flatten(steps)
-    leaves = lambda tree: treedef.flatten_up_to(tree)
+    selected = [i for i, x in enumerate(flat) if orthogonal.matrix_shape(x.shape) is not None]
+    trees = [gradients, params, new.second_moment, *new.momenta]
+    columns = [treedef.flatten_up_to(tree) for tree in trees]
+    matrices = [[column[i] for column in columns] for i in selected]
     corrections = [_correction(decay, state.count) for decay in config.momentum_decays]
     shares = [weights["momentum"][0], *(weights["momentum"][1:] / jnp.stack(corrections))]
-    momenta = [leaves(momentum) for momentum in new.momenta]
-    blends, selected = [], [i for i, x in enumerate(flat) if orthogonal.matrix_shape(x.shape) is not None]
-    for i in selected:
-        parts = [interface.finite_gradient(leaves(gradients)[i], config.gradient_clip)]
-        parts += [momentum[i].astype(jnp.float32) for momentum in momenta]
+    blends = []
+    for gradient, _, _, *momenta in matrices:
+        parts = [interface.finite_gradient(gradient, config.gradient_clip), *(m.astype(jnp.float32) for m in momenta)]
         blends.append(sum(share * part for share, part in zip(shares, parts, strict=True)))
     root = jnp.sqrt(_correction(config.second_moment_decay, state.count)) / corrections[0]
     factor = DIRECTION_SCALE * config.step_scale * (1.0 if multiplier is None else multiplier)
-    for i, direction in zip(selected, orthogonal.directions(blends), strict=True):
-        first, second = (x[i].astype(jnp.float32) for x in (momenta[0], leaves(new.second_moment)))
+    for i, matrix, direction in zip(selected, matrices, orthogonal.directions(blends), strict=True):
+        _, parameter, second, first, *_ = matrix
+        first, second = first.astype(jnp.float32), second.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(first) / (second + interface.ADAM_EPSILON))
         sureness = root * jnp.sqrt(mean_square + 1e-12)
-        parameter_square = jnp.mean(jnp.square(interface.finite_parameter(leaves(params)[i])))
+        parameter_square = jnp.mean(jnp.square(interface.finite_parameter(parameter)))
         floor = 0.0 if state.scale_floor is None else state.scale_floor[i]
         scale = features_lib.parameter_scale(parameter_square + floor**2)
         length = factor * scale * (weights["length"][0] + weights["length"][1] * sureness)
