@@ -21,6 +21,9 @@ PACKAGES = {"core": ["core"], "tasks": ["core", "tasks"], "zoo": ["core", "zoo"]
 PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
 """Tests compile more than they compute, and a compilation uses one core."""
 
+LAZY = "--no-compile"
+"""Of pip: bytecode is made of what is imported alone. Half of the time that tensorflow takes to be installed goes into it."""
+
 
 def compiling_once(session: nox.Session) -> dict[str, str]:
     """Environment of tests: what one test or process has compiled, the others take from a cache."""
@@ -36,7 +39,7 @@ def folder(package: str) -> str:
 
 def install(session: nox.Session, package: str, *requirements: str) -> None:
     siblings = [f"./{folder(name)}" for name in PACKAGES[package][:-1]]
-    session.install(*siblings, f"./{folder(package)}[test]", *requirements)
+    session.install(LAZY, *siblings, f"./{folder(package)}[test]", *requirements)
 
 
 def minimum(text: str) -> list[str]:
@@ -104,7 +107,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Static types of the three packages."""
-    session.install(*(f"./{folder(package)}" for package in PACKAGES), "mypy>=1.14")
+    session.install(LAZY, *(f"./{folder(package)}" for package in PACKAGES), "mypy>=1.14")
     for package in PACKAGES:
         session.run("mypy", f"{folder(package)}/src", *session.posargs)
 

@@ -1,6 +1,7 @@
 """Orthogonalised momenta: against singular values of NumPy's, and Optax's Muon."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -29,17 +30,34 @@ def theta_of(momentum, length, config=CONFIG):
     return theta
 
 
-def trajectory_of(transformation, params):
-    return trajectory(transformation, params, gradients_of(params))
+@functools.cache
+def update_of(config):
+    """Compiled once for all theta."""
+    return jax.jit(
+        lambda theta, g, s, p: scale_by_celo(theta, 10, config=config).update(g, s, p, value=jnp.float32(1.0))
+    )
+
+
+def trajectory_of(theta, params, config=CONFIG):
+    state, made = scale_by_celo(theta, 10, config=config).init(params), []
+    for gradients in gradients_of(params):
+        step, state = update_of(config)(theta, gradients, state, params)
+        made.append(step)
+    return made
 
 
 def muon_trajectory(muon, params, name):
-    """Muon's updates of one tensor, seen as a matrix, for the gradients of `trajectory_of`."""
-    as_matrix = lambda x: x.reshape(matrix_shape(x.shape))
+    """Muon's updates of one tensor for the gradients of `trajectory_of`.
+
+    Muon is given tall matrices: before 0.2.6 Optax lengthens the updates of wide ones.
+    """
+    rows, columns = matrix_shape(params[name].shape)
+    turned = lambda x: x.T if rows < columns else x
+    as_matrix = lambda x: turned(x.reshape(rows, columns))
     state, made = muon.init(as_matrix(params[name])), []
     for gradients in gradients_of(params):
         update, state = muon.update(as_matrix(gradients[name]), state)
-        made.append(update)
+        made.append(turned(update).reshape(params[name].shape))
     return made
 
 
@@ -105,7 +123,7 @@ def test_root_mean_square_is_one_and_equal_shapes_go_together():
 
 def test_it_is_optax_muon_relative_to_the_parameters():
     params = params_of(jax.random.key(1))
-    ours = trajectory_of(scale_by_celo(theta_of([0.0, 1.0, 0.0, 0.0], [1.5, 0.0]), 10, config=CONFIG), params)
+    ours = trajectory_of(theta_of([0.0, 1.0, 0.0, 0.0], [1.5, 0.0]), params)
     muon = optax.contrib.scale_by_muon(beta=0.9, nesterov=False)
     for name, p in params.items():
         if p.ndim < 2:
@@ -120,10 +138,9 @@ def test_it_is_optax_muon_relative_to_the_parameters():
 
 def test_length_follows_the_root_mean_square_of_adams_direction():
     params = params_of(jax.random.key(1))
-    adam = trajectory_of(optax.scale_by_adam(0.9, 0.999), params)
+    adam = trajectory(optax.scale_by_adam(0.9, 0.999), params, gradients_of(params))
     one, by_adam = (
-        trajectory_of(scale_by_celo(theta_of([0.1, 0.9, 0.2, 0.0], length), 10, config=CONFIG), params)
-        for length in ([1.0, 0.0], [0.0, 1.0])
+        trajectory_of(theta_of([0.1, 0.9, 0.2, 0.0], length), params) for length in ([1.0, 0.0], [0.0, 1.0])
     )
     for first, second, direction in zip(one, by_adam, adam, strict=True):
         for name in ("w", "conv"):
@@ -138,8 +155,7 @@ def test_it_is_added_to_the_network(as_for_users):
     extra = theta_of([0.1, 0.9, 0.0, 0.3], [1.0, 2.0])
     both = {"update_rule": {**network["update_rule"], "orthogonal": extra["update_rule"]["orthogonal"]}}
     runs = [
-        trajectory_of(scale_by_celo(theta, 10, config=config), params)
-        for theta, config in ((both, CONFIG), (network, PLAIN), (extra, CONFIG))
+        trajectory_of(theta, params, config) for theta, config in ((both, CONFIG), (network, PLAIN), (extra, CONFIG))
     ]
     for whole, one, other in zip(*runs, strict=True):
         jax.tree.map(lambda a, b, c: np.testing.assert_allclose(a, b + c, rtol=1e-4, atol=1e-7), whole, one, other)
@@ -153,7 +169,7 @@ def test_the_scheduler_multiplies_it_and_zeros_have_their_floor():
     runs = []
     for multiplier in (1.0, 3.0):
         theta["scheduler"]["network"]["step_size"]["bias"] = jnp.full_like(bias, np.log(10 * multiplier))
-        runs.append(trajectory_of(scale_by_celo(theta, 10, config=config), params))
+        runs.append(trajectory_of(theta, params, config))
     for one, three in zip(*runs, strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(3 * a, b, rtol=1e-5, atol=1e-8), one, three)
     smallest = min(float(jnp.sqrt(jnp.mean(p**2))) for n, p in params.items() if n != "zeros")
@@ -163,11 +179,11 @@ def test_the_scheduler_multiplies_it_and_zeros_have_their_floor():
 
 def test_bad_gradients_and_half_precision_leave_it_finite():
     params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params_of(jax.random.key(5)))
-    tx = scale_by_celo(Celo(CONFIG).init(jax.random.key(0)), 10, config=CONFIG)
-    state = tx.init(params)
+    theta = Celo(CONFIG).init(jax.random.key(0))
+    state = scale_by_celo(theta, 10, config=CONFIG).init(params)
     for fill in (jnp.nan, jnp.inf, 0.0, 1e30):
         gradients = jax.tree.map(lambda p, fill=fill: jnp.full_like(p, fill), params)
-        step, state = tx.update(gradients, state, params, value=jnp.float32(1.0))
+        step, state = update_of(CONFIG)(theta, gradients, state, params)
         assert all(
             x.dtype == jnp.bfloat16 and np.all(np.isfinite(x.astype(jnp.float32))) for x in jax.tree.leaves(step)
         )
@@ -181,7 +197,7 @@ def test_derivatives_by_theta_are_finite():
         steps, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params, value=jnp.float32(1.0))
         return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(steps))
 
-    made = jax.grad(total)(Celo(CONFIG).init(jax.random.key(0)))["update_rule"]["orthogonal"]
+    made = jax.jit(jax.grad(total))(Celo(CONFIG).init(jax.random.key(0)))["update_rule"]["orthogonal"]
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(made)) and np.all(made["length"] > 0)
 
 
