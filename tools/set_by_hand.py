@@ -2,9 +2,9 @@
 
     python tools/set_by_hand.py runs/joint/theta.npz --share 0.25 --length 1.5 1 --out start.npz
 
-The schedule becomes a line to 0, whose height may depend on the length of training. A Celo that was meta-trained without an
-orthogonalised momentum gets one. What comes out
-can be compared (tools/choose_weights.py), used, or meta-trained further (celo-tasks meta-train --warm-start).
+The schedule becomes a line or half a cosine to 0, whose height may depend on the length of training. A Celo that was
+meta-trained without an orthogonalised momentum gets one. What comes out can be compared (tools/choose_weights.py), used, or
+meta-trained further (celo-tasks meta-train --warm-start).
 """
 
 import argparse
@@ -17,12 +17,46 @@ import jax
 import numpy as np
 
 from celo_core import Celo, CeloConfig, checkpoints, configs
-from celo_core.schedulers.loss_features import horizon_feature
+from celo_core.schedulers.loss_features import DECAYS, horizon_feature
 
 
-def set_by_hand(
-    source: Path, out: Path, *, share: float, length: tuple[float, float], multiplier: float, exponent: float
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A decay from a height that depends on the length of training.
+
+    Attributes:
+      decay: one of `DECAYS`.
+      multiplier: where it begins in a training of 1,000 steps.
+      exponent: in a training of n steps it is ``(1000 / n)^exponent`` times as high.
+      shortest: steps that fewer count as.
+    """
+
+    decay: str = "linear"
+    multiplier: float = 1.0
+    exponent: float = 0.0
+    shortest: int = 1
+
+    def configured(self, config: CeloConfig) -> CeloConfig:
+        """The config that can have it; raises ValueError if the scheduler lacks the inputs."""
+        assert config.scheduler is not None
+        changed = dataclasses.replace(config.scheduler, decay=self.decay, shortest_horizon=self.shortest)
+        if self.exponent and not (changed.horizon and changed.hidden_size == 0):
+            raise ValueError("no linear scheduler here reads the length of training: leave out --exponent.")
+        return dataclasses.replace(config, scheduler=changed)
+
+    def write(self, step_size: dict[str, np.ndarray], config: CeloConfig) -> None:
+        """Sets the weights, in place, of the log multiplier."""
+        assert config.scheduler is not None
+        kernel, bias = step_size["kernel"], step_size["bias"]
+        kernel[:] = 0.0
+        bias[:] = math.log(self.multiplier / config.scheduler.multiplier)
+        if self.exponent:
+            # The horizon's feature, the last input, is the logarithm of the steps and a constant.
+            kernel[-1] = -self.exponent
+            bias += self.exponent * float(horizon_feature(1000.0)[0])
+
+
+def set_by_hand(source: Path, out: Path, *, share: float, length: tuple[float, float], schedule: Schedule) -> None:
     """Writes ``out``.
 
     Args:
@@ -30,8 +64,7 @@ def set_by_hand(
       out: the file to be written.
       share: what the network's direction and Adam's are multiplied by.
       length: meta-parameters of the orthogonalised momentum's length, see `celo_core.CeloConfig`.
-      multiplier: where the line that takes the scheduler's place begins in a training of 1,000 steps; it falls to 0.
-      exponent: in one of n steps, between 55 and 22,000, it begins at ``multiplier * (1000 / n)^exponent``.
+      schedule: what takes the place of the scheduler's.
 
     Raises:
       ValueError: the run is of an optimizer without these parts.
@@ -39,23 +72,15 @@ def set_by_hand(
     config = configs.from_json(CeloConfig, checkpoints.load_metadata(source)["config"])
     if config.scheduler is None or not config.adam:
         raise ValueError(f"{source} has no scheduler or no Adam's direction: take the theta.npz of a run with both.")
-    if exponent and not (config.scheduler.horizon and config.scheduler.hidden_size == 0):
-        raise ValueError(f"{source} has no linear scheduler that reads the length of training: leave out --exponent.")
-    scheduler = dataclasses.replace(config.scheduler, decay="linear")
-    config = dataclasses.replace(config, orthogonal=True, scheduler=scheduler)
+    config = schedule.configured(dataclasses.replace(config, orthogonal=True))
     theta = jax.tree.map(np.array, checkpoints.load_theta(source))
-    rule, step_size = theta["update_rule"], theta["scheduler"]["network"]["step_size"]
+    rule = theta["update_rule"]
     # Of the network's two outputs the first is the direction.
     rule["output"] = jax.tree.map(lambda x: x * np.array([share, 1.0], np.float32), rule["output"])
     rule["adam"]["kernel"] *= np.float32(share)
     beginning = jax.device_get(Celo(config).init(jax.random.key(0)))["update_rule"]["orthogonal"]
     rule["orthogonal"] = {**beginning, **rule.get("orthogonal", {}), "length": np.array(length, np.float32)}
-    step_size["kernel"][:] = 0.0
-    step_size["bias"][:] = math.log(multiplier / scheduler.multiplier)
-    if exponent:
-        # The horizon's feature, the last input, is the logarithm of the steps and a constant.
-        step_size["kernel"][-1] = -exponent
-        step_size["bias"] += exponent * float(horizon_feature(1000.0)[0])
+    schedule.write(theta["scheduler"]["network"]["step_size"], config)
     checkpoints.save_theta(out, theta, {"architecture": "celo", "config": configs.to_json(config)})
 
 
@@ -64,21 +89,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="theta.npz of the run")
     parser.add_argument("--out", type=Path, required=True, help="file to be written")
-    parser.add_argument(
-        "--share", type=float, default=1.0, metavar="X", help="factor on the network's direction and Adam's (1)"
-    )
+
+    def add(name: str, default: float, what: str) -> None:
+        parser.add_argument(name, type=type(default), default=default, metavar="X", help=f"{what} ({default:g})")
+
     what = (
         "of the orthogonalised momentum: a constant, and what is times the root mean square of Adam's direction (2 0)"
     )
     parser.add_argument("--length", type=float, nargs=2, default=(2.0, 0.0), metavar="U", help=what)
-    what = "where the schedule begins, in a training of 1,000 steps (1)"
-    parser.add_argument("--multiplier", type=float, default=1.0, metavar="X", help=what)
-    what = "in one of n steps it begins (1000 / n)^P times as high (0)"
-    parser.add_argument("--exponent", type=float, default=0.0, metavar="P", help=what)
+    parser.add_argument("--decay", choices=DECAYS, default="linear", help="form of the schedule (linear)")
+    add("--share", 1.0, "factor on the network's direction and Adam's")
+    add("--multiplier", 1.0, "where the schedule begins, in a training of 1,000 steps")
+    add("--exponent", 0.0, "in a training of n steps the schedule is (1000 / n)^X times as high")
+    add("--shortest", 1, "steps that fewer count as")
     options = parser.parse_args()
-    chosen = {name: getattr(options, name) for name in ("share", "multiplier", "exponent")}
+    schedule = Schedule(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Schedule)})
     try:
-        set_by_hand(options.source, options.out, length=tuple(options.length), **chosen)
+        set_by_hand(options.source, options.out, share=options.share, length=tuple(options.length), schedule=schedule)
     except (OSError, ValueError, KeyError) as error:
         print(f"set_by_hand: {error}", file=sys.stderr)
         return 1

@@ -150,6 +150,7 @@ def main() -> int:
             ),
             "choice": meta_training.choice_table(read("celo/choice.json")),
             "choice_six_seeds": meta_training.choice_table(read("celo/choice_six_seeds.json")),
+            "choice_lengths": meta_training.choice_table(read("celo/choice_lengths.json")),
         },
         "docs/results/celo-adam/README.md": {
             "choice": meta_training.choice_table(read("celo-adam/choice.json")),

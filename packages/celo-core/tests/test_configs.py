@@ -18,6 +18,7 @@ schedulers = st.builds(
     multiplier=st.floats(1e-6, 1e3),
     task_embedding=st.booleans(),
     horizon=st.booleans(),
+    shortest_horizon=st.integers(1, 10_000),
     decay=st.sampled_from(DECAYS),
 )
 

@@ -134,22 +134,26 @@ def test_time_features():
 def test_horizon_feature():
     found = [horizon_feature(steps).item() for steps in (1, 1000, 10_000, 10**9)]
     np.testing.assert_allclose(found, [-3.0, np.log(1000) - 7, np.log(10_000) - 7, 3.0], atol=2e-6)  # float32 near 7
+    assert horizon_feature(300, 700) == horizon_feature(700) and horizon_feature(800, 700) == horizon_feature(800)
 
 
 def test_only_a_scheduler_with_horizon_tells_lengths_apart():
-    """Two trainings at the same share of their planned lengths, at the first step, where no loss has been seen."""
+    """Three trainings at the same share of their planned lengths, at the first step, where no loss has been seen."""
 
     def multipliers(config):
         scheduler = LSTMScheduler(config)
         theta = scheduler.init(jax.random.key(0))
         theta["network"]["step_size"]["kernel"] += 1.0
         step = lambda length: scheduler.step(theta, scheduler.init_state(theta), jnp.int32(0), 1.0, length)[0]
-        return step(100), step(10_000)
+        return step(100), step(200), step(10_000)
 
-    short, long = multipliers(LSTMSchedulerConfig(hidden_size=4))
-    assert short == long
-    short, long = multipliers(LSTMSchedulerConfig(hidden_size=4, horizon=True))
-    assert abs(short - long) > 1e-3
+    assert len({float(x) for x in multipliers(LSTMSchedulerConfig(hidden_size=4))}) == 1
+    shortest, short, long = multipliers(LSTMSchedulerConfig(hidden_size=4, horizon=True))
+    assert abs(shortest - short) > 1e-3 and abs(short - long) > 1e-3
+    shortest, short, long = multipliers(LSTMSchedulerConfig(hidden_size=4, horizon=True, shortest_horizon=200))
+    assert shortest == short and abs(short - long) > 1e-3
+    with pytest.raises(ValueError, match="shortest_horizon must be at least 1, not 0"):
+        LSTMSchedulerConfig(horizon=True, shortest_horizon=0)
 
 
 def test_half_lives():

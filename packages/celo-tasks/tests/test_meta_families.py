@@ -173,7 +173,8 @@ def test_directions_beside_the_networks_are_the_architectures(part):
 @pytest.mark.parametrize("architecture", ["celo", "celo_adam"])
 def test_shape_of_the_scheduler(architecture):
     recipe = meta_training.Recipe(("digits_8x8",), architecture=architecture, scheduler_hidden_size=3)
-    longer = dataclasses.replace(recipe, scheduler_horizon=True)
+    longer = dataclasses.replace(recipe, scheduler_horizon=True, scheduler_shortest=700)
+    assert meta_training._architecture(longer).config.scheduler.shortest_horizon == 700
     for made, inputs in ((recipe, 18), (longer, 19)):
         theta = jax.eval_shape(meta_training._architecture(made).init, jax.random.key(0))["scheduler"]
         assert theta["initial_hidden"].shape == (3,) and theta["network"]["input"]["kernel"].shape == (inputs, 3)

@@ -64,6 +64,8 @@ def add_commands(commands: Any) -> None:
     add("--scheduler-hidden-size", type=int, metavar="N", help=what)
     what = "the scheduler reads the planned length of training too, so that long ones can have other step sizes"
     add("--scheduler-horizon", action="store_true", default=None, help=what)
+    what = "what it reads of a training of fewer than N steps is N (1)"
+    add("--scheduler-shortest", type=int, metavar="N", help=what)
     what = "constant, linear or cosine: a decay of the step sizes that the scheduler modulates (constant, as published)"
     add("--scheduler-decay", metavar="NAME", help=what)
     what = "the scheduler's phase goes on training the update rule too, which then learns steps that get smaller"

@@ -100,6 +100,7 @@ class Recipe:
       adam, orthogonal: Celo's, see `celo_core.CeloConfig`.
       scheduler_hidden_size: units of the LSTM; evolution strategies learn the sooner, the fewer meta-parameters there are.
       scheduler_horizon: whether it reads the planned length of training.
+      scheduler_shortest: steps that a shorter planned length counts as for it.
       scheduler_decay: what the learned multiplier is multiplied by, see `celo_core.LSTMSchedulerConfig`.
       joint: whether the scheduler's phase goes on training the update rule as well, which is then frozen no more: what it
         has learned at a constant multiplier is not best for steps that get smaller.
@@ -141,6 +142,7 @@ class Recipe:
     orthogonal: bool = False
     scheduler_hidden_size: int = 64
     scheduler_horizon: bool = False
+    scheduler_shortest: int = 1
     scheduler_decay: str = "constant"
     joint: bool = False
     warm_start: str | None = None
@@ -301,7 +303,10 @@ def _families(recipe: Recipe, data_dir: str | None) -> list[Any]:
 def _architecture(recipe: Recipe) -> LearnedOptimizer:
     """The whole of what a recipe makes."""
     scheduler = LSTMSchedulerConfig(
-        hidden_size=recipe.scheduler_hidden_size, horizon=recipe.scheduler_horizon, decay=recipe.scheduler_decay
+        hidden_size=recipe.scheduler_hidden_size,
+        horizon=recipe.scheduler_horizon,
+        shortest_horizon=recipe.scheduler_shortest,
+        decay=recipe.scheduler_decay,
     )
     if recipe.architecture == "celo":
         parts = {name: getattr(recipe, name) for name in ("zero_init_scale", "adam", "orthogonal")}

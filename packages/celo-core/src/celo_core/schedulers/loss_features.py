@@ -35,12 +35,16 @@ def time_features(fraction: Array) -> Array:
     return jnp.tanh(10.0 * (fraction - jnp.asarray(TIME_THRESHOLDS, jnp.float32)))
 
 
-def horizon_feature(num_steps: Array) -> Array:
+def horizon_feature(num_steps: Array, shortest: float = 1.0) -> Array:
     """``log(num_steps) - 7`` within plus or minus 3, float32 (1,): 0 for some 1,100 steps.
 
     The papers' schedulers know the share of a training that is done, and so have one schedule for every length.
+
+    Args:
+      num_steps: planned length of training, scalar.
+      shortest: what a shorter length counts as.
     """
-    steps = jnp.maximum(jnp.asarray(num_steps, jnp.float32), 1.0)
+    steps = jnp.maximum(jnp.asarray(num_steps, jnp.float32), shortest)
     return jnp.clip(jnp.log(steps) - 7.0, -3.0, 3.0)[None]
 
 

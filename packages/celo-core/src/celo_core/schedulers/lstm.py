@@ -39,11 +39,13 @@ class LSTMSchedulerConfig:
       task_embedding: whether `celo_core.task_embedding` is read beside time and loss features; it is then to be given to
         the architecture's ``build``.
       horizon: whether the planned length of training is read as well, see `celo_core.schedulers.loss_features`.
+      shortest_horizon: steps that a shorter planned length counts as: where a step size in inverse proportion to the length
+        would be too large.
       decay: what the multiplier is multiplied by besides, see `celo_core.schedulers.loss_features.decay_factor`; what is
         learned is then the difference to a schedule known to be good. The published scheduler has ``"constant"``.
 
     Raises:
-      ValueError: a negative number of units, or an unknown decay.
+      ValueError: a negative number of units, a shortest length below 1, or an unknown decay.
     """
 
     hidden_size: int = 64
@@ -51,11 +53,14 @@ class LSTMSchedulerConfig:
     multiplier: float = 0.1
     task_embedding: bool = False
     horizon: bool = False
+    shortest_horizon: int = 1
     decay: str = "constant"
 
     def __post_init__(self) -> None:
         if self.hidden_size < 0:
             raise ValueError(f"hidden_size must be at least 0, not {self.hidden_size}.")
+        if self.shortest_horizon < 1:
+            raise ValueError(f"shortest_horizon must be at least 1, not {self.shortest_horizon}.")
         check_choice("decay", self.decay, DECAYS)
 
     @property
@@ -160,7 +165,7 @@ class LSTMScheduler:
         losses, loss_features = update_loss_buffer(state.losses, value, num_steps)
         fraction = count.astype(jnp.float32) / num_steps
         parts = [time_features(fraction), loss_features]
-        parts += [horizon_feature(num_steps)] * self.config.horizon
+        parts += [horizon_feature(num_steps, self.config.shortest_horizon)] * self.config.horizon
         inputs = jnp.concatenate(parts if task_embedding is None else [*parts, task_embedding])
         outputs: Any = LSTMNetwork(self.config).apply({"params": theta["network"]}, inputs, state.hidden, state.cell)
         log_multiplier, hidden, cell = outputs
