@@ -172,7 +172,7 @@ def draw(result: dict[str, Any]) -> Figure:
         noise.plot(share(run["step_size"]) * result["steps"], run["step_size"], label=f"batch of {size}")
     _label(noise, "gradient noise", "step", "norm of the step, of that of the parameters", log=True)
     rate = result["scale"]["adam_learning_rate"]
-    scale.plot(result["scale"]["scales"], result["scale"]["celo"], "o-", label="Celo")
+    scale.plot(result["scale"]["scales"], result["scale"]["celo"], "o-", label=result["weights"].split("@")[0])
     scale.plot(result["scale"]["scales"], result["scale"]["adam"], "s--", label=f"Adam at {rate:.2g}")
     scale.set_xscale("log")
     _label(scale, "parameters and gradients scaled", "scale", "final training loss")

@@ -100,8 +100,7 @@ On the suite small-8 (eight tasks, {evaluation["steps"]} steps, three seeds; [re
 [tasks](docs/tasks.md), [metrics](docs/metrics.md)), against tuned Adam = 1, higher is better. Adam, AdamW, Lion, Muon and
 schedule-free AdamW have the best of 11 learning rates by two schedules for each task; the Celos are not tuned. IQM:
 interquartile mean over tasks and seeds, in brackets its 95 % interval; ">": Adam did not get there in four times the steps.
-"celo" is the one in celo-zoo, "celo_adam" [not in it yet](docs/results/celo-adam/README.md), and
-"published" are the weights of the paper's authors.
+"celo" and "celo_adam" are those in celo-zoo, "published" the weights of the paper's authors.
 
 {evaluation_table(evaluation)}
 
@@ -138,6 +137,7 @@ def main() -> int:
         "docs/learned.md": {
             "schedule": meta_training.schedule_table(read("behaviour/behaviour.json")),
             "scale": meta_training.scale_table(read("behaviour/behaviour.json")),
+            "schedule_adam": meta_training.schedule_table(read("behaviour-adam/behaviour.json")),
         },
         "docs/results/celo-2/README.md": {
             "stretches": meta_training.stretches_table(STRETCHES),
@@ -153,7 +153,7 @@ def main() -> int:
             "choice_lengths": meta_training.choice_table(read("celo/choice_lengths.json")),
         },
         "docs/results/celo-adam/README.md": {
-            "choice": meta_training.choice_table(read("celo-adam/choice.json")),
+            "choice_lengths": meta_training.choice_table(read("celo-adam/choice_lengths.json")),
         },
     }
     outdated = []

@@ -1,5 +1,7 @@
 """The weights inside the package: present, whole, documented and at work."""
 
+import importlib.metadata
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +14,9 @@ from celo_core.checks import flatten_theta
 from celo_zoo import index, schema
 
 
-def test_celo_is_bundled():
-    assert "celo" in celo_zoo.names()
+def test_what_is_bundled_can_be_evaluated_by_name():
+    points = {point.name for point in importlib.metadata.entry_points(group="celo.optimizers")}
+    assert {"celo", "celo_adam"} <= set(BUNDLED) <= points
 
 
 BUNDLED = [name for name, entry in index.entries().items() if entry.bundled]

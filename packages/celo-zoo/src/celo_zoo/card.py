@@ -37,7 +37,10 @@ def _about(architecture: str, config: Mapping[str, Any]) -> str:
     scheduler = markdown.mapping(config.get("scheduler"))
     kind = "a linear map of" if scheduler.get("hidden_size") == 0 else "an LSTM that follows"
     decay = ", times a decay," if scheduler.get("decay") in ("linear", "cosine") else ""
-    return f"{about}; {kind} the loss and the part of the training done{decay} scales all steps."
+    reads = "the loss, the part of the training done and its planned length"
+    if not scheduler.get("horizon"):
+        reads = "the loss and the part of the training done"
+    return f"{about}; {kind} {reads}{decay} scales all steps."
 
 
 def write_card(document: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, dtype: str = "float32") -> str:

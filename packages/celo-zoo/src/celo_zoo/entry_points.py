@@ -39,3 +39,6 @@ class LazyOptimizer:
 
 celo = LazyOptimizer("celo")
 """The bundled Celo."""
+
+celo_adam = LazyOptimizer("celo_adam")
+"""The bundled Celo-Adam."""

@@ -193,7 +193,8 @@ def _draw_panel(axes: Axes, panel: Panel, palette: Palette) -> None:
     if panel.envelope is not None:
         steps, best = panel.envelope.steps, panel.envelope.mean
         axes.plot(steps, best, color=_BASELINE, linewidth=1.1, linestyle="--", zorder=20, label="envelope")
-    axes.set_title(panel.title, fontsize=9)
+    # Long names would run into those of the panels beside.
+    axes.set_title(panel.title if len(panel.title) < 36 else panel.title.replace(" (", "\n(", 1), fontsize=9)
     lines = [*panel.lines, *([panel.envelope] if panel.envelope is not None else [])]
     axes.set_xlim(0, max(line.steps[-1] for line in lines))
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
