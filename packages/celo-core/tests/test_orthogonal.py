@@ -192,12 +192,15 @@ def test_bad_gradients_and_half_precision_leave_it_finite():
 def test_derivatives_by_theta_are_finite():
     params = {"w": jax.random.normal(jax.random.key(6), (5, 3))}
 
-    def total(theta):
-        tx = scale_by_celo(theta, 10, config=CONFIG)
+    theta = Celo(CONFIG).init(jax.random.key(0))
+
+    def total(orthogonal):
+        rule = {**theta["update_rule"], "orthogonal": orthogonal}
+        tx = scale_by_celo({"update_rule": rule}, 10, config=CONFIG)
         steps, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params, value=jnp.float32(1.0))
         return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(steps))
 
-    made = jax.jit(jax.grad(total))(Celo(CONFIG).init(jax.random.key(0)))["update_rule"]["orthogonal"]
+    made = jax.jit(jax.grad(total))(theta["update_rule"]["orthogonal"])
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(made)) and np.all(made["length"] > 0)
 
 
