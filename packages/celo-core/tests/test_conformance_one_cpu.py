@@ -18,8 +18,6 @@ from celo_core.testing import check_optimizer
 assert reductions.on_one_cpu()
 theta = Celo().init(jax.random.key(0))
 skip = {"check_sharded_parameters", "check_explicit_sharding"}  # they need eight devices
-# What is around an update, and the same for any way to make it.
-skip |= {f"check_{name}" for name in ("flax_nnx", "flax_linen", "equinox", "orbax", "missing_arguments")}
 check_optimizer(lambda num_steps: Celo().build(theta, num_steps), skip=skip)
 """
 

@@ -37,10 +37,9 @@ def _about(architecture: str, config: Mapping[str, Any]) -> str:
     scheduler = markdown.mapping(config.get("scheduler"))
     kind = "a linear map of" if scheduler.get("hidden_size") == 0 else "an LSTM that follows"
     decay = ", times a decay," if scheduler.get("decay") in ("linear", "cosine") else ""
-    reads = "the loss, the part of the training done and its planned length"
-    if not scheduler.get("horizon"):
-        reads = "the loss and the part of the training done"
-    return f"{about}; {kind} {reads}{decay} scales all steps."
+    horizon = ", the part of the training done and its planned length"
+    progress = horizon if scheduler.get("horizon") else " and the part of the training done"
+    return f"{about}; {kind} the loss{progress}{decay} scales all steps."
 
 
 def write_card(document: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, dtype: str = "float32") -> str:
