@@ -20,6 +20,7 @@ from celo_tasks.families.image_sets import ImageNetworks
 from celo_tasks.meta_families import META_FAMILIES, Sources
 from celo_tasks.meta_validation import VALIDATION_TASKS
 from celo_tasks.optimizers import load_weights
+from celo_tasks.recipe import Recipe
 from celo_tasks.registry import TASKS
 
 SOURCES = Sources(("digits_8x8",))
@@ -108,7 +109,7 @@ SMALL = {"iterations": (2, 2), "truncation": 3, "min_length": 3, "max_length": 6
 
 
 def trainer_of(phase=0, **changes):
-    recipe = meta_training.Recipe(("digits_8x8",), **SMALL | changes)
+    recipe = Recipe(("digits_8x8",), **SMALL | changes)
     families = meta_training._families(recipe, None)
     return meta_training._trainer(recipe, phase, {}, families, [family.load() for family in families], None)
 
@@ -142,18 +143,18 @@ def test_families_are_documented():
 def test_late_weights_are_those_of_the_phase():
     weighted = {"families": (("mlp", 2), ("autoencoder", 2)), "late_weights": (0.0, 2.0)}
     for phase, expected in enumerate((0.0, 2.0)):
-        families = meta_training._families(meta_training.Recipe(("digits_8x8",), **weighted), None)
-        recipe = meta_training.Recipe(("digits_8x8",), **SMALL | weighted)
+        families = meta_training._families(Recipe(("digits_8x8",), **weighted), None)
+        recipe = Recipe(("digits_8x8",), **SMALL | weighted)
         made = meta_training._estimator(recipe, LearnedSGD(), families[0], phase, 2)
         assert made.late_weight == expected
-    recipe = meta_training.Recipe(("digits_8x8",), estimator="full_es", late_weights=(1.0, 0.0))
+    recipe = Recipe(("digits_8x8",), estimator="full_es", late_weights=(1.0, 0.0))
     with pytest.raises(ValueError, match="full_es weighs all steps alike"):
         meta_training._estimator(recipe, LearnedSGD(), families[0], 0, 2)
 
 
 def test_scale_of_zeros_is_the_architectures_and_the_augmentations():
     for scale in (0.0, 0.5):
-        recipe = meta_training.Recipe(("digits_8x8",), zero_init_scale=scale)
+        recipe = Recipe(("digits_8x8",), zero_init_scale=scale)
         assert meta_training._architecture(recipe).config.zero_init_scale == scale
         (family,) = meta_training._families(recipe, None)
         assert family.zeros_follow == (scale > 0)
@@ -163,16 +164,16 @@ def test_scale_of_zeros_is_the_architectures_and_the_augmentations():
 
 @pytest.mark.parametrize("part", ["adam", "orthogonal"])
 def test_directions_beside_the_networks_are_the_architectures(part):
-    recipe = meta_training.Recipe(("digits_8x8",), **{part: True})
+    recipe = Recipe(("digits_8x8",), **{part: True})
     assert getattr(meta_training._architecture(recipe).config, part)
-    assert not getattr(meta_training._architecture(meta_training.Recipe(("digits_8x8",))).config, part)
+    assert not getattr(meta_training._architecture(Recipe(("digits_8x8",))).config, part)
     with pytest.raises(ValueError, match=f"leave out {part}"):
         meta_training._architecture(dataclasses.replace(recipe, architecture="celo_adam"))
 
 
 @pytest.mark.parametrize("architecture", ["celo", "celo_adam"])
 def test_shape_of_the_scheduler(architecture):
-    recipe = meta_training.Recipe(("digits_8x8",), architecture=architecture, scheduler_hidden_size=3)
+    recipe = Recipe(("digits_8x8",), architecture=architecture, scheduler_hidden_size=3)
     longer = dataclasses.replace(recipe, scheduler_horizon=True, scheduler_shortest=700)
     assert meta_training._architecture(longer).config.scheduler.shortest_horizon == 700
     for made, inputs in ((recipe, 18), (longer, 19)):
@@ -202,7 +203,7 @@ def test_a_joint_phase_begins_with_both_parts(tmp_path, monkeypatch):
         folder = tmp_path / name
         (folder / "update_rule").mkdir(parents=True)
         checkpoints.save_theta(folder / "update_rule" / "theta.npz", {"update_rule": theta["update_rule"]}, {})
-        recipe = meta_training.Recipe(("digits_8x8",), **SMALL | {"joint": True, "warm_start": start})
+        recipe = Recipe(("digits_8x8",), **SMALL | {"joint": True, "warm_start": start})
         found = meta_training.meta_train(recipe, folder, phases=("scheduler",), command="")
         jax.tree.map(np.testing.assert_array_equal, found, moved)
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), found["update_rule"], theta["update_rule"])
@@ -212,7 +213,7 @@ def test_a_joint_phase_begins_with_both_parts(tmp_path, monkeypatch):
 
 def test_a_joint_phase_adds_what_the_update_rule_did_not_have():
     theta = {"update_rule": jax.device_get(Celo().init(jax.random.key(5)))["update_rule"]}
-    recipe = meta_training.Recipe(("digits_8x8",), joint=True, adam=True)
+    recipe = Recipe(("digits_8x8",), joint=True, adam=True)
     found = meta_training._beginning(recipe, "scheduler", theta, {})
     assert set(found["update_rule"]) == {*theta["update_rule"], "adam"}
     jax.tree.map(np.testing.assert_array_equal, found["update_rule"]["hidden_0"], theta["update_rule"]["hidden_0"])
@@ -236,7 +237,7 @@ def test_warm_start(tmp_path, monkeypatch):
     monkeypatch.setattr(meta_training, "run_phase", run_phase)
     monkeypatch.setattr(TruncatedPES, "check", lambda self, data: None)  # that would compile
     for name, warm in (("both", whole), ("first", part)):
-        recipe = meta_training.Recipe(("digits_8x8",), **SMALL, zero_init_scale=0.5, warm_start=warm)
+        recipe = Recipe(("digits_8x8",), **SMALL, zero_init_scale=0.5, warm_start=warm)
         meta_training.meta_train(recipe, tmp_path / name)
     assert [started is None for started, _ in given] == [False, False, False, True]
     for (started, _), phase in zip(given, ("update_rule", "scheduler", "update_rule"), strict=False):
@@ -251,7 +252,7 @@ def test_warm_start(tmp_path, monkeypatch):
 
 def test_warm_starts_that_cannot_be(tmp_path):
     checkpoints.save_theta(tmp_path / "rule.npz", {"update_rule": {"bias": np.zeros(2, np.float32)}}, {})
-    recipe = meta_training.Recipe(("digits_8x8",), architecture="celo_adam", warm_start=str(tmp_path / "rule.npz"))
+    recipe = Recipe(("digits_8x8",), architecture="celo_adam", warm_start=str(tmp_path / "rule.npz"))
     with pytest.raises(ValueError, match="nothing that celo_adam has a phase for"):
         meta_training._warm_start(recipe)
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
@@ -260,7 +261,7 @@ def test_warm_starts_that_cannot_be(tmp_path):
 
 @pytest.mark.slow
 def test_celo_adam_has_one_phase(tmp_path):
-    recipe = meta_training.Recipe(("digits_8x8",), architecture="celo_adam", **SMALL | {"truncation": 1})
+    recipe = Recipe(("digits_8x8",), architecture="celo_adam", **SMALL | {"truncation": 1})
     theta = meta_training.meta_train(recipe, tmp_path)
     assert set(theta) == {"scheduler"}
     record = json.loads((tmp_path / "run.json").read_text())
@@ -272,5 +273,5 @@ def test_celo_adam_has_one_phase(tmp_path):
 
 
 def test_settings_of_a_run_are_what_differs_from_the_defaults():
-    recipe = meta_training.Recipe(("digits_8x8",), num_pairs=4, families=(("mlp", 4),))
+    recipe = Recipe(("digits_8x8",), num_pairs=4, families=(("mlp", 4),))
     assert recipe.settings() == {"datasets": ["digits_8x8"], "num_pairs": 4, "families": [["mlp", 4]]}

@@ -16,6 +16,7 @@ from celo_tasks import meta_report, meta_training
 from celo_tasks.families import ImageMLP
 from celo_tasks.meta_report import MetaReport
 from celo_tasks.meta_validation import MetaValidation
+from celo_tasks.recipe import Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +73,7 @@ def sgd(iterations):
 
 
 def test_a_meta_optimizer_is_imported(monkeypatch):
-    recipe = meta_training.Recipe(
-        ("digits_8x8",), meta_optimizer=f"{__name__}:sgd", iterations=(4, 4), num_pairs=2, truncation=2
-    )
+    recipe = Recipe(("digits_8x8",), meta_optimizer=f"{__name__}:sgd", iterations=(4, 4), num_pairs=2, truncation=2)
     family = ImageMLP(("digits_8x8",))
     made = meta_training._trainer(recipe, 0, {}, [family], [family.load()], None)
     updates, _ = made._optimizer.update({"a": np.ones(2)}, made._optimizer.init({"a": np.ones(2)}))

@@ -17,6 +17,7 @@ from celo_core.testing.toys import LearnedSGD
 from celo_tasks import cli, cli_common, cli_meta_training, meta_report, meta_training
 from celo_tasks.families import ImageMLP
 from celo_tasks.meta_validation import MetaValidation
+from celo_tasks.recipe import OFFLINE_DATASETS, PAPER_DATASETS, PHASES, Recipe
 
 SETTINGS = [
     "--datasets", "digits_8x8,fashion_mnist_small_8x8", "--iterations", "4", "--pairs", "2", "--truncation", "3",
@@ -47,7 +48,7 @@ def recipe(*arguments):
 
 def test_the_default_recipe_is_the_papers():
     found = recipe()
-    assert found == meta_training.Recipe(("digits_8x8",))
+    assert found == Recipe(("digits_8x8",))
     assert found.iterations == (100_000, 100_000) and found.learning_rates == (3e-4, 3e-4)
     assert (found.num_pairs, found.truncation, found.sigma, found.estimator) == (32, 50, 0.01, "pes")
     assert (found.min_length, found.max_length, found.average_decay, found.final_fraction) == (100, 2000, 0.0, 1.0)
@@ -70,7 +71,7 @@ def test_options_change_the_recipe():
     ],
 )
 def test_estimators_of_a_recipe(changes, expected):
-    recipe = meta_training.Recipe((), **changes)
+    recipe = Recipe((), **changes)
     made = meta_training._estimator(recipe, LearnedSGD(), ImageMLP(("digits_8x8",)), 0, recipe.num_pairs)
     assert type(made) is expected
     assert made.num_problems == {"truncated_backprop": 6}.get(changes.get("estimator"), 32)
@@ -80,7 +81,7 @@ def test_estimators_of_a_recipe(changes, expected):
 
 
 def test_sigma_that_decays():
-    recipe = meta_training.Recipe((), sigma=0.04, final_sigma=0.01, iterations=(100, 7))
+    recipe = Recipe((), sigma=0.04, final_sigma=0.01, iterations=(100, 7))
     made = meta_training._estimator(recipe, LearnedSGD(), ImageMLP(("digits_8x8",)), 0, 4)
     assert made.sigma(0) == pytest.approx(0.04) and made.sigma(50) == pytest.approx(0.02) and made.sigma(100) == 0.01
 
@@ -144,7 +145,7 @@ def test_provenance_and_logs(run_folder):
     assert len(run["data"]["sha256"]) == 64
     # 2 phases x 4 iterations x 2 pairs x 2 signs x 3 steps
     assert run["inner_steps"] == 2 * 4 * 2 * 2 * 3
-    for phase in meta_training.PHASES:
+    for phase in PHASES:
         lines = [json.loads(line) for line in (run_folder / phase / "log.jsonl").read_text().splitlines()]
         assert lines[-1]["iteration"] == 4
         assert {"meta_loss", "gradient_norm", "step_size", "non_finite", "seconds"} <= set(lines[-1])
@@ -197,17 +198,17 @@ def test_data_dir_without_the_arrays(tmp_path, capsys):
 
 def test_offline_default_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    assert cli_common.default_datasets(None) == meta_training.OFFLINE_DATASETS
+    assert cli_common.default_datasets(None) == OFFLINE_DATASETS
     assert "from the package are used" in capsys.readouterr().err
 
 
 def test_paper_datasets_are_taken_where_present(tmp_path):
     arrays = {"x": np.zeros((2, 8, 8), np.uint8), "y": np.zeros(2, np.uint8)}
-    for name in meta_training.PAPER_DATASETS:
+    for name in PAPER_DATASETS:
         np.savez(
             tmp_path / f"{name}.npz", x_train=arrays["x"], y_train=arrays["y"], x_test=arrays["x"], y_test=arrays["y"]
         )
-    assert cli_common.default_datasets(str(tmp_path)) == meta_training.PAPER_DATASETS
+    assert cli_common.default_datasets(str(tmp_path)) == PAPER_DATASETS
 
 
 def test_help_teaches(capsys):

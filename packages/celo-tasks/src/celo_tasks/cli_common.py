@@ -3,6 +3,8 @@
 import os
 import sys
 
+from celo_tasks.recipe import OFFLINE_DATASETS, PAPER_DATASETS
+
 
 def names(text: str) -> tuple[str, ...]:
     """``"a, b"`` as ``("a", "b")``."""
@@ -21,15 +23,14 @@ def default_cpu_devices() -> int:
 
 def default_datasets(data_dir: str | None) -> tuple[str, ...]:
     """The paper's image sets if all are there, else those inside the package."""
-    from celo_tasks import datasets, meta_training
+    from celo_tasks import datasets
 
-    missing = [name for name in meta_training.PAPER_DATASETS if not datasets.is_available(name, data_dir=data_dir)]
+    missing = [name for name in PAPER_DATASETS if not datasets.is_available(name, data_dir=data_dir)]
     if not missing:
-        return meta_training.PAPER_DATASETS
-    offline = meta_training.OFFLINE_DATASETS
+        return PAPER_DATASETS
     print(
-        f"celo-tasks: {', '.join(missing)} not found, so {' and '.join(offline)} from the package are used; "
+        f"celo-tasks: {', '.join(missing)} not found, so {' and '.join(OFFLINE_DATASETS)} from the package are used; "
         "see celo-tasks prepare --help, or name others by --datasets.",
         file=sys.stderr,
     )
-    return offline
+    return OFFLINE_DATASETS

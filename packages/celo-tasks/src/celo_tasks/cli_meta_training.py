@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from celo_tasks.cli_common import default_cpu_devices, default_datasets, names
+from celo_tasks.recipe import RECIPES, Recipe
 
 _DESCRIPTION = """\
 Meta-train Celo in two phases: first the update rule with a step-size multiplier of 1, then the scheduler on top of it.
@@ -206,26 +207,24 @@ def _join(options: argparse.Namespace) -> None:
         jax.distributed.initialize(options.coordinator, options.processes, options.process)
 
 
-def _recipe(options: argparse.Namespace) -> Any:
+def _recipe(options: argparse.Namespace) -> Recipe:
     """The recipe with what the options change in it."""
     import dataclasses
 
-    from celo_tasks import meta_training
-
-    changed = dict(meta_training.RECIPES[options.recipe])
+    changed = dict(RECIPES[options.recipe])
     given = {name: value for name, value in vars(options).items() if value is not None}
-    for field in dataclasses.fields(meta_training.Recipe):
+    for field in dataclasses.fields(Recipe):
         if field.name in given and field.name not in ("iterations", "learning_rates", "datasets"):
             changed[field.name] = given[field.name]
     for name, first, second in (
         ("iterations", "iterations", "scheduler_iterations"),
         ("learning_rates", "learning_rate", "scheduler_learning_rate"),
     ):
-        before = changed.get(name, getattr(meta_training.Recipe, name))
+        before = changed.get(name, getattr(Recipe, name))
         # Iterations given once are for both phases; each phase has a learning rate of its own.
         other = given.get(first, before[1]) if name == "iterations" else before[1]
         changed[name] = (given.get(first, before[0]), given.get(second, other))
-    return meta_training.Recipe(datasets=options.datasets or default_datasets(options.data_dir), **changed)
+    return Recipe(datasets=options.datasets or default_datasets(options.data_dir), **changed)
 
 
 def _counts(text: str) -> tuple[tuple[str, int], ...]:
