@@ -17,9 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from celo_core import Celo, CeloConfig, TruncatedPES
 from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer
@@ -27,7 +24,7 @@ from celo_core.progress import ProgressLine
 from celo_core.testing.toys import LearnedSGD
 from celo_core.unroll import InnerProblem, Trainee
 from celo_tasks.families import ImageMLP, Reparametrized, reparametrize
-from celo_tasks.figures import png
+from celo_tasks.figures import Axes, Figure, png, ticker
 from celo_tasks.machine import hardware
 
 Array = jax.Array
@@ -387,11 +384,11 @@ def draw(record: Mapping[str, Any]) -> bytes:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(record["settings"]["pairs"])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     axes.set_xlabel("antithetic pairs (two networks each)")
     axes.set_ylabel("inner steps per second")
     axes.set_title(f"Meta-training on {record['machine']} (bars: smallest and largest)", fontsize=10)

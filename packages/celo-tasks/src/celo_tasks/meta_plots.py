@@ -12,13 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from celo_tasks.curves import smooth
-from celo_tasks.figures import png, tidy
+from celo_tasks.figures import Axes, Figure, png, ticker, tidy
 
 Curve = NDArray[np.float64]
 Folder = str | os.PathLike[str]
@@ -90,7 +87,7 @@ def meta_loss_figure(folder: Folder) -> Figure:
     iterations = [line["iteration"] for line in (*log, *validation)]
     # From zero on, with a little room so that what stands at the ends is seen.
     figure.axes[0].set_xlim(0, 1.02 * max(iterations))
-    figure.axes[0].xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    figure.axes[0].xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     _add_inner_steps(figure.axes[0], log)
     if validation:
         handles, labels = figure.axes[-1].get_legend_handles_labels()
@@ -176,8 +173,8 @@ def _add_inner_steps(axes: Axes, log: Sequence[Mapping[str, Any]]) -> None:
     done, taken = np.append(points, 1e6 * points[-1:], axis=0).T
     functions = (lambda x: np.interp(x, done, taken), lambda x: np.interp(x, taken, done))
     above = axes.secondary_xaxis("top", functions=functions)
-    above.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    above.xaxis.set_major_formatter(EngFormatter(sep=""))
+    above.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
+    above.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     above.set_xlabel("inner steps: training steps of all problems", fontsize=9)
     above.tick_params(labelsize=8)
 
@@ -223,7 +220,7 @@ def _draw_step_sizes(axes: Axes, name: str, measurements: Sequence[Mapping[str, 
         axes.set_ylim(low / 1.2, high * 1.2)
         _log_ticks(axes, high / low)
     axes.tick_params(labelsize=7)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     tidy(axes)
 
 
@@ -255,6 +252,6 @@ def _floats(values: Sequence[float | None]) -> Curve:
 def _log_ticks(axes: Axes, ratio: float) -> None:
     """Ticks with plain numbers, a few whatever the ratio of the axis' ends."""
     steps = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if ratio < 6 else (1.0, 2.0, 5.0) if ratio < 500 else (1.0,)
-    axes.yaxis.set_major_locator(LogLocator(subs=steps))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=steps))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())

@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from celo_tasks.comparison import Comparison, Outcome
-from celo_tasks.figures import png
+from celo_tasks.figures import Axes, Figure, png, ticker
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; pretrained optimizers take the reds.
 _BASELINE_COLORS = {"adam": "#0072B2", "adamw": "#009E73"}
@@ -63,9 +60,9 @@ def _scale(axes: Axes, comparison: Comparison) -> None:
     if low > 0 and high / low > 3:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.25, best.max() * 1.25)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     else:
         margin = 0.06 * (high - low) or 0.1
         axes.set_ylim(low - margin, high + margin)

@@ -10,14 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from celo_tasks.evaluation.statistics import Interval
-from celo_tasks.figures import png, tidy
+from celo_tasks.figures import Axes, Figure, Line2D, png, ticker, tidy
 
 Palette = Mapping[str, str]
 
@@ -197,7 +193,7 @@ def _draw_panel(axes: Axes, panel: Panel, palette: Palette) -> None:
     axes.set_title(panel.title if len(panel.title) < 36 else panel.title.replace(" (", "\n(", 1), fontsize=9)
     lines = [*panel.lines, *([panel.envelope] if panel.envelope is not None else [])]
     axes.set_xlim(0, max(line.steps[-1] for line in lines))
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     axes.tick_params(labelsize=7)
     tidy(axes)
     _scale(axes, lines)
@@ -224,7 +220,7 @@ def _scale(axes: Axes, lines: Sequence[Line]) -> None:
     else:
         margin = 0.06 * (top - low) or 0.1
         axes.set_ylim(low - margin, top + margin)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
 
 
 def intervals_figure(rows: Sequence[Row], palette: Palette | None = None) -> Figure:
@@ -317,6 +313,6 @@ def _log_ticks(axes: Axes, which: str, ratio: float) -> None:
     """Ticks with plain numbers, a few whatever the ratio of the axis' ends."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     steps = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if ratio < 12 else (1.0, 2.0, 5.0) if ratio < 1000 else (1.0,)
-    axis.set_major_locator(LogLocator(subs=steps))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_locator(ticker.LogLocator(subs=steps))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
