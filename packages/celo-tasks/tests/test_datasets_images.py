@@ -4,7 +4,7 @@ import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -15,11 +15,15 @@ from celo_tasks.datasets import (
     is_available,
     load_images,
     load_text,
+    prepare,
     prepared,
     tfds_images,
     to_grey_8x8,
 )
 from celo_tasks.datasets.embedded_images import load_embedded
+from celo_tasks.families import MLP, ImageAutoencoder, ImageClassifier, ImageMLP, LanguageModel, SampledImageMLP
+from celo_tasks.families.image_sets import ImageAutoencoders
+from celo_tasks.families.recurrent import RecurrentLM
 
 EMBEDDED = [name for name, spec in IMAGE_SPECS.items() if spec.embedded]
 
@@ -81,6 +85,15 @@ def test_an_absent_set_says_what_to_do(tmp_path: Path, no_tfds_data: Path) -> No
     assert not any(no_tfds_data.iterdir())  # nothing was downloaded
 
 
+def test_what_was_meant_is_guessed(no_tfds_data: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="did you mean mnist_8x8 or"):
+        load_images("minst_8x8")
+    with pytest.raises(FileNotFoundError, match="did you mean shakespeare:"):
+        load_text("shakspeare")
+    with pytest.raises(ValueError, match="did you mean cifar10_8x8 or"):
+        prepare("cifar10_8_8", out_dir=".")
+
+
 def test_an_unknown_name_lists_the_known_ones(no_tfds_data: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         load_images("imagenet")
@@ -109,6 +122,19 @@ def test_an_unknown_source_is_refused() -> None:
         ({"y_train": np.zeros(12, np.int64)}, r"y_train must be uint8 \(N,\), found int64 \(12,\)"),
         ({"y_train": np.zeros(11, np.uint8)}, "12 pictures but 11 labels in train"),
         ({"x_train": np.array([{}] * 12, object)}, "not an npz of plain arrays"),
+        (
+            {"y_train": np.arange(12, dtype=np.uint8)},
+            "y_train has the label 11, but there are 10 classes: number them from 0 to 9",
+        ),
+        ({"y_test": np.full(6, 255, np.uint8)}, "y_test has the label 255, but there are 10 classes"),
+        ({"y_test": np.full(6, -1, np.int8)}, r"y_test must be uint8 \(N,\), found int8"),
+        ({"y_train": np.full(12, 1.5)}, r"y_train must be uint8 \(N,\), found float64"),
+        ({"x_test": np.full((6, 8, 8), np.nan)}, r"x_test must be uint8 \(N, 8, 8\), found float64"),
+        ({"y_train": np.zeros((12, 1), np.uint8)}, r"y_train must be uint8 \(N,\), found uint8 \(12, 1\)"),
+        (
+            {"x_test": np.zeros((0, 8, 8), np.uint8), "y_test": np.zeros(0, np.uint8)},
+            "has no pictures in test; there must be at least one",
+        ),
     ],
 )
 def test_a_faulty_file_is_named_with_its_fault(tmp_path: Path, change: dict[str, np.ndarray], message: str) -> None:
@@ -118,6 +144,60 @@ def test_a_faulty_file_is_named_with_its_fault(tmp_path: Path, change: dict[str,
     with pytest.raises(ValueError, match=message) as caught:
         load_images("mnist_8x8", data_dir=tmp_path)
     assert str(path) in str(caught.value)
+
+
+def test_a_set_without_a_name_of_its_own_fits_the_network_or_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    prepared.write_prepared(path, make_data()._replace(y_test=np.full(6, 10, np.uint8)))
+    assert load_images("mine", data_dir=tmp_path, num_classes=11, num_pixels=64).y_test.max() == 10
+    with pytest.raises(ValueError, match="y_test has the label 10, but there are 10 classes") as caught:
+        load_images("mine", data_dir=tmp_path, num_classes=10)
+    assert str(path) in str(caught.value)
+    with pytest.raises(ValueError, match=r"has pictures of 8 x 8, but the network reads 784 numbers of each") as caught:
+        load_images("mine", data_dir=tmp_path, num_pixels=784)
+    assert str(path) in str(caught.value)
+    with pytest.raises(ValueError, match="data set 'digits_8x8': y_train has the label 9, but there are 5 classes"):
+        load_images("digits_8x8", num_classes=5)
+
+
+WRONG_FAMILIES = {
+    "labels of an MLP": (ImageMLP(("digits_8x8",), num_classes=5), "the label 9, but there are 5 classes"),
+    "pixels of an MLP": (ImageMLP(("fashion_mnist_small_28",)), "pictures of 28 x 28, but the network reads 64"),
+    "labels of sampled MLPs": (SampledImageMLP(("digits_8x8",), num_classes=5), "the label 9, but there are 5"),
+    "pixels of sampled MLPs": (SampledImageMLP(("fashion_mnist_small_28",)), "but the network reads 64"),
+    "labels of a classifier": (
+        ImageClassifier("a", MLP((8,), 5), "digits_8x8", (64,), num_classes=5),
+        "the label 9, but there are 5 classes",
+    ),
+    # 28 x 28 is a multiple of 49: reshaped, there would be sixteen times as many pictures as labels
+    "pixels of a classifier": (
+        ImageClassifier("a", MLP((8,), 10), "fashion_mnist_small_28", (49,)),
+        "reads 49 numbers",
+    ),
+    "pixels of an autoencoder": (ImageAutoencoder("a", "fashion_mnist_small_28", 49), "reads 49 numbers"),
+    "a text shorter than a sequence": (
+        LanguageModel("a", RecurrentLM("gru", 8, 8), length=200_000),
+        "179995 tokens to train on, too few for a sequence of 200000",
+    ),
+}
+
+
+@pytest.mark.parametrize(("family", "message"), WRONG_FAMILIES.values(), ids=WRONG_FAMILIES)
+def test_families_refuse_data_that_do_not_fit_their_networks(family: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        family.load()
+
+
+def test_a_network_that_reads_no_labels_takes_any() -> None:
+    assert len(ImageAutoencoders(("digits_8x8",), num_classes=5).load()["images"])
+
+
+def test_a_text_too_short_to_be_judged_on_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_bytes(bytes(range(100)))
+    model = LanguageModel("a", RecurrentLM("gru", 8, 8), "mine", length=32, data_dir=tmp_path)
+    assert len(model.load()["text"]) == 90
+    with pytest.raises(ValueError, match="10 tokens to validate on, too few for a sequence of 32"):
+        model.load_held_out()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x80\x04K\x01.", b"text"])

@@ -165,7 +165,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no vocabulary": ({"train": SHORT, "valid": SHORT}, r"with their number of tokens as vocabulary"),
     "two axes": ({"train": SHORT[None], "valid": SHORT, "vocabulary": 9}, r"train: uint16 \(1, 3\)"),
     "empty": ({"train": SHORT[:0], "valid": SHORT, "vocabulary": 9}, "at least one token"),
-    "too large a token": ({"train": SHORT + 9, "valid": SHORT, "vocabulary": 9}, "all below 9"),
+    "too large a token": (
+        {"train": SHORT + 9, "valid": SHORT, "vocabulary": 9},
+        "holds the token 9, but tokens must be all below 9",
+    ),
 }
 
 

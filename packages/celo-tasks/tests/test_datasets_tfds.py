@@ -1,6 +1,7 @@
 """The tensorflow-datasets path, on small data sets that the tests build, prepare on disk and read back."""
 
 import io
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from celo_tasks.datasets import is_available, load_images, prepare, prepared, to_grey_8x8
+from celo_tasks.datasets import (
+    IMAGE_SPECS,
+    is_available,
+    load_images,
+    prepare,
+    prepared,
+    tfds_images,
+    to_grey_8x8,
+)
 from celo_tasks.datasets.resize import area_average
+from celo_tasks.datasets.tfds_builders import find_readable, lies_prepared
 from celo_tasks.datasets.tfds_images import read_tfds
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -138,6 +148,59 @@ def test_another_file_format_is_not_read(tmp_path: Path, no_tfds_data: Path) -> 
     assert not is_available("mnist_8x8")
     with pytest.raises(ValueError, match=r"'mnist' as tfrecord, not array_record.*--tfds-data-dir"):
         prepare("mnist_8x8", out_dir=tmp_path)
+
+
+class Records:
+    """A split as tensorflow-datasets returns it, of pictures of nothing."""
+
+    def __init__(self, labels: list[int]) -> None:
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitems__(self, indices: range) -> list[dict[str, Any]]:
+        return [{"image": np.zeros((28, 28, 1), np.uint8), "label": np.int64(self._labels[i])} for i in indices]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([3, -1], "label has the label -1, but there are 10 classes"),  # what tensorflow-datasets has for none
+        ([256 + 3], "label has the label 259, but there are 10 classes"),
+        ([10], "label has the label 10, but there are 10 classes"),
+        ([], "no pictures in train"),
+    ],
+)
+def test_labels_of_no_class_are_refused_before_they_are_cut_to_a_byte(labels: list[int], message: str) -> None:
+    class Builder:
+        data_dir = "somewhere"
+
+        def as_data_source(self, split: str) -> Records:
+            return Records(labels if split == "train" else [1])
+
+    with pytest.raises(ValueError, match=f"^somewhere.*{message}"):
+        tfds_images._read(Builder(), IMAGE_SPECS["mnist_8x8"])
+    if labels:
+        with pytest.raises(ValueError, match="but there are 100 classes"):
+            tfds_images._read_split(Records([labels[-1] * 100]), IMAGE_SPECS["cifar100_10of100_8x8"], "somewhere")
+
+
+def test_what_lies_prepared_is_told_by_its_files(no_tfds_data: Path) -> None:
+    """As tensorflow-datasets finds it, which takes seconds to import: the latest version, in a format that can be read."""
+    builder = make_builder("mnist", (28, 28, 1), 10, no_tfds_data)
+    builder.download_and_prepare(file_format="array_record")
+    first = Path(builder.data_dir)
+    agree = lambda: (lies_prepared("mnist", str(no_tfds_data)), find_readable("mnist", str(no_tfds_data)) is not None)
+    assert agree() == (True, True)
+    for version, text in (("1.2.0", "tfrecord"), ("1.10.0", "array_record")):
+        shutil.copytree(first, first.parent / version)
+        info = first.parent / version / "dataset_info.json"
+        info.write_text(info.read_text().replace("array_record", text).replace('"1.0.0"', f'"{version}"'))
+        assert agree() == (text == "array_record",) * 2
+    (first.parent / "1.10.0" / "features.json").unlink()
+    assert agree() == (False, False)
+    assert not lies_prepared("wikipedia/20230601.en", str(no_tfds_data))
 
 
 def test_an_explicit_directory_wins(tmp_path: Path, no_tfds_data: Path) -> None:

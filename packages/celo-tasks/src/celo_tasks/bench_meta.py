@@ -109,11 +109,12 @@ def measure(
     """
     progress = progress or ProgressLine()
     family = reparametrize(ImageMLP(settings.datasets, data_dir=settings.data_dir), LEVELS)
-    data = family.load()
-    if data["images"].shape[1] != 64 or data["labels"].max() > 9:
+    try:
+        data = family.load()
+    except ValueError as error:
         raise ValueError(
-            f"meta-training needs 8x8 grey pictures of ten classes, unlike {', '.join(settings.datasets)}."
-        )
+            f"meta-training needs 8x8 grey pictures of ten classes, unlike {', '.join(settings.datasets)}: {error}"
+        ) from error
     counts = tuple(dict.fromkeys((DEFAULT_PAIRS, *settings.pairs)))
     record: dict[str, Any] = {
         "machine": hardware(),

@@ -17,6 +17,7 @@ from celo_core.progress import ProgressLine, format_seconds
 from celo_tasks import baselines, plots, report
 from celo_tasks.baselines import Contestant
 from celo_tasks.comparison import Comparison, compare
+from celo_tasks.console import nearest
 from celo_tasks.families import MLP, ConvNet, ImageClassifier, TextTransformer
 from celo_tasks.machine import hardware
 from celo_tasks.optimizers import PretrainedOptimizer, load_pretrained
@@ -67,7 +68,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.tasks if name not in TASKS]:
-            raise ValueError(f"there is no task {unknown[0]!r}: choose from {', '.join(TASKS)}.")
+            raise ValueError(
+                f"there is no task {unknown[0]!r}{nearest(unknown[0], TASKS)}: choose from {', '.join(TASKS)}."
+            )
         for what in ("tasks", "optimizers", "learning_rates"):
             values = getattr(self, what)
             if not values or len(set(values)) < len(values):

@@ -1,16 +1,18 @@
 """Every evaluation task by name. Nothing is built, and no data set is looked for, before it is asked for."""
 
 import dataclasses
-import difflib
 import functools
 import importlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from celo_core import TaskFamily
+from celo_tasks.console import nearest
+
+if TYPE_CHECKING:  # with celo_core comes JAX, which a list of tasks need not wait for
+    from celo_core import TaskFamily
 
 
 class Cost(NamedTuple):
@@ -52,7 +54,7 @@ class TaskEntry:
         """The data set that `make` would take; ``None`` if none of them is on this machine."""
         return next((name for name in self.datasets if _is_available(name, data_dir)), None)
 
-    def make(self, data_dir: str | None = None) -> TaskFamily:
+    def make(self, data_dir: str | None = None) -> "TaskFamily":
         """The task's family, on the first of its data sets that is on this machine.
 
         Raises:
@@ -66,7 +68,7 @@ class TaskEntry:
             )
         return self.make_with(dataset, data_dir)
 
-    def make_with(self, dataset: str, data_dir: str | None = None) -> TaskFamily:
+    def make_with(self, dataset: str, data_dir: str | None = None) -> "TaskFamily":
         """The task's family on a data set, whether or not that is on this machine: for its shapes, say."""
         module = importlib.import_module(f"celo_tasks.suites.{self.module}")
         return getattr(module, self.name)(self.name, dataset, data_dir)
@@ -262,11 +264,5 @@ def find_suite(name: str) -> Suite:
       ValueError: there is none; the message names those that there are.
     """
     if name not in SUITES:
-        raise ValueError(f"there is no suite {name!r}: choose {' or '.join(SUITES)}.")
+        raise ValueError(f"there is no suite {name!r}{nearest(name, SUITES)}: choose {' or '.join(SUITES)}.")
     return SUITES[name]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``", did you mean a or b?"`` without the question mark, or nothing where no known name is like ``name``."""
-    similar = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f", did you mean {' or '.join(similar)}" if similar else ""

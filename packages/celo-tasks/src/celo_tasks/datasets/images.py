@@ -6,9 +6,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from celo_tasks.console import nearest
 from celo_tasks.datasets.prepared import ImageData as ImageData
-from celo_tasks.datasets.prepared import read_prepared
+from celo_tasks.datasets.prepared import check_images, read_prepared
 from celo_tasks.datasets.resize import area_average
+from celo_tasks.datasets.tfds_builders import directory, lies_prepared
 
 Source = Literal["auto", "prepared", "tfds", "embedded"]
 SOURCES: tuple[Source, ...] = ("auto", "prepared", "tfds", "embedded")
@@ -65,7 +67,7 @@ def _from_prepared(name: str, spec: ImageSpec | None, data_dir: Path | None) -> 
         return None
     path = data_dir / f"{name}.npz"
     if path.is_file():
-        return read_prepared(path, spec.shape if spec else None)
+        return read_prepared(path, spec.shape if spec else None, spec.num_classes if spec else None)
     if spec is None or spec.made_from is None:
         return None
     large = _from_prepared(spec.made_from, IMAGE_SPECS[spec.made_from], data_dir)
@@ -109,7 +111,8 @@ def _absent(name: str, source: Source, data_dir: Path | None) -> str:
     if data_dir is not None and source in ("auto", "prepared"):
         looked += f" ({data_dir / f'{name}.npz'} does not exist)"
     if name not in IMAGE_SPECS:
-        return f"{looked}: give a --data-dir that has {name}.npz, or one of {', '.join(IMAGE_SPECS)}."
+        meant = nearest(name, IMAGE_SPECS)
+        return f"{looked}{meant}: give a --data-dir that has {name}.npz, or one of {', '.join(IMAGE_SPECS)}."
     spec = IMAGE_SPECS[name]
     if spec.embedded:
         return f"{looked}: it comes with the package, so use source='auto' or 'embedded'."
@@ -139,12 +142,17 @@ def is_available(name: str, *, data_dir: str | os.PathLike[str] | None = None) -
         return True
     if spec is None or spec.tfds_name is None:
         return spec is not None and spec.embedded
-    from celo_tasks.datasets.tfds_images import has_tfds  # imports tensorflow-datasets, which is slow
-
-    return has_tfds(name)
+    return lies_prepared(spec.tfds_name, directory(None))
 
 
-def load_images(name: str, *, data_dir: str | os.PathLike[str] | None = None, source: Source = "auto") -> ImageData:
+def load_images(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    source: Source = "auto",
+    num_classes: int | None = None,
+    num_pixels: int | None = None,
+) -> ImageData:
     """Loads a picture data set. Never downloads.
 
     With ``source="auto"`` the first that has it is taken: ``<data_dir>/<name>.npz``; tensorflow-datasets, where the
@@ -156,13 +164,15 @@ def load_images(name: str, *, data_dir: str | os.PathLike[str] | None = None, so
         name: a name in ``IMAGE_SPECS``, or that of any npz in ``data_dir``.
         data_dir: folder of prepared arrays: npz with x_train, y_train, x_test, y_test, all uint8.
         source: "auto", or the only place to look in: "prepared" (``data_dir``), "tfds" or "embedded".
+        num_classes: how many classes a network tells apart: labels must be below. None for as many as the set has by name.
+        num_pixels: how many numbers of a picture a network reads; None for any.
 
     Returns:
         The pictures, uint8 (N, H, W) or (N, H, W, 3), and the labels, uint8 (N,).
 
     Raises:
         FileNotFoundError: where no source has the set; the message says how to get it.
-        ValueError: for an unknown source, or a prepared file that is not as it should be.
+        ValueError: for an unknown source, a file that is not as it should be, or pictures or labels that do not fit.
     """
     if source not in SOURCES:
         raise ValueError(f"Unknown source {source!r}: use one of {', '.join(SOURCES)}.")
@@ -172,5 +182,8 @@ def load_images(name: str, *, data_dir: str | os.PathLike[str] | None = None, so
         if source in ("auto", reader_name):
             data = reader(name, spec, folder)
             if data is not None:
+                path = None if folder is None else folder / f"{name}.npz"
+                where = str(path) if reader_name == "prepared" and path and path.is_file() else f"data set {name!r}"
+                check_images(where, data, num_classes, num_pixels)
                 return data
     raise FileNotFoundError(_absent(name, source, folder))

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from celo_tasks.console import nearest
 from celo_tasks.datasets.images import IMAGE_SPECS
 from celo_tasks.datasets.text import TEXT_SPECS
 
@@ -28,7 +29,9 @@ def prepare(name: str, *, out_dir: str | os.PathLike[str], tfds_data_dir: str | 
     """
     known = [each for specs in (IMAGE_SPECS, TEXT_SPECS) for each, spec in specs.items() if spec.tfds_name]
     if name not in known:
-        raise ValueError(f"Data set {name!r} is not made from tensorflow-datasets: use one of {', '.join(known)}.")
+        raise ValueError(
+            f"Data set {name!r} is not made from tensorflow-datasets{nearest(name, known)}: use one of {', '.join(known)}."
+        )
     if name in TEXT_SPECS:
         from celo_tasks.datasets.tfds_text import prepare_text as function
     else:

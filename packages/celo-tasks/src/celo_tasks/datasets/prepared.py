@@ -36,18 +36,61 @@ def _fault(field: str, array: NDArray[np.generic], shape: tuple[int, ...] | None
     return None if ok else f"{field} must be uint8 (N, H, W) or (N, H, W, 3), {found}"
 
 
-def read_prepared(path: Path, shape: tuple[int, ...] | None = None) -> ImageData:
+def check_images(where: str, data: ImageData, num_classes: int | None, num_pixels: int | None = None) -> None:
+    """Checks that there are pictures, and that they and their labels fit what is to be trained on them.
+
+    Args:
+        where: the file or set, for messages.
+        data: what is in it.
+        num_classes: labels must be below it; None for no bound.
+        num_pixels: numbers per picture, colours included; None for any.
+
+    Raises:
+        ValueError: where they do not fit; one sentence.
+    """
+    for split in ("train", "test"):
+        pictures, labels = getattr(data, f"x_{split}"), getattr(data, f"y_{split}")
+        if len(pictures) != len(labels):
+            raise ValueError(
+                f"{where} has {len(pictures)} pictures but {len(labels)} labels in {split}; there must be as many."
+            )
+        if not len(pictures):
+            raise ValueError(f"{where} has no pictures in {split}; there must be at least one.")
+        if num_pixels is not None and pictures[0].size != num_pixels:
+            size = " x ".join(map(str, pictures.shape[1:]))
+            raise ValueError(
+                f"{where} has pictures of {size}, but the network reads {num_pixels} numbers of each: name a set of the "
+                "size that the task is for."
+            )
+        check_labels(where, f"y_{split}", labels, num_classes)
+
+
+def check_labels(where: str, field: str, labels: NDArray[np.integer], num_classes: int | None) -> None:
+    """Checks that labels are from 0 to below ``num_classes`` (None for no bound); errors as `check_images`."""
+    if num_classes is None or not len(labels):
+        return
+    for label in (int(labels.max()), int(labels.min())):
+        if not 0 <= label < num_classes:
+            raise ValueError(
+                f"{where}: {field} has the label {label}, but there are {num_classes} classes: number them from 0 to "
+                f"{num_classes - 1}, or name a set of as many classes as the task has."
+            )
+
+
+def read_prepared(path: Path, shape: tuple[int, ...] | None = None, num_classes: int | None = None) -> ImageData:
     """Reads a prepared npz.
 
     Args:
         path: the file.
         shape: what one picture is to be, such as (8, 8); None accepts any grey or RGB picture.
+        num_classes: labels must be below it; None accepts any.
 
     Returns:
         The four arrays.
 
     Raises:
-        ValueError: where the file is no npz of plain arrays, or an array is missing or of the wrong dtype or shape.
+        ValueError: where the file is no npz of plain arrays, an array is missing, empty or of the wrong dtype or shape, or a
+            label is of no class.
     """
     layout = f"x_train, x_test: uint8 {'(N, H, W)' if shape is None else ('N', *shape)}; y_train, y_test: uint8 (N,)"
     layout = layout.replace("'", "")
@@ -62,10 +105,7 @@ def read_prepared(path: Path, shape: tuple[int, ...] | None = None) -> ImageData
     for field, array in zip(ImageData._fields, data, strict=True):
         if fault := _fault(field, array, shape):
             raise ValueError(f"{path}: {fault}; the file must hold {layout}.")
-    for split in ("train", "test"):
-        pictures, labels = len(getattr(data, f"x_{split}")), len(getattr(data, f"y_{split}"))
-        if pictures != labels or not pictures:
-            raise ValueError(f"{path} has {pictures} pictures but {labels} labels in {split}; there must be as many.")
+    check_images(str(path), data, num_classes)
     return data
 
 

@@ -12,6 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from celo_tasks.console import nearest
+from celo_tasks.datasets.tfds_builders import directory, lies_prepared
+
 BYTES = 256
 """Vocabulary of a text whose tokens are its bytes."""
 
@@ -102,8 +105,13 @@ def _read_npz(path: Path, vocabulary: int | None) -> TextData:
         raise ValueError(
             f"{path} has a vocabulary of {number}, not {vocabulary}: run `celo-tasks prepare {path.stem}`."
         )
-    if not train.size or not valid.size or max(train.max(), valid.max()) >= number:
-        raise ValueError(f"{path} must hold at least one token to train and to validate on, all below {number}.")
+    if not train.size or not valid.size:
+        raise ValueError(f"{path} must hold at least one token to train and one to validate on.")
+    if (largest := max(train.max(), valid.max())) >= number:
+        raise ValueError(
+            f"{path} holds the token {largest}, but tokens must be all below {number}, its vocabulary: cut the text into tokens "
+            "again, or correct the vocabulary."
+        )
     return TextData(train, valid, int(number))
 
 
@@ -125,8 +133,9 @@ def _absent(name: str, data_dir: Path | None) -> str:
     looked_for = f"{name}.npz" if text_vocabulary(name) > BYTES else f"{name}.txt"
     looked = "" if data_dir is None else f" ({data_dir / looked_for} does not exist)"
     fetch = "" if spec is None else f"run `celo-tasks prepare {name}`, "
+    meant = nearest(name, TEXT_SPECS) if spec is None else ""
     return (
-        f"Text {name!r} was not found{looked}: {fetch}give a --data-dir that has {looked_for}, "
+        f"Text {name!r} was not found{looked}{meant}: {fetch}give a --data-dir that has {looked_for}, "
         f"or use one that comes with the package ({', '.join(EMBEDDED_TEXTS)})."
     )
 
@@ -146,9 +155,7 @@ def is_text_available(name: str, *, data_dir: str | os.PathLike[str] | None = No
     spec = TEXT_SPECS.get(name)
     if spec is None or spec.tfds_name is None or spec.vocabulary > BYTES:
         return spec is not None and spec.embedded
-    from celo_tasks.datasets.tfds_text import has_tfds_text  # imports tensorflow-datasets, which is slow
-
-    return has_tfds_text(name)
+    return lies_prepared(spec.tfds_name, directory(None))
 
 
 def load_text(name: str = "shakespeare", *, data_dir: str | os.PathLike[str] | None = None) -> TextData:

@@ -1,7 +1,10 @@
 """Builders of tensorflow-datasets: finding what is prepared on this machine, and preparing it, in array_record files."""
 
+import json
 import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 FILE_FORMAT = "array_record"
@@ -21,6 +24,25 @@ def find(name: str, data_dir: str | None) -> Any | None:
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         return None
+
+
+def lies_prepared(name: str, data_dir: str | None) -> bool:
+    """Whether `find_readable` would find a set, told by its files, without the seconds that tensorflow-datasets takes to import.
+
+    Args:
+      name: as tensorflow-datasets calls it, with the config where there is one.
+      data_dir: as `directory` returns it.
+    """
+    if data_dir is not None and "://" in data_dir:
+        return find_readable(name, data_dir) is not None  # in a cloud, which tensorflow-datasets knows how to look into
+    folder = Path(data_dir or "~/tensorflow_datasets").expanduser() / name
+    try:
+        versions = [path for path in folder.iterdir() if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+        latest = max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
+        info = json.loads((latest / "dataset_info.json").read_text())
+        return (latest / "features.json").exists() and info.get("fileFormat") == FILE_FORMAT
+    except (OSError, ValueError):  # there is none, or what is there is damaged
+        return False
 
 
 def is_readable(builder: Any) -> bool:

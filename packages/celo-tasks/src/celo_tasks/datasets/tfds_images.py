@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from celo_tasks.datasets.images import IMAGE_SPECS, ImageSpec
-from celo_tasks.datasets.prepared import ImageData, Uint8, write_prepared
+from celo_tasks.datasets.prepared import ImageData, Uint8, check_images, check_labels, write_prepared
 from celo_tasks.datasets.resize import area_average, to_grey
 from celo_tasks.datasets.tfds_builders import directory, download, find_or_fetch, find_readable
 
@@ -21,28 +22,33 @@ def _convert(images: Uint8, spec: ImageSpec) -> Uint8:
     return images if images.shape[1:3] == spec.shape[:2] else area_average(images, spec.shape[0])
 
 
-def _chunks(records: Any) -> Iterator[tuple[Uint8, Uint8]]:
+def _chunks(records: Any) -> Iterator[tuple[Uint8, NDArray[np.int64]]]:
     for start in range(0, len(records), _CHUNK):
         rows = records.__getitems__(range(start, min(start + _CHUNK, len(records))))
-        yield np.stack([row["image"] for row in rows]), np.array([row["label"] for row in rows], np.uint8)
+        yield np.stack([row["image"] for row in rows]), np.array([row["label"] for row in rows], np.int64)
 
 
-def _read_split(records: Any, spec: ImageSpec) -> tuple[Uint8, Uint8]:
-    """Pictures and labels of one split, in the order of the files."""
+def _read_split(records: Any, spec: ImageSpec, where: str) -> tuple[Uint8, Uint8]:
+    """Pictures and labels of one split, in the order of the files; errors as `check_labels`."""
     images, labels = [np.empty((0, *spec.shape), np.uint8)], [np.empty(0, np.uint8)]
     for image, label in _chunks(records):
+        # As they are stored: some sets have -1 for what has no label, which would be one in a uint8.
+        check_labels(where, "label", label, (10 if spec.every_tenth_class else 1) * spec.num_classes)
         if spec.every_tenth_class:
             kept = label % 10 == 0
             image, label = image[kept], label[kept] // 10
         images.append(_convert(image, spec))
-        labels.append(label)
+        labels.append(label.astype(np.uint8))
     return np.concatenate(images), np.concatenate(labels)
 
 
 def _read(builder: Any, spec: ImageSpec) -> ImageData:
-    splits = (_read_split(builder.as_data_source(split), spec) for split in ("train", "test"))
+    where = str(builder.data_dir)
+    splits = (_read_split(builder.as_data_source(split), spec, where) for split in ("train", "test"))
     (x_train, y_train), (x_test, y_test) = splits
-    return ImageData(x_train, y_train, x_test, y_test)
+    data = ImageData(x_train, y_train, x_test, y_test)
+    check_images(where, data, spec.num_classes)
+    return data
 
 
 def _spec(name: str) -> ImageSpec:
@@ -51,11 +57,6 @@ def _spec(name: str) -> ImageSpec:
         known = ", ".join(each for each, its in IMAGE_SPECS.items() if its.tfds_name)
         raise ValueError(f"Data set {name!r} is not made from tensorflow-datasets: use one of {known}.")
     return spec
-
-
-def has_tfds(name: str) -> bool:
-    """Whether ``read_tfds`` would find a set (a name in ``IMAGE_SPECS`` that has a ``tfds_name``)."""
-    return find_readable(str(_spec(name).tfds_name), directory(None)) is not None
 
 
 def read_tfds(name: str, *, tfds_data_dir: str | os.PathLike[str] | None = None) -> ImageData | None:
@@ -70,7 +71,7 @@ def read_tfds(name: str, *, tfds_data_dir: str | os.PathLike[str] | None = None)
         The converted pictures, or None where the set does not lie there in array_record format.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for another name, or a set with labels of no class or without pictures.
     """
     spec = _spec(name)
     builder = find_readable(str(spec.tfds_name), directory(tfds_data_dir))

@@ -35,11 +35,6 @@ def _spec(name: str) -> TextSpec:
     return spec
 
 
-def has_tfds_text(name: str) -> bool:
-    """Whether ``read_tfds_text`` would find a text (a name in ``TEXT_SPECS`` that has a ``tfds_name``)."""
-    return find_readable(str(_spec(name).tfds_name), directory(None)) is not None
-
-
 def _records(source: Any) -> Iterator[bytes]:
     for start in range(0, len(source), _CHUNK):
         for row in source.__getitems__(range(start, min(start + _CHUNK, len(source)))):

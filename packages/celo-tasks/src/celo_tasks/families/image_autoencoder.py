@@ -45,12 +45,12 @@ class _Images:
 
     def load(self) -> dict[str, np.ndarray]:
         """Training images, uint8 (N, num_pixels)."""
-        data = datasets.load_images(self.dataset, data_dir=self.data_dir)
+        data = datasets.load_images(self.dataset, data_dir=self.data_dir, num_pixels=self.num_pixels)
         return {"images": data.x_train.reshape(-1, self.num_pixels)}
 
     def load_held_out(self) -> np.ndarray:
         """All test images, float32 (N, num_pixels) in [0, 1], for `metrics`."""
-        data = datasets.load_images(self.dataset, data_dir=self.data_dir)
+        data = datasets.load_images(self.dataset, data_dir=self.data_dir, num_pixels=self.num_pixels)
         return data.x_test.reshape(-1, self.num_pixels).astype(np.float32) / 255.0
 
     def sample(self, key: Array) -> dict[str, Array]:

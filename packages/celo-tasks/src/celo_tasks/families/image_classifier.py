@@ -5,6 +5,7 @@ library whose tasks the papers use (arXiv 2211.09760, section 4).
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -47,14 +48,25 @@ class ImageClassifier:
     num_classes: int = 10
     data_dir: str | None = None
 
+    def _images(self) -> datasets.ImageData:
+        pixels = math.prod(self.input_shape)
+        return datasets.load_images(
+            self.dataset, data_dir=self.data_dir, num_classes=self.num_classes, num_pixels=pixels
+        )
+
     def load(self) -> dict[str, np.ndarray]:
-        """Training images uint8 (N, *input_shape) and labels uint8 (N,)."""
-        data = datasets.load_images(self.dataset, data_dir=self.data_dir)
+        """Training images uint8 (N, *input_shape) and labels uint8 (N,).
+
+        Raises:
+          FileNotFoundError: there is no such set.
+          ValueError: images or labels do not fit the network.
+        """
+        data = self._images()
         return {"images": data.x_train.reshape(-1, *self.input_shape), "labels": data.y_train}
 
     def load_held_out(self) -> tuple[np.ndarray, np.ndarray]:
         """All test images, float32 (N, *input_shape) in [0, 1], and their labels int32 (N,), for `metrics`."""
-        data = datasets.load_images(self.dataset, data_dir=self.data_dir)
+        data = self._images()
         images = data.x_test.reshape(-1, *self.input_shape).astype(np.float32) / 255.0
         return images, data.y_test.astype(np.int32)
 

@@ -103,13 +103,25 @@ class ImageMLP:
         """Training images uint8 (N, pixels) of all sets, one after another, labels, and each set's begin and size.
 
         With ``held_out``, the same of test images, under names that begin with ``held_out_``.
+
+        Raises:
+          FileNotFoundError: there is no such set.
+          ValueError: images or labels do not fit the network.
         """
-        sets = [datasets.load_images(name, data_dir=self.data_dir) for name in self.datasets]
+        pixels = math.prod(self.image_shape)
+        sets = [
+            datasets.load_images(name, data_dir=self.data_dir, num_classes=self._labels_below(), num_pixels=pixels)
+            for name in self.datasets
+        ]
         arrays = _concatenated([(one.x_train[: self.num_images], one.y_train[: self.num_images]) for one in sets])
         if self.held_out:
             test = _concatenated([(one.x_test, one.y_test) for one in sets])
             arrays |= {f"{_HELD_OUT}{name}": array for name, array in test.items()}
         return arrays
+
+    def _labels_below(self) -> int | None:
+        """What labels must be below; ``None`` where they are not used."""
+        return self.num_classes
 
     def sample(self, key: Array) -> dict[str, Array]:
         """``{"dataset": int32 ()}``, uniform."""

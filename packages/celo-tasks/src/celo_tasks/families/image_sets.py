@@ -67,6 +67,9 @@ class ImageAutoencoders(ImageMLP):
         outputs: Any = self._network().apply({"params": params}, images)
         return jnp.mean(jnp.square(jax.nn.sigmoid(outputs) - images)), model_state
 
+    def _labels_below(self) -> None:
+        return None
+
     def normalizer(self, loss: Array) -> Array:
         """Loss clipped to [0, 1]; non-finite counts as the upper end."""
         return clip_loss(loss, 1.0)

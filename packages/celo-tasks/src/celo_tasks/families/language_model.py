@@ -50,16 +50,24 @@ class NextToken:
         """The training text, uint8 or uint16 (N,).
 
         Raises:
-          ValueError: it has more tokens than the network.
+          ValueError: there are more kinds of tokens than the network knows, or fewer tokens than a sequence has.
         """
-        return {"text": self._load_text().train}
+        return {"text": self._long_enough(self._load_text().train, "train")}
+
+    def _long_enough(self, tokens: np.ndarray, what: str) -> np.ndarray:
+        if len(tokens) <= self.length:
+            raise ValueError(
+                f"text {self.text!r} has {len(tokens)} tokens to {what} on, too few for a sequence of {self.length} and its "
+                "successors: use a longer text."
+            )
+        return tokens
 
     def load_held_out(self) -> tuple[np.ndarray, np.ndarray]:
         """The held-out text cut into sequences: tokens and their successors, int32 (N, length), for `metrics`.
 
-        Where `held_out_tokens` is less than there are, the sequences are evenly spaced.
+        Where `held_out_tokens` is less than there are, the sequences are evenly spaced. Errors as `load`.
         """
-        text = self._load_text().valid.astype(np.int32)
+        text = self._long_enough(self._load_text().valid.astype(np.int32), "validate")
         total = (len(text) - 1) // self.length
         count = total if self.held_out_tokens is None else min(total, max(1, self.held_out_tokens // self.length))
         rows = np.arange(count) * total // max(count, 1)

@@ -143,7 +143,8 @@ class SampledImageMLP:
 
     def load(self) -> dict[str, np.ndarray]:
         """As `ImageMLP.load`: all sets' images and labels, and each set's begin and size."""
-        return ImageMLP(self.datasets, image_shape=self.image_shape, data_dir=self.data_dir).load()
+        shape = {"num_classes": self.num_classes, "image_shape": self.image_shape}
+        return ImageMLP(self.datasets, data_dir=self.data_dir, **shape).load()  # type: ignore[arg-type]
 
     def sample(self, key: Array) -> dict[str, Array]:
         """The config of one task."""

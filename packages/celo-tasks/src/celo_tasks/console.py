@@ -1,0 +1,94 @@
+"""What a user meets of the command before it does anything: help, hints at what was meant, and pipes that nobody reads."""
+
+import argparse
+import difflib
+import os
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+WIDTH = 100
+"""Of help and usage at most, in characters: longer lines are hard to read."""
+
+PIPE_CLOSED = 141
+"""Exit status where the reader of the output has gone: what a shell reports of a program that SIGPIPE ended."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``", did you mean a or b?"`` without the question mark, or nothing where no known name is like ``name``."""
+    similar = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f", did you mean {' or '.join(similar)}" if similar else ""
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help of at most `WIDTH` characters: paragraphs are filled, and those with an indented line are left as they are."""
+
+    def __init__(self, prog: str, **kwargs: Any) -> None:
+        width = min(WIDTH, shutil.get_terminal_size().columns - 2)
+        super().__init__(prog, **{**kwargs, "width": width, "max_help_position": 28})
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = lambda part: part if re.search(r"^\s", part, re.MULTILINE) else textwrap.fill(part, width)
+        return textwrap.indent("\n\n".join(map(fill, text.strip().split("\n\n"))), indent)
+
+
+class Parser(argparse.ArgumentParser):
+    """An `argparse.ArgumentParser` that hints at the subcommand, option or choice that was meant, on every Python."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": Help, **kwargs})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As the base class, except that an option that does not exist is found out before one that is missing."""
+        args = sys.argv[1:] if args is None else list(args)
+        if name := next(filter(self._is_unknown, self._options_among(args)), None):
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            meant = _question("--" + name.lstrip("-").replace("_", "-"), known)
+            self.error(f"there is no option {name}{meant} (`{self.prog} --help` shows them all)")
+        return super().parse_known_args(args, namespace)
+
+    def _options_among(self, args: Sequence[str]) -> Iterator[str]:
+        """What has the form of an option of this parser's: a word after one dash or two, which no negative number is."""
+        for arg in args:
+            if arg == "--" or (self._subparsers is not None and not arg.startswith("-")):
+                return  # what follows are operands, or a subcommand with options of its own
+            if re.fullmatch(r"--?[A-Za-z][\w-]*", name := arg.partition("=")[0]):
+                yield name
+
+    def _is_unknown(self, name: str) -> bool:
+        if name.startswith("--"):  # argparse takes abbreviations
+            return not any(known.startswith(name) for known in self._option_string_actions)
+        return not any(name.startswith(known) for known in self._option_string_actions if known[1] != "-")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = list(map(str, action.choices))
+            meant = _question(str(value), known)
+            raise argparse.ArgumentError(action, f"there is no {value!r}{meant} (choose from {', '.join(known)})")
+
+
+def _question(name: str, known: Iterable[str]) -> str:
+    return f"{meant}?" if (meant := nearest(name, known)) else ""
+
+
+def nobody_reads() -> bool:
+    """Whether standard output or error is a pipe without a reader; what is still to be written there is dropped then.
+
+    Python would complain of it at its end otherwise.
+    """
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except BrokenPipeError:
+            gone = True
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+        except (OSError, ValueError):
+            continue  # a full disk, or a stream that was closed: no pipe
+    return gone
