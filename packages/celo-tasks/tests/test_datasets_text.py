@@ -167,7 +167,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "empty": ({"train": SHORT[:0], "valid": SHORT, "vocabulary": 9}, "at least one token"),
     "too large a token": (
         {"train": SHORT + 9, "valid": SHORT, "vocabulary": 9},
-        "holds the token 9, but tokens must be all below 9",
+        "the token 9, but tokens must be all below 9",
     ),
 }
 
