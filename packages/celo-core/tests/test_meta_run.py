@@ -113,6 +113,23 @@ def test_killed_at_twenty_random_moments_the_result_is_the_same_to_the_last_bit(
     assert lines == list(range(2, LONG.iterations + 1, 2)), "no block is logged twice or left out"
 
 
+def test_a_stop_ends_the_run_with_the_block_in_which_it_comes_and_what_watches_is_told(tmp_path):
+    trainer, moments = make_trainer(), []
+    run_phase(trainer, tmp_path, stop=lambda: True, watch=moments.append)
+    assert [(moment.iteration, moment.last, moment.stopped) for moment in moments] == [(2, True, True)]
+    assert checkpoints.load_metadata(tmp_path / "checkpoint.npz")["iteration"] == 2
+    # That the time is up is no reason to hurry.
+    run_phase(trainer, tmp_path, minutes=0.0, watch=moments.append)
+    assert (moments[-1].iteration, moments[-1].last, moments[-1].stopped) == (4, True, False)
+
+
+def test_a_stop_while_the_run_is_watched_ends_it_there(tmp_path):
+    seen = []
+    state = run_phase(make_trainer(), tmp_path, stop=lambda: bool(seen), watch=seen.append)
+    assert len(seen) == 1 and not seen[0].last and int(state.iteration) == 2
+    assert checkpoints.load_metadata(tmp_path / "checkpoint.npz")["iteration"] == 2
+
+
 @dataclasses.dataclass(frozen=True)
 class Explodes(Quadratic):
     """Its loss jumps once the learning rate has passed a bound: a run that goes wrong after a good start."""

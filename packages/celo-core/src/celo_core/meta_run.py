@@ -41,6 +41,7 @@ class Moment:
       seconds: of all stretches so far.
       metrics: of the last block, arrays by name (see `MetaTrainer.run`).
       last: whether the run ends or stops here.
+      stopped: whether it does because ``stop`` said so: whoever waits for it wants nothing that takes long.
     """
 
     state: MetaTrainState
@@ -48,6 +49,7 @@ class Moment:
     seconds: float
     metrics: Mapping[str, np.ndarray]
     last: bool
+    stopped: bool = False
 
 
 def run_phase(
@@ -77,7 +79,8 @@ def run_phase(
       minutes: stop (with a checkpoint) after this long.
       checkpoint_seconds: time between checkpoints.
       metadata: what identifies the run; a checkpoint with other metadata is refused.
-      stop: asked between blocks; if it returns true, the run stops with a checkpoint.
+      stop: asked after every block, before anything else is done with it, and after ``watch``; if it returns true, the
+        run stops with a checkpoint. (Several processes stop together, so a stop during ``watch`` costs them another block.)
       progress: where progress is shown.
       on_divergence: ``"report"`` it, ``"stop"`` with an error, or ``"rollback"`` to the last state that was close to the
         best, with other random numbers and half the step size, at most `MOST_RETRIES` times.
@@ -102,6 +105,7 @@ def run_phase(
         size = min(trainer.config.block, limit)
         state, metrics = trainer.run(state, size, truncation)
         run.done += size
+        stopped = stop()
         now = time.monotonic()
         run.seconds = first_seconds + now - begin
         # The first block compiles: the rate is measured from its end.
@@ -115,14 +119,19 @@ def run_phase(
         elif on_divergence == "rollback" and run.done % GOOD_EVERY < size and run.health.good:
             run.save(run.good, state)
         out_of_time = minutes is not None and now - begin >= 60 * minutes
-        finish, save = _agreed(
-            run.done >= trainer.config.iterations or out_of_time or stop(), now - last_save >= checkpoint_seconds
+        finish, save, stopped = _agreed(
+            run.done >= trainer.config.iterations or out_of_time or stopped,
+            now - last_save >= checkpoint_seconds,
+            stopped,
         )
         if finish or save:
             run.save(run.checkpoint, state, must=finish)
             last_save = time.monotonic()
         before_watch = time.monotonic()
-        watch(Moment(state, run.done, run.seconds, metrics, finish))
+        watch(Moment(state, run.done, run.seconds, metrics, finish, stopped))
+        if not finish and jax.process_count() == 1 and stop():
+            run.save(run.checkpoint, state)
+            finish = True
         if finish:
             break
         # What watches (validation, say) is no part of the run's cost, nor of its rate.

@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 import jax
@@ -13,7 +14,7 @@ from celo_core import LearnedOptimizer, files
 from celo_core.meta_run import Moment
 from celo_core.progress import ProgressLine
 from celo_tasks import meta_plots
-from celo_tasks.meta_validation import MetaValidation, scalars
+from celo_tasks.meta_validation import MetaValidation, ValidationStopped, scalars
 from celo_tasks.trackers import TensorBoard, tensorboard
 
 PICTURES_SECONDS = 120.0
@@ -32,6 +33,7 @@ class MetaReport:
       architecture: the learned optimizer whose theta is trained.
       validate_every: meta-iterations between validations; 0 for none.
       tracker_folder: where TensorBoard's files go, a folder per phase; ``None`` for nowhere.
+      stop: whether the run is to stop; a validation is left then, or not begun.
 
     Raises:
       ValueError: validate_every is negative.
@@ -44,6 +46,7 @@ class MetaReport:
         architecture: LearnedOptimizer,
         validate_every: int,
         tracker_folder: str | None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         if validate_every < 0:
             raise ValueError(f"validation needs a number of iterations between, or 0 for none, not {validate_every}.")
@@ -52,6 +55,7 @@ class MetaReport:
         self._tracker_folder = None if tracker_folder is None else pathlib.Path(tracker_folder) / phase
         self._tracker: TensorBoard | None = None
         self._validation: MetaValidation | None = None
+        self._stop = stop
         self._last: int | None = None
         self._drawn = time.monotonic()
 
@@ -73,9 +77,12 @@ class MetaReport:
         self._last = moment.iteration
         if self._tracker is not None:
             self._tracker(moment.iteration, {name: float(np.mean(x)) for name, x in moment.metrics.items()})
-        due = self._every and (moment.iteration % self._every < size or moment.last)
+        due = self._every and (moment.iteration % self._every < size or moment.last) and not moment.stopped
         if due:
-            self._validate(moment)
+            try:
+                self._validate(moment)
+            except ValidationStopped:
+                return
         if due or moment.last or time.monotonic() - self._drawn > PICTURES_SECONDS:
             self._draw()
 
@@ -87,7 +94,9 @@ class MetaReport:
             self._tracker = tensorboard(self._tracker_folder, resumed_at=iteration or None)
 
     def _validate(self, moment: Moment) -> None:
-        self._validation = self._validation or MetaValidation(reference=self._adam, progress=ProgressLine())
+        self._validation = self._validation or MetaValidation(
+            reference=self._adam, progress=ProgressLine(), stop=self._stop
+        )
         measured = self._validation.measure(self._architecture, jax.device_get(moment.state.average))
         where = {"iteration": moment.iteration, "seconds": round(moment.seconds, 3)}
         files.append_line(self._folder / "validation.jsonl", {**where, **measured})

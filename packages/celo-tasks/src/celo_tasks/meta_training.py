@@ -73,7 +73,8 @@ def meta_train(
       phases: which of them to run; all that the architecture has by default.
       data_dir: folder with prepared arrays, or ``None``.
       minutes: stop (with a checkpoint) after this long.
-      stop: asked between blocks of iterations.
+      stop: asked between blocks of iterations, and during validation; if it returns true, the run stops with a checkpoint,
+        after no more validation and before another phase.
       command: recorded as provenance.
       devices: devices to split the problems over; by default as many as divide their number.
       on_divergence: see `celo_core.meta_run.run_phase`.
@@ -107,16 +108,20 @@ def meta_train(
     identity = {"recipe": settings, "data": data_digest(data)}
     writes = jax.process_index() == 0
     theta: dict[str, Any] = {}
+    has_run = False
     for phase in recipe.phases[: recipe.phases.index(phases[-1]) + 1]:
         number = PHASES.index(phase)
         path = folder / phase / "theta.npz"
         if phase in phases and not path.exists():
+            if has_run and stop():
+                return None
+            has_run = True
             trainer = _trainer(recipe, number, theta, families, data, devices)
             if writes:
                 place = f"phase {recipe.phases.index(phase) + 1} of {len(recipe.phases)}"
                 print(f"{place}: {phase.replace('_', ' ')}", file=sys.stderr)
             begin = time.monotonic()
-            watched = MetaReport(folder, phase, trainer.estimator.architecture, validate_every, tensorboard)
+            watched = MetaReport(folder, phase, trainer.estimator.architecture, validate_every, tensorboard, stop)
             with watched as watch:
                 state = run_phase(
                     trainer,

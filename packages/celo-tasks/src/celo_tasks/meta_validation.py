@@ -10,7 +10,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -78,6 +78,14 @@ VALIDATION_TASKS: Mapping[str, tuple[str, Callable[[], TaskFamily]]] = MappingPr
 """Tasks by name: what each is, and how its family is made."""
 
 
+ASK_SECONDS = 0.2
+"""Between questions whether a validation is to stop."""
+
+
+class ValidationStopped(Exception):
+    """A validation was asked to stop before it was done."""
+
+
 class MetaValidation:
     """Trains the validation tasks under a learned optimizer and compares it with Adam at the best of several learning rates.
 
@@ -91,6 +99,8 @@ class MetaValidation:
       reference: what `tuned_adam` is to return: a dict that it returned before, or a JSON file. A file that is missing,
         damaged or of other settings is written anew, once Adam is tuned; ``None`` keeps it in memory.
       progress: where progress is shown; ``None`` for nowhere.
+      stop: asked all the time; if it returns true, what is under way is left, without a result. A compilation or a training
+        that XLA has begun goes on in its thread until it is done.
 
     Raises:
       ValueError: the settings make no sense, or ``reference`` is a dict of other settings.
@@ -105,6 +115,7 @@ class MetaValidation:
         learning_rates: Sequence[float] = baselines.LEARNING_RATES,
         reference: Mapping[str, Any] | str | os.PathLike[str] | None = None,
         progress: ProgressLine | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         if unknown := [name for name in tasks if name not in VALIDATION_TASKS]:
             raise ValueError(f"there is no validation task {unknown[0]!r}: choose from {', '.join(VALIDATION_TASKS)}.")
@@ -118,7 +129,7 @@ class MetaValidation:
         self.learning_rates = tuple(float(rate) for rate in learning_rates)
         self._families = {name: VALIDATION_TASKS[name][1]() for name in tasks}
         self._data: dict[str, Any] = {}
-        self._progress = progress
+        self._progress, self._stop = progress, stop
         self._train = jax.jit(self._train_seeds, static_argnums=(0, 1), compiler_options=_compiler_options())
         self._adam: dict[str, Any] | None = None
         self._reference: pathlib.Path | None = None
@@ -139,6 +150,7 @@ class MetaValidation:
 
         Raises:
           OSError: the reference's file could not be written.
+          ValidationStopped: it was asked to stop.
         """
         if self._adam is None:
             self._adam = self._read_reference()
@@ -167,7 +179,7 @@ class MetaValidation:
           seeds, ``None`` where that is not finite.
 
         Raises:
-          OSError: as `tuned_adam`, which is called first.
+          OSError, ValidationStopped: as `tuned_adam`, which is called first.
         """
         adam = self.tuned_adam()["tasks"]
         # Arrays of the host, since those of a meta-training lie on all devices, and each of them would do all the work.
@@ -180,8 +192,17 @@ class MetaValidation:
 
     def _for_each_task(self, function: Callable[[str], dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """What a function makes of every task, by name. In threads, since a compilation keeps one core busy."""
-        with ThreadPoolExecutor(min(len(self.tasks), os.cpu_count() or 1)) as pool:
-            return dict(zip(self.tasks, pool.map(function, self.tasks), strict=True))
+        pool = ThreadPoolExecutor(min(len(self.tasks), os.cpu_count() or 1))
+        try:
+            results = {name: pool.submit(function, name) for name in self.tasks}
+            while wait(results.values(), ASK_SECONDS, FIRST_EXCEPTION).not_done:
+                if self._stop():
+                    raise ValidationStopped
+                if any(one.done() and one.exception() for one in results.values()):
+                    break
+            return {name: one.result() for name, one in results.items() if one.done()}
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _measure_task(self, name: str, architecture: LearnedOptimizer, theta: Any, adam: float) -> dict[str, Any]:
         losses, sizes = self._trained(name, architecture, theta)
@@ -211,6 +232,8 @@ class MetaValidation:
         self, name: str, architecture: LearnedOptimizer, theta: Any
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Normalised losses and relative step sizes, float32 (seeds, steps)."""
+        if self._stop():
+            raise ValidationStopped
         if name not in self._data:
             self._data[name] = jax.device_put(self._families[name].load())
         if self._progress is not None:
