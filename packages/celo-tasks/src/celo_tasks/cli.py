@@ -1,11 +1,15 @@
-"""The command ``celo-tasks``."""
+"""The command ``celo-tasks``. Until it is known what is to be done, nothing is imported that takes time: no JAX, above all."""
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from celo_tasks import __version__, cli_bench, cli_evaluation, cli_meta_training
+from celo_tasks import __version__, cli_bench, cli_evaluation, cli_meta_training, console
 from celo_tasks.cli_common import names, numbers
+from celo_tasks.interrupts import Interrupts
 
 _QUICKSTART = """\
 Train three networks that meta-training never saw, on real data from inside the package, with the pretrained Celo (which
@@ -16,27 +20,72 @@ Prints a table and writes the same as results.md, every number as results.json a
 
 _QUICKSTART_EXAMPLES = """\
 examples:
-  celo-tasks quickstart                                          # everything, some minutes on 2 cores
-  celo-tasks quickstart --tasks mlp --steps 300                  # a first look, in half a minute
+  celo-tasks quickstart                           # everything, some minutes on 2 cores
+  celo-tasks quickstart --tasks mlp --steps 300   # a first look, in half a minute
   celo-tasks quickstart --optimizers celo,adam --seeds 3
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 0, 2 for a mistake in the input, 130 if interrupted."""
-    options = _parser().parse_args(arguments)
+    """Runs the command.
+
+    Args:
+      arguments: those of the command; by default the process's, which is taken to be the command's own then: a second signal,
+        or one that finds it in a long compilation, ends it.
+
+    Returns:
+      Its exit status: 0, 2 for a mistake in the input, 130 or 143 where SIGINT or SIGTERM ended it, and 141 where nobody reads
+      its output any more.
+    """
+    own_process = arguments is None
     try:
-        return options.run(options)
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        text = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else error
-        print(f"celo-tasks: {text}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        status, interrupted = _run(arguments, own_process)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:  # before or after what `Interrupts` looks after
         return 130
+    except BrokenPipeError:
+        if not console.nobody_reads():
+            print(
+                "celo-tasks: a connection was closed by the other side: give the same command again.", file=sys.stderr
+            )
+            return 2
+        return console.PIPE_CLOSED
+    except OSError as error:  # what the command itself could not do was said already
+        console.nobody_reads()
+        print(f"celo-tasks: the output could not be written ({error.strerror}).", file=sys.stderr)
+        return 2
+    except SystemExit:  # of argparse, after help or a mistake
+        if console.nobody_reads():
+            return console.PIPE_CLOSED
+        raise
+    if interrupted and own_process:
+        # Without waiting for what XLA still computes in its threads.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _run(arguments: Sequence[str] | None, own_process: bool) -> tuple[int, bool]:
+    """The exit status, and whether a signal ended the command."""
+    options = _parser().parse_args(arguments)
+    with Interrupts(own_process) as options.interrupts:
+        try:
+            status = options.run(options)
+        except KeyboardInterrupt:
+            return options.interrupts.status, True
+        except BrokenPipeError:
+            raise
+        except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+            text = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else error
+            print(f"celo-tasks: {text}", file=sys.stderr)
+            status = 2
+        return status, options.interrupts()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = console.Parser(
         prog="celo-tasks", description="Tasks to meta-train learned optimizers on, and to judge them by."
     )
     parser.add_argument("--version", action="version", version=f"celo-tasks {__version__}")
@@ -49,13 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_quickstart(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_quickstart(commands: Any) -> None:
     parser = commands.add_parser(
         "quickstart",
         help="compare the pretrained Celo with tuned Adam and AdamW on three small networks",
         description=_QUICKSTART,
         epilog=_QUICKSTART_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--out", default="quickstart-results", metavar="FOLDER", help="folder of the results (quickstart-results)")
@@ -81,19 +129,22 @@ def _quickstart(options: argparse.Namespace) -> int:
     from celo_tasks import quickstart
 
     names = ("tasks", "optimizers", "steps", "seeds", "learning_rates")
+    options.interrupts.leave_with(
+        f"stopped; the results of the tasks that were finished are in {options.out}, and the same command begins anew"
+    )
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     quickstart.run(quickstart.Settings(**given), options.out)
     return 0
 
 
-def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_prepare(commands: Any) -> None:
     parser = commands.add_parser(
         "prepare",
         help="download a data set through tensorflow-datasets and convert it",
         description="Download a data set through tensorflow-datasets, convert it, and write NAME.npz, which --data-dir "
         "reads: images as arrays, texts as bytes or as subwords of a byte-level BPE. What tensorflow-datasets has prepared "
         "before is not downloaded again. Only this step needs tensorflow (pip install 'celo-tasks[prepare]').",
-        epilog="example: celo-tasks prepare mnist_8x8 --out-dir arrays",
+        epilog="examples:\n  celo-tasks prepare mnist_8x8 --out-dir arrays",
     )
     add = parser.add_argument
     add(
@@ -109,5 +160,8 @@ def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _prepare(options: argparse.Namespace) -> int:
     from celo_tasks import datasets
 
+    options.interrupts.leave_with(
+        "stopped; nothing was written, and the same command goes on with what tensorflow-datasets has prepared"
+    )
     print(datasets.prepare(options.name, out_dir=options.out_dir, tfds_data_dir=options.tfds_data_dir))
     return 0

@@ -21,11 +21,11 @@ device; and the state that each pair adds. Nothing else should run on the machin
 
 _BENCH_META_EXAMPLES = """\
 examples:
-  celo-tasks bench-meta                                            # a table, in some minutes on 2 cores
-  celo-tasks bench-meta --pairs 32                                 # the default case only
-  celo-tasks bench-meta --out bench.json --plot bench.png          # every number, and rate against number of pairs
-  celo-tasks bench-meta --json | tail -n 1 | jq .inner_steps_per_second   # the update rule at 32 pairs, one number
-  celo-tasks bench-meta --pairs 32,2048 --data-dir arrays          # a GPU's limits, on prepared arrays
+  celo-tasks bench-meta                                     # a table, in some minutes on 2 cores
+  celo-tasks bench-meta --pairs 32                          # the default case only
+  celo-tasks bench-meta --out bench.json --plot bench.png   # every number, and a picture
+  celo-tasks bench-meta --pairs 32,2048 --data-dir arrays   # a GPU's limits, on prepared arrays
+  celo-tasks bench-meta --json | tail -n 1 | jq .inner_steps_per_second   # one number
 """
 
 
@@ -38,7 +38,6 @@ def add_commands(commands: Any) -> None:
         help="measure how fast this machine meta-trains",
         description=_BENCH_META,
         epilog=_BENCH_META_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     pairs = "numbers of antithetic pairs; 32 is measured always (8,16,32,64,128 on a CPU, else 32,128,512,1024)"
@@ -60,6 +59,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _bench_meta(options: argparse.Namespace) -> int:
+    options.interrupts.leave_with("stopped; what was measured, if anything, is shown")
     import jax
 
     from celo_core import files
@@ -86,13 +86,20 @@ def _bench_meta(options: argparse.Namespace) -> int:
         seconds=options.seconds,
         repeats=options.repeats,
     )
-    record = bench_meta.measure(settings)
+    record: dict[str, Any] = {}
+    try:
+        bench_meta.measure(settings, on_case=record.update)
+        status = 0
+    except KeyboardInterrupt:
+        if not record:
+            raise
+        status = options.interrupts.status
     if options.out is not None:
         files.write_json(options.out, record)
     if options.plot is not None:
         files.write_bytes(options.plot, bench_meta.draw(record))
     print(json.dumps(record, allow_nan=False) if options.json else bench_meta.table(record))
-    return 0
+    return status
 
 
 def _integers(text: str) -> tuple[int, ...]:

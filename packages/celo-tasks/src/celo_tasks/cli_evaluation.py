@@ -23,20 +23,19 @@ At the end the folder holds report.md, report.json, curves.png, intervals.png an
 
 _EVALUATE_EXAMPLES = """\
 optimizers:
-  adam sgd sgdm adamw rmsprop     baselines, tuned for each task: the paper's fifteen, and lion, shampoo, muon, schedule-free
-  fromage sm3 lars lamb           AdamW and prodigy
-  adabelief adafactor adagrad
-  yogi radam nadamw lion shampoo
-  muon schedule_free_adamw prodigy
-  celo                            pretrained optimizers of installed packages (pip install celo-zoo)
-  mymodule:make                   your own: make(num_steps) or make(learning_rate, num_steps) returns an Optax optimizer; with
-                                  a parameter learning_rate it is tuned like a baseline, and gets a schedule (count -> rate)
-  mine=mymodule:make              the same under a name of your choice
+  adam sgd sgdm adamw rmsprop fromage sm3 lars lamb adabelief adafactor adagrad yogi radam nadamw
+  lion shampoo muon schedule_free_adamw prodigy
+                       baselines, tuned for each task: the paper's fifteen, and five more
+  celo                 pretrained optimizers of installed packages (pip install celo-zoo)
+  mymodule:make        your own: make(num_steps) or make(learning_rate, num_steps) returns an Optax
+                       optimizer; with a parameter learning_rate it is tuned like a baseline, and
+                       gets a schedule (count -> rate)
+  mine=mymodule:make   the same under a name of your choice
 
 examples:
   celo-tasks evaluate --suite small-8 --optimizer celo --optimizer adamw --out results
   celo-tasks evaluate --suite small-8 --weights runs/mine --jobs 2 --out results
-  celo-tasks evaluate --task small_mlp --optimizer mine=mymodule:make --steps 500 --seeds 5 --out results
+  celo-tasks evaluate --task small_mlp --optimizer mine=mymodule:make --steps 500 --seeds 5
 """
 
 
@@ -113,9 +112,9 @@ def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="judge optimizers by a suite of tasks, against tuned Adam",
+        usage="%(prog)s (--suite NAME | --task NAME) (--optimizer REF | --weights PATH) [option ...]",
         description=_EVALUATE,
         epilog=_EVALUATE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--suite", metavar="NAME", help="small-8 (some minutes an optimizer on 2 cores) or velodrome-17 (wants a GPU)")
@@ -159,6 +158,10 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    options.interrupts.leave_with(
+        f"stopped; the finished runs, if any, are in {options.out}: the same command goes on, and `celo-tasks report "
+        f"{options.out}` shows them"
+    )
     from celo_tasks.evaluation import report, runner
     from celo_tasks.evaluation.store import Store
 

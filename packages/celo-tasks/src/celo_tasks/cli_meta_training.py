@@ -3,31 +3,33 @@
 import argparse
 import contextlib
 import os
-import signal
 import sys
 from typing import Any
 
 from celo_tasks.cli_common import default_cpu_devices, default_datasets, names
-from celo_tasks.recipe import RECIPES, Recipe
+from celo_tasks.recipe import ARCHITECTURES, RECIPES, Recipe
 
 _DESCRIPTION = """\
 Meta-train Celo in two phases: first the update rule with a step-size multiplier of 1, then the scheduler on top of it.
 
 The run's folder holds a checkpoint and a log (JSON lines) per phase, and pictures of how it goes. A run that was stopped,
 by Ctrl-C, by --minutes or by a crash, goes on where its last checkpoint left it when the same command is given again; the
-result is the same to the last bit. When both phases are done the folder holds theta.npz and run.json (what was run, on
+result is the same to the last bit. Ctrl-C or SIGTERM lets it finish the block of meta-iterations that it is in and write a
+checkpoint; a second one ends it at once. When both phases are done the folder holds theta.npz and run.json (what was run, on
 what, at which cost).
 
-Settings are those of the paper; --recipe fast takes a fiftieth of its cost, and every other option changes one of them.
+Only --out must be given: settings are those of the paper, --recipe fast takes a fiftieth of its cost, and the options of the
+groups "the learned optimizer" to "the meta-optimizer" each change one setting. In parentheses: what holds without the option.
 """
 
 _EXAMPLES = """\
 examples:
-  celo-tasks meta-train --out runs/first --recipe fast        # data from the package; minutes on 2 cores
-  celo-tasks meta-train --out runs/paper                      # the paper's recipe: hours on a CPU; stop it when you like
-  celo-tasks meta-train --out runs/mine --data-dir ~/arrays   # prepared arrays: ~/arrays/mnist_8x8.npz and so on
-  celo-tasks meta-train --out runs/mine --minutes 10          # a stretch of ten minutes; again to go on
-  celo-tasks meta-train --out runs/long --max-length 20000 --first-length 500 --curriculum 20000 --resume-probability 0.5
+  celo-tasks meta-train --out runs/first --recipe fast        # minutes on 2 cores
+  celo-tasks meta-train --out runs/paper                      # the paper's: hours on a CPU
+  celo-tasks meta-train --out runs/mine --data-dir ~/arrays   # ~/arrays/mnist_8x8.npz and so on
+  celo-tasks meta-train --out runs/mine --minutes 10          # ten minutes; again to go on
+  celo-tasks meta-train --out runs/long --max-length 20000 --first-length 500 --curriculum 20000 \\
+      --resume-probability 0.5
   srun celo-tasks meta-train --out /shared/runs/big --pairs 1024 --distributed
 """
 
@@ -41,18 +43,30 @@ def add_commands(commands: Any) -> None:
     parser = commands.add_parser(
         "meta-train",
         help="meta-train Celo's update rule and scheduler",
+        usage="%(prog)s --out FOLDER [--recipe NAME] [option ...]",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--out", required=True, metavar="FOLDER", help="folder of the run; an unfinished run in it is resumed")
-    add("--recipe", choices=("paper", "fast"), default="paper", help="settings that the options below change (paper)")
-    add(
-        "--architecture",
-        choices=("celo", "celo_adam"),
-        help="what to train; Celo-Adam has the second phase alone (celo)",
-    )
+    add("--recipe", choices=tuple(RECIPES), default="paper", help="settings that the groups below change (paper)")
+    add("--phase", choices=("both", "update-rule", "scheduler"), default="both", help="which phase to run (both)")
+    add("--minutes", type=float, metavar="M", help="stop after M minutes, with a checkpoint")
+    add("--seed", type=int, metavar="N", help="seed of everything random (0)")
+    _add_learned(parser.add_argument_group("the learned optimizer").add_argument)
+    _add_problems(parser.add_argument_group("the problems").add_argument)
+    _add_gradient(parser.add_argument_group("the meta-gradient").add_argument)
+    _add_optimizer(parser.add_argument_group("the meta-optimizer").add_argument)
+    _add_reports(parser.add_argument_group("what is seen of it").add_argument)
+    _add_devices(parser.add_argument_group("devices and processes").add_argument)
+    parser.set_defaults(run=_run)
+
+
+def _add_learned(add: Any) -> None:
+    what = "what to train; Celo-Adam has the second phase alone (celo)"
+    add("--architecture", choices=ARCHITECTURES, help=what)
+    what = "begin with the theta of another run: its theta.npz, or the checkpoint.npz of its first phase"
+    add("--warm-start", metavar="FILE", help=what)
     what = (
         "scale of tensors that begin as zeros, in units of the others' smallest; 0 for next to none, as published (0)"
     )
@@ -71,24 +85,13 @@ def add_commands(commands: Any) -> None:
     add("--scheduler-decay", metavar="NAME", help=what)
     what = "the scheduler's phase goes on training the update rule too, which then learns steps that get smaller"
     add("--joint", action="store_true", default=None, help=what)
-    what = "begin with the theta of another run: its theta.npz, or the checkpoint.npz of its first phase"
-    add("--warm-start", metavar="FILE", help=what)
-    add("--phase", choices=("both", "update-rule", "scheduler"), default="both", help="which phase to run (both)")
-    add("--minutes", type=float, metavar="M", help="stop after M minutes, with a checkpoint")
-    add("--seed", type=int, metavar="N", help="seed of everything random (0)")
-    _add_problems(parser.add_argument_group("the problems").add_argument)
-    _add_gradient(parser.add_argument_group("the meta-gradient").add_argument)
-    _add_optimizer(parser.add_argument_group("the meta-optimizer").add_argument)
-    _add_reports(parser.add_argument_group("what is seen of it").add_argument)
-    _add_devices(parser.add_argument_group("devices and processes").add_argument)
-    parser.set_defaults(run=_run)
 
 
 def _add_problems(add: Any) -> None:
     add("--data-dir", metavar="FOLDER", help="folder of arrays NAME.npz (x_train, y_train, x_test, y_test; uint8)")
     what = "image sets (the paper's four if they are on this machine, else those in the package)"
     add("--datasets", type=names, metavar="A,B,...", help=what)
-    what = "problems of several kinds: antithetic pairs of each, e.g. mlp:16,vit:8,gru:4 (the paper's MLPs alone); see below"
+    what = "problems of several kinds: antithetic pairs of each, e.g. mlp:16,vit:8,gru:4 (the paper's MLPs alone)"
     add("--families", type=_counts, metavar="NAME:N,...", help=what)
     add("--text", metavar="NAME", help="what language models among them read (shakespeare)")
     what = "loss, or log_loss, to which families whose losses differ in size contribute alike (loss)"
@@ -157,20 +160,32 @@ def _add_devices(add: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    interrupts = options.interrupts
+    # Before the end of the first block there is nothing to be saved.
+    interrupts.leave_with(f"stopped before anything new was done; the same command goes on from {options.out}")
+    finish = (
+        f"stopping at the end of the current block of meta-iterations, with a checkpoint from which the same command goes on "
+        f"({options.out})"
+    )
+
+    def stop() -> bool:
+        interrupts.finish_with(finish)
+        return interrupts()
+
     import jax
 
     from celo_tasks import meta_report, meta_training
 
     _join(options)
+    interrupts.arm()
+    if jax.process_count() > 1:
+        stop()  # all processes are to stop at the same block
     # JAX already runs where this is called from a program of one's own; then its devices stay as they are.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", options.cpu_devices or default_cpu_devices())
     recipe = _recipe(options)
     phases = None if options.phase == "both" else (options.phase.replace("-", "_"),)
     meta_report.prepare(options.tensorboard)
-    interrupted: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: interrupted.append(received))
     every = max(1, min(recipe.iterations) // 10) if options.validate_every is None else options.validate_every
     theta = meta_training.meta_train(
         recipe,
@@ -178,7 +193,7 @@ def _run(options: argparse.Namespace) -> int:
         phases=phases,
         data_dir=options.data_dir,
         minutes=options.minutes,
-        stop=lambda: bool(interrupted),
+        stop=stop,
         # A number that was asked for is held to; the default takes as many as divide the number of problems.
         devices=jax.devices() if options.cpu_devices else None,
         on_divergence=options.on_divergence,
@@ -188,7 +203,7 @@ def _run(options: argparse.Namespace) -> int:
     if theta is None:
         if jax.process_index() == 0:
             print(f"stopped; the same command goes on from {options.out}", file=sys.stderr)
-        return 130 if interrupted else 0
+        return interrupts.status if interrupts() else 0
     finished = options.out if set(theta) == set(recipe.phases) else os.path.join(options.out, list(theta)[-1])
     if jax.process_index() == 0:
         print(os.path.join(finished, "theta.npz"))

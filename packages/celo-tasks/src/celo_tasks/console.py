@@ -45,8 +45,9 @@ class Parser(argparse.ArgumentParser):
         """As the base class, except that an option that does not exist is found out before one that is missing."""
         args = sys.argv[1:] if args is None else list(args)
         if name := next(filter(self._is_unknown, self._options_among(args)), None):
-            known = [option for option in self._option_string_actions if option.startswith("--")]
-            meant = _question("--" + name.lstrip("-").replace("_", "-"), known)
+            # Without the dashes, which are alike in all.
+            known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+            meant = _question(name.lstrip("-").replace("_", "-"), known, "--")
             self.error(f"there is no option {name}{meant} (`{self.prog} --help` shows them all)")
         return super().parse_known_args(args, namespace)
 
@@ -70,25 +71,24 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"there is no {value!r}{meant} (choose from {', '.join(known)})")
 
 
-def _question(name: str, known: Iterable[str]) -> str:
-    return f"{meant}?" if (meant := nearest(name, known)) else ""
+def _question(name: str, known: Iterable[str], prefix: str = "") -> str:
+    similar = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
+    return f", did you mean {' or '.join(prefix + one for one in similar)}?" if similar else ""
 
 
 def nobody_reads() -> bool:
-    """Whether standard output or error is a pipe without a reader; what is still to be written there is dropped then.
+    """Whether standard output or error is a pipe without a reader.
 
-    Python would complain of it at its end otherwise.
+    What cannot be written there, for this reason or another, is dropped: Python would complain of it at its end otherwise.
     """
     gone = False
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
-        except BrokenPipeError:
-            gone = True
+        except OSError as error:
+            gone |= isinstance(error, BrokenPipeError)
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
-        except (OSError, ValueError):
-            continue  # a full disk, or a stream that was closed: no pipe
     return gone
