@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from celo_zoo import card_results, card_template, evaluation, folders, markdown, references
+from celo_zoo import card_results, card_template, evaluation, folders, hub, markdown, references
 from celo_zoo.errors import FormatError
 
 _HUB = "https://huggingface.co/"
@@ -102,17 +102,19 @@ def read_metadata(card: str) -> dict[str, Any]:
       FormatError: there is none, or it is not valid, or its evaluation results do not survive being written again.
     """
     import yaml
-    from huggingface_hub import ModelCard
 
+    model_card = hub.client("repocard").ModelCard
     folders.check_size(folders.CARD, len(card.encode(errors="replace")), "the model card")
     try:
-        parsed = ModelCard(card)
+        parsed = model_card(card)
         front = card[: len(card) - len(parsed.text)]
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(front, Loader=yaml.SafeLoader)):
             raise ValueError("it has aliases")
         metadata = parsed.data.to_dict()
         json.dumps(metadata, allow_nan=False, default=str)
-        again = ModelCard(f"---\n{parsed.data.to_yaml()}\n---\n")
+        again = model_card(f"---\n{parsed.data.to_yaml()}\n---\n")
+    except (ImportError, MemoryError):  # not of the card
+        raise
     except Exception as error:  # of many kinds: the front matter may be anything
         raise FormatError(
             f"the model card's front matter is not valid ({markdown.line(str(error))}): write it again."
@@ -125,16 +127,15 @@ def read_metadata(card: str) -> dict[str, Any]:
 
 
 def _front_matter(architecture: str, name: str, licence: str, records: Sequence[Mapping[str, Any]]) -> str:
-    from huggingface_hub import EvalResult, ModelCardData
-
+    cards = hub.client("repocard_data")
     slug = re.sub(r"[^a-z0-9.-]+", "-", licence.lower()).strip("-.")[:60] or "unknown"
     known = slug == licence.lower()
     results = [
-        EvalResult("training-neural-networks", **result)
+        cards.EvalResult("training-neural-networks", **result)
         for record in records
         for result in card_results.results(record)
     ]
-    return ModelCardData(
+    text: str = cards.ModelCardData(
         license=slug if known else "other",
         license_name=None if known else slug,
         library_name="celo",
@@ -142,6 +143,7 @@ def _front_matter(architecture: str, name: str, licence: str, records: Sequence[
         model_name=name,
         eval_results=results or None,
     ).to_yaml()
+    return text
 
 
 def _training(provenance: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from celo_core import LearnedOptimizer, get_architecture
-from celo_zoo import models
+from celo_zoo import folders, models
 from celo_zoo.errors import FormatError, NotFoundError
 
 _logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def convert_published(path: str | os.PathLike[str], architecture: str | None = N
         raise FormatError(
             f"weights of {architecture!r} cannot be converted: choose from {', '.join(sorted(PUBLISHED_SHAPES))}."
         )
-    path = pathlib.Path(path)
+    path = folders.expand(path)
     leaves = _read_leaves(path)
     architecture = architecture or _nearest(leaves)
     leaves = _check_leaves(leaves, architecture, path.name)
@@ -120,7 +120,7 @@ def published_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Errors are those of `convert_published`.
     """
-    path = pathlib.Path(path)
+    path = folders.expand(path)
     architecture = _nearest(_read_leaves(path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     known = digest == PUBLISHED_SHA256[architecture]
@@ -136,16 +136,21 @@ def published_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _read_leaves(path: pathlib.Path) -> dict[Path, np.ndarray]:
     from flax import serialization
 
-    if not path.is_file():
+    if not folders.is_there(path, pathlib.Path.is_file):
         raise NotFoundError(f"there is no file {path}: check the path.")
-    with open(path, "rb") as file:
-        data = file.read(LARGEST_FILE + 1)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise folders.unreadable(path, error, "the published file") from None
     if len(data) > LARGEST_FILE:
         raise FormatError(
             f"{path.name} is larger than the {LARGEST_FILE:,} bytes allowed, so it is no published file of Celo."
         )
     try:
         tree = serialization.msgpack_restore(data)
+    except MemoryError:  # the file is small
+        raise
     except Exception as error:  # arbitrary bytes raise errors of many kinds here
         raise FormatError(
             f"{path.name} is not a whole flax msgpack file ({type(error).__name__}): download it again."

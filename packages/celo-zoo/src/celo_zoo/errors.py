@@ -32,8 +32,16 @@ class RefError(ZooError, ValueError):
     """A reference, or an argument that goes with it, cannot be understood."""
 
 
+class SettingError(ZooError, ValueError):
+    """An environment variable that the Hub's client reads, or what it names, is unfit."""
+
+
+class BackendError(ZooError, RuntimeError):
+    """JAX failed, at what has nothing to do with the weights."""
+
+
 class NotFoundError(ZooError, FileNotFoundError):
-    """There is no such folder, file, repository or revision, or it is not in the cache."""
+    """There is no such folder, file, repository or revision, or it is not in the cache, or cannot be read."""
 
 
 class ExistsError(ZooError, FileExistsError):
@@ -61,4 +69,4 @@ class ConflictError(HubError):
 
 
 class WriteError(ZooError, OSError):
-    """A folder could not be written; what was there before still is."""
+    """A folder, or the cache of the Hub's client, could not be written; what was there before still is."""

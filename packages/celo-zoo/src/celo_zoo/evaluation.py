@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from celo_zoo import folders
 from celo_zoo.errors import FormatError
 
 LARGEST_REPORT = 16 * 2**20  # bytes
@@ -175,7 +176,7 @@ def from_report(report: Mapping[str, Any] | str | os.PathLike[str], optimizer: s
 
     Raises:
       FormatError: it is no such report, or the optimizer is not in it.
-      OSError: it cannot be read.
+      NotFoundError: it cannot be read.
     """
     content: Any = report
     where, digest = "the report", None
@@ -193,8 +194,11 @@ def from_report(report: Mapping[str, Any] | str | os.PathLike[str], optimizer: s
 
 
 def _read(path: str) -> tuple[Any, str]:
-    with open(path, "rb") as file:
-        data = file.read(LARGEST_REPORT + 1)
+    try:
+        with open(folders.expand(path), "rb") as file:
+            data = file.read(LARGEST_REPORT + 1)
+    except OSError as error:
+        raise folders.unreadable(path, error, "the report") from None
     if len(data) > LARGEST_REPORT:
         raise FormatError(f"{path} is larger than the {LARGEST_REPORT:,} bytes allowed, so it is no report.")
     try:

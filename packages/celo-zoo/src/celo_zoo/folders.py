@@ -17,7 +17,7 @@ import shutil
 import stat
 from collections.abc import Callable, Mapping
 
-from celo_zoo.errors import ChecksumError, ExistsError, FormatError, NotFoundError, WriteError
+from celo_zoo.errors import ChecksumError, ExistsError, FormatError, NotFoundError, WriteError, ZooError
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -31,6 +31,70 @@ LARGEST = {WEIGHTS: 64 * 2**20, CONFIG: 2**20, CARD: 2**20, CHECKSUMS: 2**12}
 """Largest size in bytes that is read of each file."""
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([\w.]+)", re.ASCII)
+
+
+def expand(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path with ``~`` and ``~user`` written out.
+
+    Raises:
+      NotFoundError: that user has no home directory.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        raise NotFoundError(
+            f"{os.fspath(path)!r} begins at a home directory that is not known: write it out."
+        ) from None
+
+
+def is_there(path: pathlib.Path, what: Callable[[pathlib.Path], bool]) -> bool:
+    """Whether ``what``, such as `pathlib.Path.is_dir`, holds of a path.
+
+    Raises:
+      NotFoundError: the machine does not tell, for lack of rights or as the path is too long.
+    """
+    try:
+        return what(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise NotFoundError(
+            f"{str(path)[:300]!r} cannot be looked at ({reason}): check the path and your rights."
+        ) from None
+
+
+def read_text(path: str | os.PathLike[str], what: str) -> str:
+    """The text of a file.
+
+    Args:
+      path: the file.
+      what: what it holds, for messages.
+
+    Raises:
+      NotFoundError: there is no such file, or it cannot be read.
+      FormatError: it is not UTF-8.
+    """
+    try:
+        return expand(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{os.fspath(path)} is not UTF-8 ({error}): name another file of {what}.") from None
+    except ZooError:
+        raise
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error, what) from None
+
+
+def unreadable(path: str | os.PathLike[str], error: Exception, what: str) -> NotFoundError:
+    """The error to raise of a file that could not be read.
+
+    Args:
+      path: the file.
+      error: what reading it raised.
+      what: what it holds, for the message.
+    """
+    if isinstance(error, FileNotFoundError):
+        return NotFoundError(f"there is no file {os.fspath(path)}: check the path of {what}.")
+    reason = getattr(error, "strerror", None) or error
+    return NotFoundError(f"{os.fspath(path)} cannot be read ({reason}): check the path of {what}, and your rights.")
 
 
 def check_size(name: str, size: int, where: str) -> None:
@@ -144,12 +208,13 @@ def write(
       ExistsError: the folder exists, and ``overwrite`` is off or it holds other files.
       WriteError: it could not be written; an older one is still there.
     """
-    target = pathlib.Path(os.path.realpath(pathlib.Path(folder).expanduser()))
-    _check_replaceable(target, overwrite)
+    target = expand(folder)
     try:
+        target = pathlib.Path(os.path.realpath(target))
+        _check_replaceable(target, overwrite)
         _write(target, files, check)
     except OSError as error:
-        if isinstance(error, WriteError):
+        if isinstance(error, ZooError):
             raise
         raise WriteError(
             f"{target} could not be written ({error.strerror or error}): check space and rights."

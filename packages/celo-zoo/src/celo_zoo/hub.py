@@ -1,13 +1,14 @@
 """The Hugging Face Hub through its own client, which is imported when first needed: options, errors and downloads."""
 
 import dataclasses
+import importlib
 import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from celo_zoo import folders
-from celo_zoo.errors import AccessError, ConflictError, HubError, NotFoundError, RefError, ZooError
+from celo_zoo import environment, folders
+from celo_zoo.errors import AccessError, ConflictError, HubError, NotFoundError, RefError, SettingError, ZooError
 from celo_zoo.references import Hub
 
 T = TypeVar("T")
@@ -35,16 +36,35 @@ class Options:
         Raises:
           RefError: what was given cannot be a token.
         """
-        from huggingface_hub import constants
-
         token = self.token
-        if isinstance(token, str) and not (token and token.isascii() and token.isprintable() and " " not in token):
+        if isinstance(token, str) and not environment.is_token(token):
             raise RefError(
                 "the token is empty or has characters that no token has: copy it again from your account's settings."
             )
-        if token is None and self.endpoint is not None and self.endpoint.rstrip("/") != constants.ENDPOINT.rstrip("/"):
-            return False
+        if token is None and self.endpoint is not None:
+            own = client("constants").ENDPOINT.rstrip("/")
+            return None if self.endpoint.rstrip("/") == own else False
         return token
+
+
+def client(module: str) -> Any:
+    """A module of huggingface_hub, which reads its environment when it is imported.
+
+    Raises:
+      SettingError: something in the environment is such that it cannot be imported.
+      ImportError: it is not installed, or not whole.
+    """
+    try:
+        # By its full name: the package's own lazy import prints to standard error.
+        return importlib.import_module(f"huggingface_hub.{module}")
+    except ImportError:
+        raise
+    except Exception as error:  # of whatever kind the reading of a variable raises
+        failure = environment.explain(error, endpoint=None, cache_dir=None, sends_login=False) or SettingError(
+            f"huggingface_hub cannot be imported here ({type(error).__name__}: {error}): see to the variables of the "
+            "environment that it reads, or install it again."
+        )
+    raise failure
 
 
 def download(reference: Hub, options: Options = Options(), *, force_download: bool = False) -> tuple[pathlib.Path, str]:
@@ -67,9 +87,10 @@ def download(reference: Hub, options: Options = Options(), *, force_download: bo
       HubError: the Hub could not be reached, or answered with an error.
       FormatError: a file is too large.
       RefError: the token cannot be one, or the repository's name is refused by the client.
+      SettingError: a variable that the client reads is unfit.
+      WriteError: its cache cannot be written.
     """
-    import huggingface_hub
-
+    fetch = client("file_download").hf_hub_download
     keywords: dict[str, Any] = {
         "cache_dir": options.cache_dir,
         "token": options.sent_token(),
@@ -85,7 +106,7 @@ def download(reference: Hub, options: Options = Options(), *, force_download: bo
 
         def get(name: str = name, **changes: Any) -> Any:
             return call(
-                lambda: huggingface_hub.hf_hub_download(reference.repository, name, **{**keywords, **changes}),
+                lambda: fetch(reference.repository, name, **{**keywords, **changes}),
                 reference.repository,
                 options,
                 doing=f"{name} of {where} could not be fetched",
@@ -134,8 +155,7 @@ def call(
 
 
 def _translate(error: Exception, repository: str, options: Options, doing: str, file: str, revision: str) -> ZooError:
-    from huggingface_hub import constants, errors
-
+    constants, errors = client("constants"), client("errors")
     if isinstance(error, errors.GatedRepoError):
         return AccessError(f"{repository} is gated: ask for access on its page, and log in with hf auth login.")
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -154,10 +174,12 @@ def _translate(error: Exception, repository: str, options: Options, doing: str, 
         if options.local_files_only:
             return NotFoundError(f"{file} is not in the cache, and only that was asked: go online once.")
         if constants.HF_HUB_OFFLINE:
-            return NotFoundError(f"{file} is not in the cache, and HF_HUB_OFFLINE is set: unset it once.")
-        return HubError(
-            f"{file} is not in the cache, and the Hub was not reached or answered with an error: check the "
-            "connection and try again."
+            by = environment.offline_by()
+            return NotFoundError(f"{file} is not in the cache, and {by} is set: unset it once.")
+        cause = error.__cause__ or error  # what the request for the file failed with
+        return _blamed(cause, options) or HubError(
+            f"{file} is not in the cache, and the Hub was not reached or answered with an error "
+            f"({_quoted(cause, options)}): {_check(cause, options)}."
         )
     if isinstance(error, errors.EntryNotFoundError):
         return NotFoundError(
@@ -166,7 +188,7 @@ def _translate(error: Exception, repository: str, options: Options, doing: str, 
     if isinstance(error, errors.HFValidationError):
         return RefError(f"{repository!r} is no valid name of a repository on the Hub: give owner/repo.")
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return HubError(f"{doing}: HF_HUB_OFFLINE is set, so no request is made; unset it.")
+        return HubError(f"{doing}: {environment.offline_by()} is set, so no request is made; unset it.")
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
         return AccessError(f"{doing}: the Hub does not know the token, or got none; {_login(options)}.")
@@ -179,8 +201,29 @@ def _translate(error: Exception, repository: str, options: Options, doing: str, 
         return ConflictError(
             f"{doing}: somebody else changed {repository} in the meantime; look at it, and try again.", status
         )
-    text = redact(" ".join(str(error).split()), options)[:300]
-    return HubError(f"{doing} ({type(error).__name__}: {text}): check the connection and try again.", status)
+    if status is None and (failure := _blamed(error, options)):
+        return failure
+    return HubError(f"{doing} ({_quoted(error, options)}): {_check(error, options)}.", status)
+
+
+def _blamed(error: BaseException, options: Options) -> ZooError | None:
+    """What in the environment is to blame for an error that is no answer of the Hub."""
+    if getattr(error, "response", None) is not None:
+        return None
+    sends_login = options.token is True or (options.token is None and options.sent_token() is None)
+    failure = environment.explain(
+        error, endpoint=options.endpoint, cache_dir=options.cache_dir, sends_login=sends_login
+    )
+    return None if failure is None else type(failure)(redact(str(failure), options))
+
+
+def _check(error: BaseException, options: Options) -> str:
+    by = environment.in_effect(error, options.endpoint)
+    return f"check the connection{f', which goes by {by},' if by else ''} and try again"
+
+
+def _quoted(error: BaseException, options: Options) -> str:
+    return f"{type(error).__name__}: {redact(' '.join(str(error).split()), options)[:300]}"
 
 
 def _login(options: Options) -> str:
@@ -191,9 +234,11 @@ def _login(options: Options) -> str:
 
 def redact(text: str, options: Options) -> str:
     """``text`` without the token that was given, and without the saved one."""
-    from huggingface_hub import get_token
-
-    for secret in (options.token, get_token()):
+    try:
+        saved = client("utils").get_token()
+    except Exception:  # it cannot be read, and so is in no text
+        saved = None
+    for secret in (options.token, saved, *environment.tokens()):
         if isinstance(secret, str) and secret:
             text = text.replace(secret, "***")
     return text

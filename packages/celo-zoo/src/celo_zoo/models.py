@@ -15,7 +15,7 @@ import optax
 from celo_core import LearnedOptimizer, get_architecture
 from celo_core.checks import check_theta_shapes
 from celo_zoo import folders, hub, index, references, schema, tensors
-from celo_zoo.errors import ChecksumError, FormatError
+from celo_zoo.errors import ChecksumError, FormatError, ZooError
 
 MEMORY_PER_BYTE = 3
 """Bytes of memory that reading a folder takes at most, for each byte of its files, and"""
@@ -241,5 +241,8 @@ def from_hub(reference: references.Hub, options: hub.Options) -> Pretrained:
     # The Hub's client compares sizes only, so its cache may hold what is damaged.
     try:
         return read(*hub.download(reference, options, force_download=True))
-    except OSError:  # not to be had anew
-        raise damage from None
+    except FormatError:
+        raise
+    except ZooError as error:  # not to be had anew
+        failure = ChecksumError(f"{damage} It could not be downloaded anew: {error}")
+    raise failure

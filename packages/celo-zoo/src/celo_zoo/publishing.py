@@ -12,7 +12,7 @@ from typing import Any
 
 from celo_zoo import card as card_lib
 from celo_zoo import folders, hub, models, references, runs, saving, schema
-from celo_zoo.errors import ExistsError, FormatError, HubError, RefError, ZooError
+from celo_zoo.errors import ExistsError, FormatError, HubError, RefError, WriteError, ZooError
 from celo_zoo.remote import Remote, State, identities
 
 _logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def publish(
     files = {**files, folders.CHECKSUMS: folders.format_checksums(files)}
     digest = folders.digest_of(files)
     options = hub.Options(token=token, endpoint=endpoint)
-    with tempfile.TemporaryDirectory(prefix="celo-zoo-") as scratch:
+    with _scratch() as scratch:
         progress("checking what will be published")
         written = folders.write(pathlib.Path(scratch) / "weights", {name: files[name] for name in folders.LISTED})
         card_lib.read_metadata(_text(files[folders.CARD]))
@@ -160,6 +160,20 @@ def publish(
             ):
                 remote.tag(tag, commit)
     return dataclasses.replace(planned, commit=commit)
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    """A temporary folder; `WriteError` if there can be none."""
+    try:
+        # What cannot be removed again is no reason to fail.
+        folder = tempfile.TemporaryDirectory(prefix="celo-zoo-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise WriteError(
+            f"there can be no temporary folder ({error.strerror or error}): make room, or set TMPDIR to another place."
+        ) from None
+    with folder as path:
+        yield path
 
 
 def _files(

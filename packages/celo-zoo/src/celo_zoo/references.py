@@ -1,12 +1,13 @@
 """What names weights: a name that the package knows, a folder, or a repository on the Hub, and the digest it must have."""
 
 import dataclasses
+import difflib
 import os
 import pathlib
 import re
 from typing import Any
 
-from celo_zoo import index
+from celo_zoo import folders, index
 from celo_zoo.errors import NotFoundError, RefError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -50,11 +51,11 @@ def parse(ref: str | os.PathLike[str], revision: str | None = None) -> Known | F
     """
     text, digest = _split_digest(os.fspath(ref))
     is_path = not isinstance(ref, str) or text.startswith((".", "~", os.sep))
-    path = pathlib.Path(text).expanduser()
+    path = folders.expand(text)
     found: Known | Folder | None = None
     if not is_path and text in index.names():
         found = Known(text, digest)
-    elif text and path.is_dir():
+    elif text and _is_folder(path, is_path):
         found = Folder(path, digest)
     elif is_path:
         raise NotFoundError(f"there is no folder {text}: check the path.")
@@ -63,6 +64,15 @@ def parse(ref: str | os.PathLike[str], revision: str | None = None) -> Known | F
     if revision is not None:
         raise RefError(f"{text!r} is no repository on the Hub, so it has no revision {revision!r}: leave it out.")
     return found
+
+
+def _is_folder(path: pathlib.Path, is_path: bool) -> bool:
+    try:
+        return folders.is_there(path, pathlib.Path.is_dir)
+    except NotFoundError:
+        if is_path or "/" in str(path):
+            raise
+        return False
 
 
 def _split_digest(text: str) -> tuple[str, str | None]:
@@ -93,9 +103,12 @@ def is_revision(text: str) -> bool:
 def _parse_repository(text: str, revision: str | None, digest: str | None) -> Hub:
     repository, at, inline = text.partition("@")
     if not is_repository(repository):
-        choice = ", ".join(index.names()) or "none in this version"
+        known = index.names()
+        choice = ", ".join(known) or "none in this version"
+        near = difflib.get_close_matches(text, known, n=1)
+        meant = f"did you mean {near[0]!r}? Else " if near else ""
         raise RefError(
-            f"unknown weights {text!r}: give a known name ({choice}), a folder, or a repository as "
+            f"unknown weights {text[:200]!r}: {meant}give a known name ({choice}), a folder, or a repository as "
             "owner/repo[@revision]."
         )
     if at and revision is not None and revision != inline:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from celo_zoo import hub
-from celo_zoo.errors import ConflictError, HubError, ZooError
+from celo_zoo.errors import ConflictError, HubError, SettingError, WriteError, ZooError
 
 T = TypeVar("T")
 
@@ -50,11 +50,10 @@ class Remote:
     """
 
     def __init__(self, repository: str, options: hub.Options) -> None:
-        from huggingface_hub import HfApi
-
         self.repository = repository
         self._options = options
-        self._api = HfApi(endpoint=options.endpoint, token=options.sent_token(), library_name="celo-zoo")
+        api = hub.client("hf_api").HfApi
+        self._api = api(endpoint=options.endpoint, token=options.sent_token(), library_name="celo-zoo")
 
     @property
     def url(self) -> str:
@@ -70,9 +69,7 @@ class Remote:
         return self._call(self._state, "could not be looked at")
 
     def _state(self) -> State | None:
-        from huggingface_hub import errors
-        from huggingface_hub.hf_api import RepoFile
-
+        errors, repo_file = hub.client("errors"), hub.client("hf_api").RepoFile
         try:
             head = self._api.model_info(self.repository, revision=BRANCH).sha
         except errors.RepositoryNotFoundError as error:
@@ -83,7 +80,7 @@ class Remote:
         files = {
             entry.path: entry.lfs.sha256 if entry.lfs else entry.blob_id
             for entry in tree
-            if isinstance(entry, RepoFile)
+            if isinstance(entry, repo_file)
         }
         refs = self._api.list_repo_refs(self.repository)
         return State(str(head), files, {tag.name: tag.target_commit for tag in refs.tags})
@@ -131,13 +128,14 @@ class Remote:
         )
         try:
             return self._call(send, "was not changed").oid
-        except HubError as error:
-            if error.status is not None and 400 <= error.status < 500:
+        except (HubError, SettingError, WriteError) as error:
+            status = getattr(error, "status", None)
+            if status is not None and 400 <= status < 500:
                 raise
-            failure = error
+            failure: ZooError = error
         return self._landed(files, parent, failure)
 
-    def _landed(self, files: Mapping[str, bytes], parent: str, failure: HubError) -> str:
+    def _landed(self, files: Mapping[str, bytes], parent: str, failure: ZooError) -> str:
         """The commit, if it was made although ``failure`` was all that came back."""
         state: State | None = None
         for pause in (0.0, *_PAUSES):

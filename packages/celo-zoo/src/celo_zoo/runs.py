@@ -15,8 +15,12 @@ RECORD = "run.json"
 
 def is_run(folder: str | os.PathLike[str]) -> bool:
     """Whether it is the folder of a finished meta-training, and not one of weights."""
-    path = pathlib.Path(folder).expanduser()
-    return (path / THETA).is_file() and (path / RECORD).is_file() and not (path / folders.CHECKSUMS).exists()
+    path = folders.expand(folder)
+    try:
+        is_file = [folders.is_there(path / name, pathlib.Path.is_file) for name in (THETA, RECORD)]
+        return all(is_file) and not folders.is_there(path / folders.CHECKSUMS, pathlib.Path.exists)
+    except NotFoundError:
+        return False
 
 
 def load_run(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], Any, dict[str, Any]]:
@@ -32,15 +36,19 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], Any, dict[
       NotFoundError: it has no theta.npz or no run.json yet.
       FormatError: they are damaged, or do not belong together.
     """
-    path = pathlib.Path(folder).expanduser()
+    path = folders.expand(folder)
     for name in (THETA, RECORD):
-        if not (path / name).is_file():
+        if not folders.is_there(path / name, pathlib.Path.is_file):
             raise NotFoundError(f"{path} has no {name}: finish its meta-training first, or name another folder.")
     try:
-        metadata = json.loads((path / RECORD).read_text())
+        metadata = json.loads(folders.read_text(path / RECORD, "the record of a meta-training"))
         architecture = get_architecture(metadata.pop("architecture", "celo"), metadata.pop("config"))
         theta = checkpoints.load_theta(path / THETA)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{path} is no folder of a meta-training ({error}): name another one.") from error
+    except OSError as error:
+        if isinstance(error, NotFoundError):
+            raise
+        raise folders.unreadable(path / THETA, error, "a meta-training") from None
     models.check_theta(theta, architecture)
     return theta, architecture.config, metadata

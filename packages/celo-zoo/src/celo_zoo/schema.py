@@ -26,7 +26,7 @@ import celo_core
 from celo_core import ARCHITECTURES, LearnedOptimizer, configs, get_architecture
 from celo_zoo import evaluation as evaluation_lib
 from celo_zoo import folders
-from celo_zoo.errors import FormatError, NewerFormatError
+from celo_zoo.errors import BackendError, FormatError, NewerFormatError
 
 FORMAT_VERSION = 2
 
@@ -107,7 +107,10 @@ def decode(data: bytes, where: str) -> tuple[dict[str, Any], LearnedOptimizer]:
         raise FormatError(
             f"{where}: {folders.CONFIG} lacks an architecture, a config, a provenance or another field: get it again."
         )
-    _check_sizes(config, where)
+    try:
+        _check_sizes(config, where)
+    except RecursionError:
+        raise FormatError(f"{where}: {folders.CONFIG} has a config that is nested too deep: get it again.") from None
     try:
         evaluation_lib.check_all(document["evaluation"])
     except ValueError as error:
@@ -115,7 +118,10 @@ def decode(data: bytes, where: str) -> tuple[dict[str, Any], LearnedOptimizer]:
     try:
         architecture = get_architecture(name, config)
         expected_shapes(architecture)
-    except Exception as error:  # the config may be anything: whatever building from it raises is a fault of it
+    except MemoryError:  # what is built is small, so it is the machine's
+        raise
+    except Exception as error:  # the config may be anything, and so may what building from it raises
+        _check_backend(name, error)
         text = " ".join(str(error).split())[:300]
         message = f"{where}: {folders.CONFIG} does not fit the installed celo-core {celo_core.__version__} ({text})"
         if name not in ARCHITECTURES or _is_newer(_required(document, "celo-core"), celo_core.__version__):
@@ -204,11 +210,30 @@ def _check_sizes(value: Any, where: str) -> None:
         )
 
 
+def _check_backend(name: Any, error: Exception) -> None:
+    """Raises `BackendError` if JAX fails on the machine, and so whatever the config is: with the default one, too."""
+    if name not in ARCHITECTURES:
+        return
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+        try:
+            architecture = get_architecture(name)
+            _expected_shapes.__wrapped__(type(architecture), architecture.config)
+            return
+        except Exception as again:
+            error = again
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    raise BackendError(
+        f"JAX failed at the shapes of {name} weights, whatever their config ({text}): see to the installation of JAX and "
+        "to its variables, such as JAX_PLATFORMS."
+    ) from error
+
+
 def expected_shapes(architecture: LearnedOptimizer) -> Any:
-    """Shapes of the architecture's theta, computed without making one."""
+    """Shapes of the architecture's theta, computed without making one, and without a device of JAX."""
     return _expected_shapes(type(architecture), architecture.config)
 
 
 @functools.lru_cache(maxsize=16)
 def _expected_shapes(architecture: Any, config: Any) -> Any:
-    return jax.eval_shape(architecture(config).init, jax.random.key(0))
+    # Traced with the key, which outside of the function would be made on a device, and start JAX's back end for it.
+    return jax.eval_shape(lambda: architecture(config).init(jax.random.key(0)))
