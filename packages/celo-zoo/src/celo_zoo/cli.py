@@ -4,40 +4,53 @@ import argparse
 import dataclasses
 import json
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from celo_zoo import __version__
-from celo_zoo.errors import NotFoundError, RefError, ZooError
+from celo_zoo import __version__, cli_common
+from celo_zoo.cli_common import say
+from celo_zoo.errors import RefError, ZooError
 
 _EXAMPLES = """\
 examples:
   celo-zoo list                                     # what this version knows by name
   celo-zoo show celo                                # what is known about it
-  celo-zoo verify owner/repo@COMMIT@sha256:DIGEST   # fetch from the Hugging Face Hub, and check every byte
+  celo-zoo verify owner/repo@COMMIT@sha256:DIGEST   # fetch from the Hub, and check every byte
   celo-zoo fetch owner/repo@v1 --out weights/theirs # a copy of your own
   celo-zoo publish runs/mine owner/repo --dry-run   # what a publication would commit
   celo-zoo convert theta.state --out weights/theirs # the authors' published file as a folder of weights
 
 Every command takes --json. Results go to standard output, progress and errors to standard error.
-Exit status: 0, 2 for what could not be done (one sentence says why), 130 if interrupted.
+Exit status: 0, 2 for what could not be done (one sentence says why), 130 if interrupted, 141 if the
+reader of the output is gone.
 """
 
 _REF = """\
 REF is one of
   celo                         a name that `celo-zoo list` shows
   path/to/folder               a folder of weights
-  owner/repo[@revision]        a repository on the Hugging Face Hub; a commit as revision always means the same weights
+  owner/repo[@revision]        a repository on the Hugging Face Hub; a commit as revision always means
+                               the same weights
 and may end in @sha256:DIGEST, which is compared before anything is read.
 
-A private repository is read with the login that `hf auth login` saved, or the one in HF_TOKEN. HF_HOME moves the cache,
-and HF_HUB_OFFLINE=1 makes no request."""
+A private repository is read with the login that `hf auth login` saved, or the one in HF_TOKEN.
+HF_HOME moves the cache, and HF_HUB_OFFLINE=1 makes no request."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 0, 2 for what could not be done, 130 if interrupted."""
+    """Runs the command and returns its exit status.
+
+    Args:
+      arguments: of the command; ``None`` for those of the process.
+
+    Returns:
+      0, 2 for what could not be done, 130 if interrupted, 141 if the reader of the output is gone.
+    """
+    return cli_common.run(lambda: _main(arguments), "celo-zoo")
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     # The client reads its environment when it is imported, and another Hub than its own has no Xet storage.
     if getattr(options, "endpoint", None):
@@ -45,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = options.run(options)
         if options.json:
-            print(json.dumps(result, indent=2))
+            say(json.dumps(result, indent=2))
+    except BrokenPipeError:
+        raise
     except (ZooError, ValueError, OSError) as error:
         print(f"celo-zoo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -56,19 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = cli_common.Parser(
         prog="celo-zoo",
         description="Meta-trained weights for Celo's learned optimizers: look, fetch, check, publish.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"celo-zoo {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Any, summary: str, description: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(
-            name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        added = commands.add_parser(name, help=summary, description=description)
         added.add_argument("--json", action="store_true", help="print the result as JSON")
         added.set_defaults(run=run)
         return added
@@ -77,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         "list",
         _list,
         "the optimizers that this version knows by name",
-        "The optimizers that this version of the package knows by name, each with its architecture, its digest, and where\n"
-        "it is: in the package, or on the Hub.",
+        "The optimizers that this version of the package knows by name, each with its architecture,\n"
+        "its digest, and where it is: in the package, or on the Hub.",
     )
 
     show = command("show", _show, "what is known about weights", f"Architecture, config, origin and results.\n\n{_REF}")
@@ -88,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
         "fetch",
         _fetch,
         "get weights, checked",
-        "Download weights unless they are in the cache, check them, and print their folder. With --out, copy them there.\n\n"
-        + _REF,
+        "Download weights unless they are in the cache, check them, and print their folder. With --out,\n"
+        f"copy them there.\n\n{_REF}",
     )
     _add_source(fetch)
     fetch.add_argument("--out", metavar="FOLDER", help="copy them to this folder")
@@ -99,8 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         "verify",
         _verify,
         "check weights",
-        "Check every file's SHA-256, then that the weights fit their config and are finite. What is printed last can be\n"
-        f"given to any command, or to celo_zoo.load, to get these very bytes or an error.\n\n{_REF}",
+        "Check every file's SHA-256, then that the weights fit their config and are finite. What is\n"
+        "printed last can be given to any command, or to celo_zoo.load, to get these very bytes or an\n"
+        f"error.\n\n{_REF}",
     )
     _add_source(verify)
 
@@ -108,8 +121,9 @@ def _parser() -> argparse.ArgumentParser:
         "publish",
         _publish,
         "put weights on the Hugging Face Hub",
-        "Publish weights with a model card: one commit with everything, or nothing. The repository is made if need be, the\n"
-        "commit is verified by downloading it anew, and then tagged. If something fails, run the same command again.",
+        "Publish weights with a model card: one commit with everything, or nothing. The repository is\n"
+        "made if need be, the commit is verified by downloading it anew, and then tagged. If something\n"
+        "fails, run the same command again.",
     )
     publish.add_argument("weights", metavar="WEIGHTS", help="folder of weights or of a finished celo-tasks meta-train")
     publish.add_argument("repository", metavar="OWNER/REPO", help="where to")
@@ -125,8 +139,9 @@ def _parser() -> argparse.ArgumentParser:
         "convert",
         _convert,
         "turn other files into a folder of weights",
-        "Turn a file that the authors of Celo published (flax msgpack), or the folder of a finished celo-tasks meta-train,\n"
-        "into a folder of weights. What influences nothing in a published file is left out, and named on standard error.",
+        "Turn a file that the authors of Celo published (flax msgpack), or the folder of a finished\n"
+        "celo-tasks meta-train, into a folder of weights. What influences nothing in a published file is\n"
+        "left out, and named on standard error.",
     )
     convert.add_argument("path", metavar="PATH", help="the published file, or the folder of a run")
     convert.add_argument("--architecture", choices=("celo", "celo_adam"), help="refuse a file of another one")
@@ -194,7 +209,7 @@ def _list(options: argparse.Namespace) -> Any:
     if not options.json:
         for row in rows:
             place = "in the package" if row["bundled"] else f"{row['repository']}@{row['commit']}"
-            print(f"{row['name']}  {row['architecture']}  {place}  sha256:{row['digest']}")
+            say(f"{row['name']}  {row['architecture']}  {place}  sha256:{row['digest']}")
         if not rows:
             print("this version knows no weights by name", file=sys.stderr)
     return rows
@@ -217,14 +232,14 @@ def _show(options: argparse.Namespace) -> Any:
 
     found = models.load(options.ref, **_source(options))
     if not options.json:
-        print(f"source: {found.source}")
-        print(f"digest: sha256:{found.digest}")
-        print(f"architecture: {found.architecture}, {found.num_values:,} values")
+        say(f"source: {found.source}")
+        say(f"digest: sha256:{found.digest}")
+        say(f"architecture: {found.architecture}, {found.num_values:,} values")
         for title in ("config", "provenance"):
-            print(f"{title}:" if found.document[title] else f"{title}: nothing recorded")
+            say(f"{title}:" if found.document[title] else f"{title}: nothing recorded")
             for key, value in found.document[title].items():
-                print(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}")
-        print(f"results: {len(found.document['evaluation'])}, see README.md in {found.folder}")
+                say(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}")
+        say(f"results: {len(found.document['evaluation'])}, see README.md in {found.folder}")
     return {**_summary(found), **found.document}
 
 
@@ -236,7 +251,7 @@ def _fetch(options: argparse.Namespace) -> Any:
     else:
         found = saving.fetch(options.ref, options.out, overwrite=options.overwrite, **_source(options))
     if not options.json:
-        print(found.folder)
+        say(str(found.folder))
         print(found.reference, file=sys.stderr)
     return _summary(found)
 
@@ -246,25 +261,21 @@ def _verify(options: argparse.Namespace) -> Any:
 
     found = models.load(options.ref, **_source(options))
     if not options.json:
-        print(
-            f"{found.source}: every file is as in its checksums, and {found.num_values:,} finite values fit the config"
-        )
-        print(found.reference)
+        say(f"{found.source}: every file is as in its checksums, and {found.num_values:,} finite values fit the config")
+        say(found.reference)
     return _summary(found)
 
 
 def _publish(options: argparse.Namespace) -> Any:
-    from celo_zoo import publishing
+    from celo_zoo import folders, publishing
 
     metadata, evaluation = _record(options)
-    if options.card is not None and not pathlib.Path(options.card).is_file():
-        raise NotFoundError(f"there is no file {options.card}: check the path of the card.")
     published = publishing.publish(
         options.weights,
         options.repository,
         metadata=metadata,
         evaluation=evaluation,
-        card=None if options.card is None else pathlib.Path(options.card).read_text(encoding="utf-8"),
+        card=None if options.card is None else folders.read_text(options.card, "the card"),
         tag=options.tag,
         message=options.message,
         private=options.private,
@@ -274,11 +285,11 @@ def _publish(options: argparse.Namespace) -> Any:
         progress=lambda line: print(f"celo-zoo: {line}", file=sys.stderr, flush=True),
     )
     if not options.json:
-        print(f"{published.url}: {_what_happened(published)}")
+        say(f"{published.url}: {_what_happened(published)}")
         for change in published.changes:
-            print(f"  {change.kind:9}  {change.path:17}  {change.size:>9,} bytes  sha256:{change.sha256}")
-        print(f"tag: {published.tag or 'none'}")
-        print(published.reference or f"digest: sha256:{published.digest}")
+            say(f"  {change.kind:9}  {change.path:17}  {change.size:>9,} bytes  sha256:{change.sha256}")
+        say(f"tag: {published.tag or 'none'}")
+        say(published.reference or f"digest: sha256:{published.digest}")
     return {**dataclasses.asdict(published), "reference": published.reference}
 
 
@@ -312,7 +323,7 @@ def _convert(options: argparse.Namespace) -> Any:
         overwrite=options.overwrite,
     )
     if not options.json:
-        print(folder)
+        say(str(folder))
     return _summary(models.read_folder(folder))
 
 
