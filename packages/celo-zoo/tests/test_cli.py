@@ -155,6 +155,8 @@ def test_publish_with_results_and_notes(hub, run, tmp_path, capsys):
     answer(capsys, *publish, "--card", tmp_path / "card.md")
     assert server.files("me/celo")["README.md"].decode().endswith("# Mine\n")
     assert "no file" in refusal(capsys, *publish, "--card", tmp_path / "nothing.md")
+    assert "cannot be read (Is a directory)" in refusal(capsys, *publish, "--card", tmp_path)
+    assert "no file" in refusal(capsys, *publish, "--results", tmp_path / "nothing.json")
     assert "has no results of 'sgd'" in refusal(capsys, *publish, *results, "--results-name", "sgd")
 
 
@@ -192,11 +194,113 @@ def test_mistakes_end_with_2(package_root, capsys):
         assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["list", "show", "fetch", "verify", "publish", "convert"])
-def test_help(command, capsys):
+COMMANDS = ["list", "show", "fetch", "verify", "publish", "convert"]
+
+
+@pytest.mark.parametrize("columns", ["80", "300"])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_help(command, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
     with pytest.raises(SystemExit) as caught:
-        main([command, "--help"])
+        main([*command, "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert "usage: celo-zoo" in text and "--json" in text
-    assert max(map(len, text.splitlines())) <= 125
+    assert text.startswith(" ".join(["usage: celo-zoo", *command])) and "--json" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_what_needs_no_weights_imports_no_jax():
+    """In a fresh process; how long it takes depends on the machine, and on this."""
+    code = (
+        "import sys\n"
+        "from celo_zoo.cli import main\n"
+        "for arguments in (['--help'], ['--version'], ['list'], ['verify', '--help'], [], ['verfy'], ['list', '--jsn']):\n"
+        "    try:\n        main(arguments)\n    except SystemExit:\n        pass\n"
+        "    assert not {'jax', 'numpy', 'huggingface_hub'} & sys.modules.keys(), arguments\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "sha256:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ("verfy celo", "did you mean verify?"),
+        ("verify celo --tokn-env X", "did you mean --token-env?"),
+        ("publish x me/x --dry-rn=1", "did you mean --dry-run?"),
+        ("convert x --ot y", "did you mean --out?"),  # what is missing is found first, and hides the option
+        ("--verison", "did you mean --version?"),
+        ("convert x --out y --architecture cello", "did you mean celo?"),
+        ("verify celo --nothing-like-it", None),
+        ("quaff celo", None),
+        ("verify celo -- --tokn-env", None),  # no option, behind the two dashes
+    ],
+)
+def test_hints(arguments, hint, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments.split())
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    last = captured.err.splitlines()[-1]
+    assert last.endswith(hint) if hint else "did you mean" not in last
+    assert captured.out == ""
+    usage = "usage: celo-zoo " + (arguments.split()[0] if arguments.split()[0] in COMMANDS else "[")
+    assert captured.err.startswith(usage)
+
+
+def test_hints_at_names_of_weights(bundle, capsys):
+    assert "unknown weights 'cello': did you mean 'celo'?" in refusal(capsys, "show", "cello")
+    assert "did you mean" not in refusal(capsys, "show", "adamw")
+
+
+# --- the end of its output -------------------------------------------------------------------------------------------
+
+
+def run_into(output, *arguments, buffered=True):
+    """Exit status, and what comes on standard error, of a command whose standard output is ``output``."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"}
+    command = [sys.executable, "-m", "celo_zoo.cli", *arguments]
+    done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.PIPE, text=True, timeout=120)
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def closed_pipe():
+    """The end to write to of a pipe that nobody reads any more, as of ``| head -1`` once it has its line."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["--help"]])
+def test_closed_pipe_ends_quietly(arguments, buffered, closed_pipe):
+    assert run_into(closed_pipe, *arguments, buffered=buffered) == (141, "")
+
+
+def test_closed_pipe_for_errors_too(closed_pipe):
+    command = [sys.executable, "-m", "celo_zoo.cli", "show", "nothing"]
+    assert subprocess.run(command, stdout=closed_pipe, stderr=closed_pipe, timeout=120).returncode == 141
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("arguments", [["list"], ["--help"]])
+def test_full_disk_is_an_error_of_the_output(arguments, buffered):
+    with open("/dev/full", "w") as full:
+        status, text = run_into(full, *arguments, buffered=buffered)
+    assert status == 2
+    assert text.startswith("celo-zoo: the output could not be written (No space left on device)")
+    assert text.count("\n") == 1
+
+
+def test_letters_that_the_terminal_does_not_have(model_folder, tmp_path):
+    theta, config = celo_zoo.load(model_folder)
+    folder = celo_zoo.save(theta, config, tmp_path / "model", metadata={"command": "caf\u00e9"})
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "celo_zoo.cli", "show", str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  command: caf\\xe9\n" in done.stdout

@@ -19,7 +19,7 @@ examples:
   celo-zoo verify owner/repo@COMMIT@sha256:DIGEST   # fetch from the Hub, and check every byte
   celo-zoo fetch owner/repo@v1 --out weights/theirs # a copy of your own
   celo-zoo publish runs/mine owner/repo --dry-run   # what a publication would commit
-  celo-zoo convert theta.state --out weights/theirs # the authors' published file as a folder of weights
+  celo-zoo convert theta.state --out weights/theirs # the authors' file as a folder of weights
 
 Every command takes --json. Results go to standard output, progress and errors to standard error.
 Exit status: 0, 2 for what could not be done (one sentence says why), 130 if interrupted, 141 if the
@@ -30,8 +30,8 @@ _REF = """\
 REF is one of
   celo                         a name that `celo-zoo list` shows
   path/to/folder               a folder of weights
-  owner/repo[@revision]        a repository on the Hugging Face Hub; a commit as revision always means
-                               the same weights
+  owner/repo[@revision]        a repository on the Hugging Face Hub; a commit as revision always
+                               means the same weights
 and may end in @sha256:DIGEST, which is compared before anything is read.
 
 A private repository is read with the login that `hf auth login` saved, or the one in HF_TOKEN.
