@@ -112,7 +112,7 @@ def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="judge optimizers by a suite of tasks, against tuned Adam",
-        usage="%(prog)s (--suite NAME | --task NAME) (--optimizer REF | --weights PATH) [option ...]",
+        usage="%(prog)s (--suite | --task NAME) (--optimizer REF | --weights PATH) [option ...]",
         description=_EVALUATE,
         epilog=_EVALUATE_EXAMPLES,
     )

@@ -4,11 +4,12 @@ import argparse
 import difflib
 import os
 import re
+import select
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 WIDTH = 100
 """Of help and usage at most, in characters: longer lines are hard to read."""
@@ -72,7 +73,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def _question(name: str, known: Iterable[str], prefix: str = "") -> str:
-    similar = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
+    known = list(known)
+    similar = [name] if name in known else difflib.get_close_matches(name, known, n=2, cutoff=0.6)
     return f", did you mean {' or '.join(prefix + one for one in similar)}?" if similar else ""
 
 
@@ -84,11 +86,22 @@ def nobody_reads() -> bool:
     gone = False
     for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is not None:
-                stream.flush()
+            if stream is None or (not _is_broken(stream) and stream.flush() is None):
+                continue
+            gone = True
         except OSError as error:
             gone |= isinstance(error, BrokenPipeError)
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
     return gone
+
+
+def _is_broken(stream: TextIO) -> bool:
+    """Whether a stream is a pipe without a reader: the system knows, while a stream that has failed once may not fail again."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # no such call on Windows; a stream of a test or a notebook
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -45,11 +45,13 @@ class Interrupts:
         self._own = own_process
         self._handled = 0
         self._finish, self._text = False, "stopped"
-        self._reached = threading.Event()
+        self._reached, self._announced = threading.Event(), threading.Event()
         self._before: dict[int, Any] = {}
 
     def __call__(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has come; it has been announced then."""
+        if self.number is not None and self._before:
+            self._announced.wait(timeout=5 * TOGETHER)
         return self.number is not None
 
     @property
@@ -102,34 +104,31 @@ class Interrupts:
             raise Interrupted
 
     def _watch(self) -> None:
-        first: float | None = None
-        announced = False
-        while True:
-            # Until the end of what counts as one signal, then of the grace.
-            wait = None if first is None else first + (GRACE if announced else TOGETHER) - time.monotonic()
-            if announced and (self._finish or self._reached.is_set()):
-                wait = None
-            self._reader.settimeout(wait if wait is None else max(wait, 1e-3))
+        if not self._received():
+            return
+        first = time.monotonic()
+        while self._received(first + TOGETHER):
+            continue  # the same one
+        self._announce()
+        if not self._finish and self._received(first + GRACE) is None and not self._reached.is_set():
+            self._end()
+        while self._received():
+            self._end()
+
+    def _received(self, until: float | None = None) -> bool | None:
+        """Waits for a signal; false where the block has ended, and ``None`` where the time is over."""
+        while until is None or time.monotonic() < until:
+            self._reader.settimeout(None if until is None else max(until - time.monotonic(), 1e-3))
             try:
                 numbers = self._reader.recv(64)
             except TimeoutError:
-                if not announced:
-                    announced = True
-                    self._announce()
-                elif not self._finish and not self._reached.is_set():
-                    self._end()
-                continue
+                return None
             if not numbers:
-                if first is not None and not announced:
-                    self._announce()
-                return
-            if not (known := [number for number in numbers if number in SIGNALS]):
-                continue
-            if announced:
-                self._end()
-            elif first is None:
-                first = time.monotonic()
+                return False
+            if known := [number for number in numbers if number in SIGNALS]:
                 self.number = self.number or known[0]
+                return True
+        return None
 
     def _announce(self) -> None:
         second = "; a second signal ends it at once" if self._finish and self._own else ""
@@ -137,8 +136,9 @@ class Interrupts:
         begin = "\n" if sys.stderr is not None and sys.stderr.isatty() else ""
         try:
             print(f"{begin}celo-tasks: {self._text}{second}.", file=sys.stderr, flush=True)
-        except (OSError, ValueError):
-            return  # nobody reads it
+        except (OSError, ValueError):  # nobody reads it
+            pass
+        self._announced.set()
 
     def _end(self) -> None:
         if self._own:

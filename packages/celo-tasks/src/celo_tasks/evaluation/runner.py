@@ -7,9 +7,10 @@ import itertools
 import multiprocessing
 import os
 import queue
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from celo_core.progress import ProgressLine, format_seconds
@@ -267,8 +268,9 @@ class _Session:
         # As many processes as cores: each gets one, since XLA's threads gain little on networks this small.
         pinned = [cores[i] if jobs == len(cores) else None for i in range(jobs)]
         processes = [context.Process(target=work, args=(waiting, results, core), daemon=True) for core in pinned]
-        for process in processes:
-            process.start()
+        with _without_interrupts():
+            for process in processes:
+                process.start()
         try:
             open_groups = len(groups)
             while open_groups:
@@ -292,6 +294,19 @@ class _Session:
                 with contextlib.suppress(OSError, ValueError):
                     one.cancel_join_thread()
                     one.close()
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are started in this block get no SIGINT while they import what they need; this one gets it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _split(groups: Sequence[Group], jobs: int, work_of: Callable[[Group], float]) -> list[Group]:

@@ -4,7 +4,10 @@ import dataclasses
 import functools
 import hashlib
 import math
+import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -196,11 +199,21 @@ def work(groups: Any, results: Any, core: int | None) -> None:
 
     Messages are ``("steps", group, count)``, ``("runs", list of runs)``, ``("failed", group, text)`` and ``("done", group)``.
     """
+    # Ctrl-C goes to all processes of a terminal, but it is the first one's to end the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})  # before XLA counts the cores that it may use
     worker = Worker()
     while (group := groups.get()) is not None:
         attempt(worker, group, results.put)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent has ended, however that was, even while XLA works."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def attempt(worker: Worker, group: Group, send: Callable[[tuple[Any, ...]], None]) -> None:
