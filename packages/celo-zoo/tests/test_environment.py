@@ -1,5 +1,6 @@
 """What is wrong with the machine is said of the machine: its variables, its disk, JAX; never of the weights."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -334,24 +335,28 @@ def test_weights_need_no_device(tmp_path):
     assert celo_zoo.load(tmp_path / "copy").digest
 
 
-def test_failing_jax_is_not_blamed_on_the_file(monkeypatch):
+def test_failing_jax_is_not_blamed_on_the_weights(monkeypatch, tmp_path):
+    theta, config = celo_zoo.load("celo")
+
     def fail(*_):
         raise AssertionError  # as of a back end that is missing: without a text
 
     monkeypatch.setattr(jax, "eval_shape", fail)
     schema._expected_shapes.cache_clear()
-    with pytest.raises(
-        celo_zoo.BackendError, match=r"^JAX failed at the shapes of celo weights.*AssertionError"
-    ) as caught:
-        celo_zoo.load("celo")
-    assert "config.json" not in str(caught.value)
+    for use in (lambda: celo_zoo.load("celo"), lambda: celo_zoo.save(theta, config, tmp_path / "copy")):
+        with pytest.raises(celo_zoo.BackendError, match=r"^JAX failed at .* of celo weights.*AssertionError") as caught:
+            use()
+        assert "config.json" not in str(caught.value)
 
 
-def test_config_that_fits_no_shapes_is_blamed_on_the_file(model_folder):
+def test_config_that_fits_no_shapes_is_blamed_on_the_file(model_folder, tmp_path):
     document = json.loads((model_folder / "config.json").read_text())
     document["config"]["hidden_sizes"] = [-1]
     with pytest.raises(celo_zoo.FormatError, match=r"config.json does not fit the installed celo-core"):
         schema.decode(json.dumps(document).encode(), "here")
+    theta, config = celo_zoo.load(model_folder)
+    with pytest.raises(celo_zoo.FormatError, match="no weights of celo are of this config"):
+        celo_zoo.save(theta, dataclasses.replace(config, hidden_sizes=(-1,)), tmp_path / "copy")
 
 
 def test_jax_that_does_not_start():

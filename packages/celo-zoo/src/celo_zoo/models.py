@@ -213,8 +213,9 @@ def read_folder(
 
 def check_theta(theta: Any, architecture: LearnedOptimizer) -> None:
     """Raises `FormatError` unless theta has the architecture's names and shapes, is floating point and finite."""
+    shapes = schema.expected_shapes(architecture)
     try:
-        check_theta_shapes(theta, schema.expected_shapes(architecture), architecture.name)
+        check_theta_shapes(theta, shapes, architecture.name)
     except (ValueError, TypeError) as error:
         raise FormatError(str(error)) from error
     for path, leaf in tensors.flatten(theta).items():

@@ -117,7 +117,7 @@ def decode(data: bytes, where: str) -> tuple[dict[str, Any], LearnedOptimizer]:
         raise FormatError(f"{where}: {folders.CONFIG} has an unfit evaluation ({error}): get it again.") from error
     try:
         architecture = get_architecture(name, config)
-        expected_shapes(architecture)
+        _expected_shapes(type(architecture), architecture.config)
     except MemoryError:  # what is built is small, so it is the machine's
         raise
     except Exception as error:  # the config may be anything, and so may what building from it raises
@@ -229,8 +229,20 @@ def _check_backend(name: Any, error: Exception) -> None:
 
 
 def expected_shapes(architecture: LearnedOptimizer) -> Any:
-    """Shapes of the architecture's theta, computed without making one, and without a device of JAX."""
-    return _expected_shapes(type(architecture), architecture.config)
+    """Shapes of the architecture's theta, computed without making one, and without a device of JAX.
+
+    Raises:
+      FormatError: there is no theta of such a config.
+      BackendError: JAX fails at any config.
+    """
+    try:
+        return _expected_shapes(type(architecture), architecture.config)
+    except MemoryError:
+        raise
+    except Exception as error:  # a config may have any values
+        _check_backend(architecture.name, error)
+        text = " ".join(str(error).split())[:300]
+        raise FormatError(f"no weights of {architecture.name} are of this config ({text}): correct it.") from error
 
 
 @functools.lru_cache(maxsize=16)
