@@ -125,9 +125,24 @@ def test_a_stop_ends_the_run_with_the_block_in_which_it_comes_and_what_watches_i
 
 def test_a_stop_while_the_run_is_watched_ends_it_there(tmp_path):
     seen = []
-    state = run_phase(make_trainer(), tmp_path, stop=lambda: bool(seen), watch=seen.append)
-    assert len(seen) == 1 and not seen[0].last and int(state.iteration) == 2
-    assert checkpoints.load_metadata(tmp_path / "checkpoint.npz")["iteration"] == 2
+    state = run_phase(make_trainer(), tmp_path, watch=lambda moment: seen.append(moment) or len(seen) == 2)
+    assert len(seen) == 2 and not seen[1].last and int(state.iteration) == 4
+    assert checkpoints.load_metadata(tmp_path / "checkpoint.npz")["iteration"] == 4
+
+
+def test_half_a_checkpoint_of_a_run_that_was_killed_is_removed(tmp_path, monkeypatch):
+    def killed(file, **arrays):
+        file.write(b"half")
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(np, "savez", killed)
+        patch.setattr(pathlib.Path, "unlink", lambda *_, **__: None)  # as where nothing runs any more
+        run_phase(make_trainer(), tmp_path, stop=lambda: True)
+    (half,) = tmp_path.glob(".*")
+    assert half.read_bytes() == b"half" and not (tmp_path / "checkpoint.npz").exists()
+    run_phase(make_trainer(), tmp_path, stop=lambda: True)
+    assert not list(tmp_path.glob(".*")) and (tmp_path / "checkpoint.npz").exists()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,14 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import ConstantLength, TruncatedPES
+from celo_core import ConstantLength, TruncatedPES, checkpoints
 from celo_core.meta_run import Moment, run_phase
 from celo_core.meta_train import MetaTrainConfig, MetaTrainer
 from celo_core.testing.toys import LearnedSGD, Quadratic
 from celo_tasks import meta_report, meta_training
 from celo_tasks.families import ImageMLP
 from celo_tasks.meta_report import MetaReport
-from celo_tasks.meta_validation import MetaValidation
+from celo_tasks.meta_validation import MetaValidation, ValidationStopped
 from celo_tasks.recipe import Recipe
 
 
@@ -41,13 +41,34 @@ def test_a_stop_and_a_resume_leave_no_line_twice(tmp_path):
     for stop in (lambda: next(stopped), lambda: False):
         with MetaReport(tmp_path, "rule", LearnedSGD(), 10, str(tmp_path / "board")) as watch:
             run_phase(one, tmp_path / "rule", watch=watch, stop=stop)
-    # At 15 because the run stopped there, and at the end.
-    assert [line["iteration"] for line in lines(tmp_path)] == [10, 15, 20, 25]
+    # Not at 15, where the run was stopped: who stops it does not want to wait. At the end, too.
+    assert [line["iteration"] for line in lines(tmp_path)] == [10, 20, 25]
     assert all(np.isfinite(line["ratio"]) and line["seconds"] > 0 for line in lines(tmp_path))
     assert (tmp_path / "validation_adam.json").exists()
     for name in ("meta_loss.png", "step_sizes.png"):
         assert (tmp_path / "rule" / name).read_bytes().startswith(b"\x89PNG")
     assert len(list((tmp_path / "board" / "rule").glob("events*"))) == 2
+
+
+def test_a_stop_comes_before_a_validation(tmp_path):
+    watch = MetaReport(tmp_path, "rule", LearnedSGD(), 5, None, stop=lambda: True)
+    state = run_phase(trainer(), tmp_path / "rule", watch=watch, stop=lambda: True)
+    assert int(state.iteration) == 5
+    assert not (tmp_path / "rule" / "validation.jsonl").exists()
+    assert (tmp_path / "rule" / "meta_loss.png").exists()
+
+
+def test_a_validation_that_is_stopped_leaves_no_line_and_the_run_is_saved(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(MetaValidation, "measure", lambda *_: asked.append(1) or stopped())
+
+    def stopped():
+        raise ValidationStopped
+
+    watch = MetaReport(tmp_path, "rule", LearnedSGD(), 5, None)
+    run_phase(trainer(), tmp_path / "rule", watch=watch)
+    assert asked == [1] and not (tmp_path / "rule" / "validation.jsonl").exists()
+    assert checkpoints.load_metadata(tmp_path / "rule" / "checkpoint.npz")["iteration"] == 5
 
 
 def test_after_a_rollback_what_was_measured_beyond_it_is_dropped(tmp_path):

@@ -63,7 +63,7 @@ def run_phase(
     stop: Callable[[], bool] = lambda: False,
     progress: ProgressLine | None = None,
     on_divergence: str = "report",
-    watch: Callable[[Moment], None] = lambda moment: None,
+    watch: Callable[[Moment], bool | None] = lambda moment: None,
 ) -> MetaTrainState:
     """Runs a phase to its end, or until time is up, resuming from ``folder/checkpoint.npz`` if there is one.
 
@@ -79,12 +79,13 @@ def run_phase(
       minutes: stop (with a checkpoint) after this long.
       checkpoint_seconds: time between checkpoints.
       metadata: what identifies the run; a checkpoint with other metadata is refused.
-      stop: asked after every block, before anything else is done with it, and after ``watch``; if it returns true, the
-        run stops with a checkpoint. (Several processes stop together, so a stop during ``watch`` costs them another block.)
+      stop: asked once after every block, before anything else is done with it; if it returns true, the run stops with a
+        checkpoint.
       progress: where progress is shown.
       on_divergence: ``"report"`` it, ``"stop"`` with an error, or ``"rollback"`` to the last state that was close to the
         best, with other random numbers and half the step size, at most `MOST_RETRIES` times.
-      watch: called after every block, in every process.
+      watch: called after every block, in every process; if it returns true, which one that takes long may, the run stops
+        with a checkpoint. (Not with several processes, which stop together: those ask ``stop`` after the next block.)
 
     Raises:
       ValueError: the checkpoint belongs to a run with other settings or of another version, or is damaged.
@@ -128,8 +129,8 @@ def run_phase(
             run.save(run.checkpoint, state, must=finish)
             last_save = time.monotonic()
         before_watch = time.monotonic()
-        watch(Moment(state, run.done, run.seconds, metrics, finish, stopped))
-        if not finish and jax.process_count() == 1 and stop():
+        enough = watch(Moment(state, run.done, run.seconds, metrics, finish, stopped))
+        if enough and not finish and jax.process_count() == 1:
             run.save(run.checkpoint, state)
             finish = True
         if finish:
@@ -193,6 +194,9 @@ class _Run:
         if self._writes:
             for path in (self._log, self._events):
                 files.drop_lines_after(path, self.done)
+            for path in (self.checkpoint, self.good):
+                for half in path.parent.glob(f".{path.name}.*.tmp"):  # of a run that was killed while it wrote
+                    half.unlink(missing_ok=True)
         return state
 
     def _found(self, path: pathlib.Path) -> dict[str, Any] | None:

@@ -66,10 +66,10 @@ class MetaReport:
         if self._tracker is not None:
             self._tracker.close()
 
-    def __call__(self, moment: Moment) -> None:
-        """Takes in a block; validates and draws where it is time."""
+    def __call__(self, moment: Moment) -> bool:
+        """Takes in a block; validates and draws where it is time. Returns whether the run is to stop."""
         if jax.process_index() != 0:
-            return
+            return False
         size = len(moment.metrics["meta_loss"])
         begun_at = moment.iteration - size
         if self._last is None or begun_at < self._last:  # the run begins, or was rolled back
@@ -82,9 +82,10 @@ class MetaReport:
             try:
                 self._validate(moment)
             except ValidationStopped:
-                return
+                return True
         if due or moment.last or time.monotonic() - self._drawn > PICTURES_SECONDS:
             self._draw()
+        return bool(due) and self._stop()
 
     def _begin(self, iteration: int) -> None:
         files.drop_lines_after(self._folder / "validation.jsonl", iteration)
