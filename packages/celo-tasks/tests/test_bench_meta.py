@@ -4,6 +4,9 @@ import contextlib
 import io
 import json
 import math
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,7 +143,7 @@ def test_without_json_a_table_is_printed(
 ) -> None:
     asked: list[bench_meta.Settings] = []
 
-    def measure(settings: bench_meta.Settings) -> dict[str, Any]:
+    def measure(settings: bench_meta.Settings, **_: Any) -> dict[str, Any]:
         asked.append(settings)
         return measured.record
 
@@ -180,6 +183,25 @@ def test_a_phase_trains_its_own_part_of_theta() -> None:
 )
 def test_as_many_devices_as_divide_the_pairs(pairs: int, available: int, devices: int) -> None:
     assert bench_meta._most_devices(pairs, available) == devices
+
+
+def test_what_was_measured_before_a_signal_is_shown(
+    measured: Measured, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(settings: Any, *, on_case: Any) -> None:
+        if (tmp_path / "again").exists():
+            on_case(measured.record)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(bench_meta, "measure", interrupted)
+    command = [*COMMAND, "--json", "--out", str(tmp_path / "bench.json")]
+    assert main(command) == 143
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err == "celo-tasks: stopped; what was measured, if anything, is shown.\n"
+    (tmp_path / "again").touch()
+    assert main(command) == 143
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "bench.json").read_text()) == measured.record
 
 
 @pytest.mark.parametrize(

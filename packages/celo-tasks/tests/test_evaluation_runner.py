@@ -1,7 +1,11 @@
 """Evaluations end to end: on the smallest task, for few steps."""
 
 import dataclasses
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +135,48 @@ def test_processes_and_batches_change_nothing(done: Store, tmp_path: Path) -> No
         # vmap orders sums in another way, and the processes compile with all optimisations: float32 rounding again.
         np.testing.assert_allclose(run.curve, done.runs[key].curve, rtol=1e-3)
         assert run.task_identity == done.runs[key].task_identity
+
+
+@pytest.mark.slow  # starts processes
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_processes_end_with_the_first_one(number: int, tmp_path: Path) -> None:
+    """Ctrl-C, which all processes of a terminal get, and a death of which nobody is told."""
+    out = tmp_path / "results"
+    program = "import sys; from celo_tasks.cli import main; sys.exit(main())"
+    settings = [
+        "--task",
+        TASK,
+        "--optimizer",
+        "sgd",
+        "--steps",
+        "20",
+        "--seeds",
+        "500",
+        "--jobs",
+        "2",
+        "--out",
+        str(out),
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "evaluate", *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "runs.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    # Every process of the evaluation has the pipe: that it is read to its end says that none is left.
+    _, errors = process.communicate(timeout=60)
+    assert Store.read(out).runs and "Traceback" not in errors
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert errors.splitlines()[-1].startswith(f"celo-tasks: stopped; the finished runs, if any, are in {out}:")
 
 
 def test_own_optimizers(own: str, tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def test_warm_start(tmp_path, monkeypatch):
     alone = checkpoints.load_metadata(tmp_path / "both" / "update_rule" / "theta.npz")["config"]
     assert alone["zero_init_scale"] == 0.5 and alone["scheduler"] is None
     for path in (tmp_path / "both", tmp_path / "both" / "update_rule" / "theta.npz"):
-        assert load_weights(path)(10).init({"w": np.ones(3), "b": np.zeros(3)})[0].scale_floor is not None
+        assert load_weights(path)(10).init({"w": np.ones(3), "b": np.zeros(3)}).scale_floor is not None
 
 
 def test_warm_starts_that_cannot_be(tmp_path):

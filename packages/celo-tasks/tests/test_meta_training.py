@@ -86,23 +86,60 @@ def test_sigma_that_decays():
     assert made.sigma(0) == pytest.approx(0.04) and made.sigma(50) == pytest.approx(0.02) and made.sigma(100) == 0.01
 
 
-@pytest.mark.slow
-def test_interrupted_run_saves_and_says_how_to_go_on(tmp_path):
-    """SIGINT to the real command, once its log shows that it runs."""
-    out = tmp_path / "run"
+def real_command(out):
+    """The real command on a run that would take hours, with validations."""
     program = "import sys; from celo_tasks.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "meta-train", "--out", str(out), *SETTINGS, "--iterations", "1000000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command += ["--validate-every", "1000000"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_run_saves_and_says_how_to_go_on(number, status, tmp_path):
+    """A signal to the real command, once its log shows that it runs."""
+    out = tmp_path / "run"
+    process = real_command(out)
     log = out / "update_rule" / "log.jsonl"
     deadline = time.monotonic() + 180
     while not log.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == status, errors
+    assert "stopping at the end of the current block" in errors and "a second signal ends it at once" in errors
     assert "stopped; the same command goes on from" in errors and "Traceback" not in errors
+    assert not list(out.rglob("validation*")), "who stops a run does not want to wait"
     saved = checkpoints.load_metadata(out / "update_rule" / "checkpoint.npz")["iteration"]
     assert saved == json.loads(log.read_text().splitlines()[-1])["iteration"] > 0
+
+
+def test_a_run_that_compiles_has_nothing_to_save_and_is_left_at_once(tmp_path):
+    process = real_command(tmp_path / "run")
+    assert process.stderr.readline() == "phase 1 of 2: update rule\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (
+        errors == f"celo-tasks: stopped before anything new was done; the same command goes on from {tmp_path}/run.\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_stop_between_phases_does_not_begin_the_next(run_folder, monkeypatch):
+    """The first phase was finished when it came."""
+    begun = []
+
+    def finished(trainer, folder, **_):
+        begun.append(folder.name)
+        state = trainer.init()
+        return state._replace(iteration=np.int32(trainer.config.iterations))
+
+    monkeypatch.setattr(meta_training, "run_phase", finished)
+    (run_folder / "stopped").mkdir()
+    recipe = Recipe(("digits_8x8",), iterations=(4, 4), num_pairs=2, truncation=3, min_length=4, max_length=9)
+    assert meta_training.meta_train(recipe, run_folder / "stopped", stop=lambda: True) is None
+    assert begun == ["update_rule"] and (run_folder / "stopped" / "update_rule" / "theta.npz").exists()
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from celo_tasks import curves, meta_validation, quickstart, registry
 from celo_tasks.evaluation.program import parameter_count
 from celo_tasks.evaluation.worker import identity
 from celo_tasks.families import ImageMLP
-from celo_tasks.meta_validation import CURVE_POINTS, VALIDATION_TASKS, MetaValidation, scalars
+from celo_tasks.meta_validation import CURVE_POINTS, VALIDATION_TASKS, MetaValidation, ValidationStopped, scalars
 
 TASK = "mlp_tanh_48x24"
 
@@ -41,6 +42,38 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def toy_validation(**settings: Any) -> MetaValidation:
     return MetaValidation(**{"steps": 10, "seeds": 2, "tasks": ("toy",), "learning_rates": (0.01, 0.1), **settings})
+
+
+def test_a_stop_does_not_wait_for_what_is_under_way() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    validation = MetaValidation(10, 1, (TASK,), stop=begun.is_set)
+
+    def long(name: str) -> dict[str, Any]:
+        begun.set()
+        assert go_on.wait(120)
+        return {}
+
+    try:
+        with pytest.raises(ValidationStopped):
+            validation._for_each_task(long)
+    finally:
+        go_on.set()
+
+
+def test_a_stop_comes_before_the_next_training(toy: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[str] = []
+    validation = toy_validation(stop=lambda: len(trained) == 1)
+    losses = np.ones((2, 10), np.float32)
+    monkeypatch.setattr(validation, "_train", lambda name, *_: trained.append(name) or (losses, losses))
+    with pytest.raises(ValidationStopped):  # after the first of two learning rates
+        validation.tuned_adam()
+    assert trained == ["toy"]
+
+
+def test_an_error_of_a_task_is_not_kept() -> None:
+    validation = MetaValidation(10, 1, (TASK,))
+    with pytest.raises(ZeroDivisionError):
+        validation._for_each_task(lambda name: {"never": 1 / 0})
 
 
 def sgd_theta(learning_rate: float) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
+import signal
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,27 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         return quickstart.run(Settings(**given), out, find=lambda _: stand_in, progress=ProgressLine(io.StringIO()))
 
     return run
+
+
+def test_a_signal_leaves_the_tasks_that_are_done(
+    run: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare, done = quickstart.compare, []
+
+    def interrupted(*arguments: Any, **settings: Any) -> Any:
+        if done:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        done.append(compare(*arguments, **settings))
+        return done[0]
+
+    monkeypatch.setattr(quickstart, "compare", interrupted)
+    command = ["quickstart", "--out", str(tmp_path / "out"), "--tasks", "first,second", "--optimizers", "adam"]
+    assert cli.main([*command, "--steps", "20", "--learning-rates", "1e-2"]) == 130
+    errors = capsys.readouterr().err
+    assert errors.splitlines()[-1].startswith("celo-tasks: stopped; the results of the tasks that were finished are in")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert not results["complete"] and len(results["tasks"]) == 1
 
 
 def test_table_json_and_picture(run: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return console.PIPE_CLOSED
         raise
     if interrupted and own_process:
-        # Without waiting for what XLA still computes in its threads.
+        # Without waiting for what XLA still computes in its threads; but semaphores of processes are given back.
+        if multiprocessing := sys.modules.get("multiprocessing.util"):
+            multiprocessing._run_finalizers(0)
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
         os._exit(status)

@@ -88,7 +88,7 @@ def _bench_meta(options: argparse.Namespace) -> int:
     )
     record: dict[str, Any] = {}
     try:
-        bench_meta.measure(settings, on_case=record.update)
+        record = bench_meta.measure(settings, on_case=record.update)
         status = 0
     except KeyboardInterrupt:
         if not record:
