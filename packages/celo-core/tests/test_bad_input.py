@@ -65,7 +65,7 @@ def test_theta_of_integers():
 def test_theta_of_low_precision_is_accepted():
     theta = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), unflatten_theta(CELO))
     state = celo(theta, 10).init(PARAMS)
-    assert state[0].scheduler.hidden.dtype == jnp.float32
+    assert state.scheduler.hidden.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

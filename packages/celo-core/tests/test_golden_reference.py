@@ -57,7 +57,7 @@ def replay(path, mode="many devices"):
             updates, state = update(theta, num_steps, grads, state, params, loss)
         params = optax.apply_updates(params, updates)
         trajectory.append(jax.device_get(params))
-        states.append(jax.device_get(state[0]))
+        states.append(jax.device_get(state))
     return data, trajectory, states
 
 

@@ -28,7 +28,7 @@ def theta():
 def one_cpu(monkeypatch):
     """As on a machine with one CPU device: the tests see eight simulated ones, where sums are left to XLA."""
     assert not reductions.on_one_cpu()
-    monkeypatch.setattr(reductions, "on_one_cpu", lambda: True)
+    monkeypatch.setattr(reductions, "on_one_device", lambda: True)
 
 
 def draw(shapes, seed=0, dtype=jnp.float32):
@@ -100,21 +100,26 @@ def test_means_over_axes_are_those_of_float64(one_cpu, shape):
 def test_one_cpu_gives_what_plain_reductions_give(theta, shape, monkeypatch):
     params = draw([shape])
     plain = run(theta, params)
-    monkeypatch.setattr(reductions, "on_one_cpu", lambda: True)
+    monkeypatch.setattr(reductions, "on_one_device", lambda: True)
     assert_same(run(theta, params), plain)
 
 
-@pytest.mark.parametrize("mode", ["one CPU", "many devices"])
+@pytest.mark.parametrize("mode", ["one CPU", "one GPU", "many devices"])
 def test_leaves_together_are_as_leaves_alone(theta, mode, monkeypatch):
-    """Stacked matrices, vectors of one length and packed vectors of several lengths, and scalars."""
-    if mode == "one CPU":
-        monkeypatch.setattr(reductions, "on_one_cpu", lambda: True)
+    """Stacked matrices, vectors of one length and packed vectors of several lengths, and scalars.
+
+    On many devices leaves of one shape may be sharded differently, so that none are put together.
+    """
+    if mode != "many devices":
+        monkeypatch.setattr(reductions, "on_one_device", lambda: True)
+    if mode == "one GPU":
+        monkeypatch.setattr(reductions, "on_one_cpu", lambda: False)
     shapes = [(6, 5), (7,), (6, 5), (), (9,), (5, 6), (12,), (), (6, 5), (2, 3, 4), (7,), (2, 3, 4), (1,), (3,)]
     params = draw(shapes)
     leaves = [leaf_of(p) for p in params]
     batches = grouping.plan(leaves)
     assert sorted(itertools.chain(*batches)) == list(range(len(shapes)))
-    assert [0, 2, 8] in batches and [9, 11] in batches
+    assert ([0, 2, 8] in batches and [9, 11] in batches) == (mode != "many devices")
     assert ([1, 4, 6, 10] in batches) == (mode == "one CPU")
     updates, _ = run(theta, params)
     for index, (one, update) in enumerate(zip(params, updates, strict=True)):
@@ -131,7 +136,8 @@ def leaf_of(p):
     return Leaf(p, p, Accumulators((p,), p, rows, columns))
 
 
-def test_plan_separates_dtypes_and_large_leaves():
+def test_plan_separates_dtypes_and_large_leaves(monkeypatch):
+    monkeypatch.setattr(reductions, "on_one_device", lambda: True)
     small, low = jnp.zeros((4, 4)), jnp.zeros((4, 4), jnp.bfloat16)
     large = jax.ShapeDtypeStruct((512, 512), jnp.float32)
     assert grouping.plan([leaf_of(x) for x in (small, low, small)]) == [[0, 2], [1]]
@@ -255,7 +261,7 @@ def test_vmap_over_theta(one_cpu):
 def test_weights_may_differ_from_tensor_to_tensor(mode, monkeypatch):
     """As VeLO's do: a stack of tensors with a stack of networks is as each tensor with its own."""
     if mode == "one CPU":
-        monkeypatch.setattr(reductions, "on_one_cpu", lambda: True)
+        monkeypatch.setattr(reductions, "on_one_device", lambda: True)
     thetas = [Celo(RULE_ONLY).init(jax.random.key(seed))["update_rule"] for seed in range(2)]
     leaves = [leaf_with_moments((6, 5), seed) for seed in range(2)]
     seed = jnp.uint32(1)
@@ -279,7 +285,7 @@ def test_bfloat16_state_differs_by_rounding_and_is_repeatable(theta, shape):
     again, _ = run(theta, params, accumulator_dtype=jnp.bfloat16)
     assert_same(again, once, rtol=0.0)
     _, exact = run(theta, params)
-    for low, high in zip(jax.tree.leaves(state[0].momentum), jax.tree.leaves(exact[0].momentum), strict=True):
+    for low, high in zip(jax.tree.leaves(state.momentum), jax.tree.leaves(exact.momentum), strict=True):
         assert low.dtype == jnp.bfloat16
         # Three roundings, each by less than one unit in the last place, 2^-7 of the number's size at most.
         np.testing.assert_allclose(low.astype(np.float32), high, rtol=0, atol=3 * 2**-7 * np.abs(high).max())

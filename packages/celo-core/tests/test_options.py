@@ -50,7 +50,7 @@ def test_accumulator_dtype(architecture):
     )
     check_optimizer(build, only={"check_state_types", "check_dtypes", "check_mixed_precision"})
     state = build(10).init(PARAMS)
-    moments = jax.tree.leaves((state[0].momentum, state[0].second_moment))
+    moments = jax.tree.leaves((state.momentum, state.second_moment))
     assert {leaf.dtype for leaf in moments} == {jnp.dtype(jnp.bfloat16)}
     updates, _ = update(architecture, accumulator_dtype=jnp.bfloat16)
     # The rule sees its moments as they are kept: each is off by up to a unit in the last place, 2^-7 of it.

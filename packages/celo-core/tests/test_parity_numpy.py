@@ -32,7 +32,7 @@ def states_and_params(name):
     for grads, loss in steps:
         updates, state = update(grads, state, params, value=loss)
         params = optax.apply_updates(params, updates)
-        result.append((params, state[0].scheduler))
+        result.append((params, state.scheduler))
     return jax.device_get(result)
 
 

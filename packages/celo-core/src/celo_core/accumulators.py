@@ -49,32 +49,44 @@ def factored_axes(shape: Sequence[int]) -> tuple[int, int] | None:
     return int(order[-2]), int(order[-1])
 
 
-def init_factored(parameter: Array, dtype: Any) -> FactoredMoment:
-    """Zero factored moments for a tensor.
+def init_factored(parameter: Array, dtype: Any, stacked: int = 0) -> FactoredMoment:
+    """Zero factored moments for a tensor, or for a stack of them along the first ``stacked`` axes.
 
     They are made by the reductions that update them, so that they are sharded as the updated ones will be.
     """
     zeros = jnp.zeros_like(parameter, dtype=dtype)
-    axes = factored_axes(zeros.shape)
+    axes = factored_axes(zeros.shape[stacked:])
     if axes is None:
         return FactoredMoment(zeros, None)
     d1, d0 = axes
-    return FactoredMoment(jnp.sum(zeros, axis=d0), jnp.sum(zeros, axis=d1))
+    return FactoredMoment(jnp.sum(zeros, axis=stacked + d0), jnp.sum(zeros, axis=stacked + d1))
 
 
-def init_factored_trees(params: Any, num_decays: int, dtype: Any) -> FactoredMoment:
+def init_factored_trees(
+    params: Any, num_decays: int, dtype: Any, stacks: Sequence[tuple[int, ...] | None] | None = None
+) -> FactoredMoment:
     """Zero factored moments as an optimizer's state holds them.
+
+    Args:
+      params: a tree of arrays.
+      num_decays: how many moments.
+      dtype: of the moments.
+      stacks: for each leaf, see `celo_core.kernels.Leaf`; by default there is none.
 
     Returns:
       A `FactoredMoment` whose ``row`` and ``column`` are tuples of trees like ``params``, one per decay. An array, or
       ``None``, stands in place of each parameter: containers that wrap each parameter take no structure there.
     """
-    row = lambda p: init_factored(p, dtype).row
-    column = lambda p: init_factored(p, dtype).column
-    return FactoredMoment(
-        tuple(jax.tree.map(row, params) for _ in range(num_decays)),
-        tuple(jax.tree.map(column, params) for _ in range(num_decays)),
-    )
+    treedef: Any
+    leaves, treedef = jax.tree.flatten(params)
+    stacked = [0] * len(leaves) if stacks is None else [len(stack or ()) for stack in stacks]
+
+    def trees(part: str) -> tuple[Any, ...]:
+        # Each its own buffer, so that all can be donated.
+        one = lambda: [getattr(init_factored(p, dtype, k), part) for p, k in zip(leaves, stacked, strict=True)]
+        return tuple(treedef.unflatten(one()) for _ in range(num_decays))
+
+    return FactoredMoment(trees("row"), trees("column"))
 
 
 def decay_average(old: Array, new: Array, decay: float) -> Array:

@@ -45,7 +45,10 @@ def check_theta_shapes(theta: Any, expected: Any, architecture: str) -> None:
       architecture: name for the message.
     """
     found, wanted = flatten_theta(theta), flatten_theta(expected)
-    hint = f"pass the theta and the config that belong together, as celo_zoo.load or {architecture}'s init returns them"
+    hint = (
+        "pass the theta and the config that belong together, as in theta, config = celo_zoo.load(...) and "
+        f"{architecture}(theta, num_steps, config=config)"
+    )
     if missing := sorted(set(wanted) - set(found)):
         raise ValueError(f"theta is not one of {architecture!r}: it lacks {', '.join(missing)}; {hint}.")
     if extra := sorted(set(found) - set(wanted)):
@@ -102,23 +105,122 @@ def check_family(family: Any, data: Any, samples: int = 4) -> None:
 def check_params(params: Any) -> None:
     """Raises TypeError if a leaf is not real floating point (None and MaskedNode are not leaves)."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        _check_floating(path, leaf, "parameter")
+
+
+def _check_floating(path: Any, leaf: Any, what: str) -> None:
+    name = jax.tree_util.keystr(path) or "params"
+    try:
         dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
+    except TypeError:
+        raise TypeError(f"{what} {name} is a {type(leaf).__name__}, not an array of numbers.") from None
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{what} {name} has dtype {dtype}, but a learned optimizer updates real floating-point arrays only: "
+            "leave it out with optax.masked or optax.partition."
+        )
+
+
+def check_gradients(updates: Any, params: Any) -> None:
+    """Raises an error, which names the leaf, if a gradient is not one of its parameter; ``None`` is one of a frozen parameter.
+
+    Raises:
+      TypeError: a gradient is not real floating point.
+      ValueError: it is of another shape than its parameter, or the trees differ.
+    """
+    treedef: Any
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
+    try:
+        gradients = treedef.flatten_up_to(updates)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"the gradients are not a tree like the parameters ({error}): pass those of the parameters that are passed."
+        ) from None
+    for (path, parameter), gradient in zip(leaves, gradients, strict=True):
+        if gradient is None:
+            continue
+        _check_floating(path, gradient, "the gradient of parameter")
+        if np.shape(gradient) != np.shape(parameter):
             name = jax.tree_util.keystr(path) or "params"
-            raise TypeError(
-                f"parameter {name} has dtype {dtype}, but a learned optimizer updates real floating-point arrays only: "
-                "leave it out with optax.masked or optax.partition."
+            raise ValueError(
+                f"the gradient of parameter {name} has shape {np.shape(gradient)} and the parameter {np.shape(parameter)}."
             )
 
 
-def check_update_arguments(params: Any, value: Any, name: str) -> None:
-    """Raises ValueError, saying how to pass them, if ``params`` or ``value`` is missing or ``value`` is no scalar."""
+def check_update_arguments(params: Any, value: Any, name: str, reads_loss: bool = True) -> None:
+    """Raises an error, saying how to pass them, if ``params`` or ``value`` is missing or ``value`` is no real scalar.
+
+    Args:
+      params: what update got.
+      value: what update got.
+      name: of the optimizer.
+      reads_loss: whether it needs the value.
+
+    Raises:
+      ValueError: one is missing, or the loss is not one number.
+      TypeError: the loss is not a real number.
+    """
     if params is None:
         raise ValueError(f"{name} needs the parameters: call update(grads, state, params, value=loss).")
     if value is None:
+        if not reads_loss:
+            return
         raise ValueError(
             f"{name} needs the loss of this step: call update(grads, state, params, value=loss); with flax.nnx.Optimizer "
             "call optimizer.update(model, grads, value=loss), and with linen's TrainState use celo_core.TrainState."
         )
+    try:
+        dtype = jnp.result_type(value) if not isinstance(value, (str, bytes)) else None
+    except TypeError:
+        dtype = None
+    if dtype is None or not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        found = type(value).__name__ if dtype is None else f"of dtype {dtype}"
+        raise TypeError(f"{name} needs the loss as a real number, and value is {found}: pass the loss of this step.")
     if np.ndim(value) != 0:
         raise ValueError(f"{name} needs a scalar loss as value, not one of shape {np.shape(value)}: pass its mean.")
+
+
+def check_step_multiplier(step_multiplier: Any) -> None:
+    """Raises ValueError unless it is a schedule, or a finite number of at least 0 (of a traced one only the shape is known)."""
+    if callable(step_multiplier) or (isinstance(step_multiplier, jax.core.Tracer) and step_multiplier.ndim == 0):
+        return
+    try:
+        fits = np.ndim(step_multiplier) == 0 and 0 <= float(step_multiplier) < np.inf
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"step_multiplier must be a number of at least 0, or a function of the steps taken, not {step_multiplier!r}."
+        )
+
+
+def stacks_of(params: Any, num_stacked_axes: Any) -> list[tuple[int, ...] | None]:
+    """For each leaf the lengths of its leading axes that are a stack of tensors, or ``None``.
+
+    Args:
+      params: a tree of arrays.
+      num_stacked_axes: how many leading axes of each leaf are a stack: ``None`` for none, a number for all leaves, a tree
+        of numbers like the parameters (or of which a leaf stands for a whole part of them), or a function that makes such a
+        tree of the parameters.
+
+    Raises:
+      ValueError: the tree does not fit, or a leaf has fewer axes.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if num_stacked_axes is None:
+        return [None] * len(leaves)
+    given = num_stacked_axes(params) if callable(num_stacked_axes) else num_stacked_axes
+    try:
+        spread = jax.tree.map(lambda number, part: jax.tree.map(lambda _: number, part), given, params)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"num_stacked_axes is not a tree that fits the parameters: {error}.") from None
+    stacks: list[tuple[int, ...] | None] = []
+    for (path, leaf), number in zip(leaves, jax.tree.leaves(spread), strict=True):
+        shape = np.shape(leaf)
+        if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or not 0 <= number <= len(shape):
+            name = jax.tree_util.keystr(path) or "params"
+            raise ValueError(
+                f"num_stacked_axes of parameter {name} must be a whole number from 0 to {len(shape)}, its axes, not {number!r}."
+            )
+        stacks.append(tuple(shape[:number]) if number else None)
+    return stacks

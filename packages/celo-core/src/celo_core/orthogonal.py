@@ -13,6 +13,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from celo_core.kernels import reductions
 
 Array = jax.Array
 
@@ -59,7 +62,7 @@ def orthogonalize(matrix: Array) -> Array:
     rows, columns = matrix.shape[-2:]
     x = jnp.swapaxes(matrix, -1, -2) if rows > columns else matrix
     # In two steps, since the squares of small numbers are 0 in float32.
-    x = x / jnp.maximum(jnp.max(jnp.abs(x), axis=(-1, -2), keepdims=True), jnp.finfo(jnp.float32).tiny)
+    x = x / jnp.maximum(jnp.max(jnp.abs(x), axis=(-1, -2), keepdims=True), np.finfo(np.float32).tiny)
     x = x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=(-1, -2), keepdims=True), 1e-12))
     x = _iterate_gram(x) if x.shape[-1] >= WIDE * x.shape[-2] else _iterate(x)
     return jnp.swapaxes(x, -1, -2) if rows > columns else x
@@ -68,10 +71,13 @@ def orthogonalize(matrix: Array) -> Array:
 def _iterate(x: Array) -> Array:
     """The iteration on a matrix itself, which bears half precision and TF32."""
     first, third, fifth = COEFFICIENTS
-    for _ in range(ITERATIONS):
+
+    def once(_: Any, x: Array) -> Array:
         gram = x @ jnp.swapaxes(x, -1, -2)
-        x = first * x + (third * gram + fifth * gram @ gram) @ x
-    return x
+        return first * x + (third * gram + fifth * gram @ gram) @ x
+
+    # A loop: a fifth of the products to be compiled.
+    return jax.lax.fori_loop(np.int32(0), np.int32(ITERATIONS), once, x)
 
 
 def _iterate_gram(x: Array) -> Array:
@@ -82,32 +88,58 @@ def _iterate_gram(x: Array) -> Array:
     """
     product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
     first, third, fifth = COEFFICIENTS
-    gram, total = product(x, jnp.swapaxes(x, -1, -2)), None
-    for iteration in range(ITERATIONS):
-        factor = first * jnp.eye(x.shape[-2]) + third * gram + fifth * product(gram, gram)
-        total = factor if total is None else product(factor, total)
-        if iteration < ITERATIONS - 1:
-            gram = product(product(factor, gram), factor)
-    return product(total, x)
+    identity = np.eye(x.shape[-2], dtype=np.float32).reshape((1,) * (x.ndim - 2) + (x.shape[-2],) * 2)
+    polynomial = lambda gram: first * identity + third * gram + fifth * product(gram, gram)
+
+    def once(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        gram, total = carry
+        factor = polynomial(gram)
+        return product(product(factor, gram), factor), product(factor, total)
+
+    gram = product(x, jnp.swapaxes(x, -1, -2))
+    factor = polynomial(gram)
+    carry = product(product(factor, gram), factor), factor
+    gram, total = jax.lax.fori_loop(np.int32(0), np.int32(ITERATIONS - 2), once, carry)
+    return product(product(polynomial(gram), total), x)
 
 
-def directions(tensors: Sequence[Array]) -> list[Array | None]:
+def directions(
+    tensors: Sequence[Array], stacks: Sequence[tuple[int, ...] | None] | None = None, keys: Sequence[Any] | None = None
+) -> list[Array | None]:
     """Orthogonalised tensors whose root mean square is 1, or somewhat less where the rank is not full.
 
     Args:
       tensors: float32, of any shapes; those of one shape are computed together.
+      stacks: for each the lengths of its leading axes that are a stack of tensors, see `celo_core.kernels.Leaf`.
+      keys: for each what it must have in common with another to be computed together; ``False`` for never. By default
+        all can be.
 
     Returns:
       For each a float32 array of its shape, or ``None`` for a vector (see `matrix_shape`).
     """
+    stacks = [None] * len(tensors) if stacks is None else stacks
+    keys = [None] * len(tensors) if keys is None else keys
     made: list[Array | None] = [None] * len(tensors)
     groups: dict[Any, list[int]] = {}
-    for index, tensor in enumerate(tensors):
-        if (shape := matrix_shape(tensor.shape)) is not None:
-            groups.setdefault((shape, index if tensor.size > STACKED else None), []).append(index)
-    for (shape, _), members in groups.items():
-        stacked = jnp.stack([tensors[i].reshape(shape) for i in members])
-        found = math.sqrt(max(shape)) * orthogonalize(stacked)
-        for place, index in enumerate(members):
-            made[index] = found[place].reshape(tensors[index].shape)
+    for index, (tensor, stack, key) in enumerate(zip(tensors, stacks, keys, strict=True)):
+        own = tensor.shape[len(stack or ()) :]
+        if tensor.size > 0 and (shape := matrix_shape(own)) is not None:
+            alone = key is False or math.prod(own) > STACKED
+            groups.setdefault((shape, index if alone else None, key), []).append(index)
+    for (shape, _, _), members in groups.items():
+        parts = [tensors[i].reshape(-1, *shape) for i in members]
+        matrices = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+        found = math.sqrt(max(shape)) * _one_by_one(matrices)
+        first = 0
+        for index, part in zip(members, parts, strict=True):
+            made[index] = found[first : first + len(part)].reshape(tensors[index].shape)
+            first += len(part)
     return made
+
+
+def _one_by_one(matrices: Array) -> Array:
+    """`orthogonalize`; of many large matrices on one device one at a time, so that its temporaries are those of one."""
+    count, rows, columns = matrices.shape
+    if count == 1 or rows * columns <= STACKED or not reductions.on_one_device():
+        return orthogonalize(matrices)
+    return jax.lax.map(lambda matrix: orthogonalize(matrix[None])[0], matrices)

@@ -29,8 +29,12 @@ class LearnedOptimizer(Protocol):
         """Random meta-parameters."""
         ...
 
-    def build(self, theta: Theta, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
-        """The Optax optimizer for a training of ``num_steps`` steps; pure in ``theta``, which may be traced."""
+    def build(self, theta: Theta, num_steps: Any, **options: Any) -> optax.GradientTransformationExtraArgs:
+        """The Optax optimizer for a training of ``num_steps`` steps; pure in ``theta``, which may be traced.
+
+        An architecture names its options in its signature, as `optax.inject_hyperparams` needs; those of `celo_core.celo` are
+        what users expect.
+        """
         ...
 
 

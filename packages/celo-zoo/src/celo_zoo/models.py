@@ -77,10 +77,36 @@ class Pretrained:
         """The content of its files by name, checksums included, read once more; `ChecksumError` if they changed since."""
         return folders.read(self.folder, self.source, digest=self.digest)
 
-    def optimizer(self, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+    def optimizer(
+        self,
+        num_steps: Any,
+        *,
+        weight_decay: Any = 0.0,
+        mask: Any = None,
+        step_multiplier: Any = 1.0,
+        accumulator_dtype: Any = "float32",
+        task_embedding: Any = None,
+        num_stacked_axes: Any = None,
+        implementation: str = "auto",
+    ) -> optax.GradientTransformationExtraArgs:
         """The optimizer for a training of ``num_steps`` steps; arguments as of `celo_zoo.optimizer`."""
+        options = {
+            "weight_decay": (weight_decay, 0.0),
+            "mask": (mask, None),
+            "step_multiplier": (step_multiplier, 1.0),
+            "accumulator_dtype": (accumulator_dtype, "float32"),
+            "task_embedding": (task_embedding, None),
+            "num_stacked_axes": (num_stacked_axes, None),
+            "implementation": (implementation, "auto"),
+        }
+        # What is left at its default is not passed on: an architecture of somebody else's may lack it.
+        given = {name: value for name, (value, default) in options.items() if not _is(value, default)}
         architecture: LearnedOptimizer = get_architecture(self.architecture, self.config)
-        return architecture.build(self.theta, num_steps, **kwargs)
+        return architecture.build(self.theta, num_steps, **given)
+
+
+def _is(value: Any, default: Any) -> bool:
+    return value is default or (isinstance(value, (str, int, float)) and value == default)
 
 
 def load(
@@ -154,26 +180,40 @@ def optimizer(
     token: str | bool | None = None,
     endpoint: str | None = None,
     local_files_only: bool = False,
-    **kwargs: Any,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    step_multiplier: Any = 1.0,
+    accumulator_dtype: Any = "float32",
+    task_embedding: Any = None,
+    num_stacked_axes: Any = None,
+    implementation: str = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     """A meta-trained optimizer, ready to use.
 
     Args:
       ref: as in `load`.
-      num_steps: planned number of training steps, at least 1; may be traced.
+      num_steps: planned number of updates, at least 1; may be traced. Inside `optax.MultiSteps` that is the number of
+        updates, not of gradients.
       revision: as in `load`.
       cache_dir: as in `load`.
       token: as in `load`.
       endpoint: as in `load`.
       local_files_only: as in `load`.
-      **kwargs: of the architecture, such as ``weight_decay``, ``mask`` and ``accumulator_dtype``.
+      weight_decay: as in `celo_core.celo`, as all that follow.
+      mask: which leaves decay.
+      step_multiplier: on every step; a number or a schedule.
+      accumulator_dtype: dtype in which moments are kept.
+      task_embedding: for weights whose scheduler reads it.
+      num_stacked_axes: which leading axes are stacks of layers.
+      implementation: of the fused update.
 
     Returns:
-      An optimizer whose ``update(grads, state, params, value=loss)`` returns updates for `optax.apply_updates`.
+      An optimizer whose ``update(grads, state, params, value=loss)`` returns updates for `optax.apply_updates`. Weights that
+      do not read the loss, such as "celo", do without ``value``.
 
     Raises:
       ZooError: as `load`.
-      ValueError: num_steps is less than 1.
+      ValueError: num_steps is less than 1, or another argument makes no sense.
     """
     pretrained = load(
         ref,
@@ -183,7 +223,16 @@ def optimizer(
         endpoint=endpoint,
         local_files_only=local_files_only,
     )
-    return pretrained.optimizer(num_steps, **kwargs)
+    return pretrained.optimizer(
+        num_steps,
+        weight_decay=weight_decay,
+        mask=mask,
+        step_multiplier=step_multiplier,
+        accumulator_dtype=accumulator_dtype,
+        task_embedding=task_embedding,
+        num_stacked_axes=num_stacked_axes,
+        implementation=implementation,
+    )
 
 
 def read_folder(

@@ -1,13 +1,102 @@
-"""Pieces that the architectures share."""
+"""Pieces that the architectures share: what Optax and its users meet, around the mathematics of each."""
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from celo_core import checks
+from celo_core.schedulers import LSTMScheduler
+from celo_core.sharding import KeepsShardings, explicit_key
+
 Array = jax.Array
+
+
+class Layout(NamedTuple):
+    """What is known of each parameter beside its array, in the tree's order. Hashable.
+
+    Attributes:
+      stacks: lengths of the leading axes that are a stack of tensors, or ``None``; see `celo_core.kernels.Leaf`.
+      shardings: what tensors must have in common to be stacked, where it is known.
+    """
+
+    stacks: tuple[tuple[int, ...] | None, ...]
+    shardings: tuple[Any, ...]
+
+
+class Update(Protocol):
+    """The update of one architecture, of arrays alone."""
+
+    def __call__(self, updates: Any, state: Any, params: Any, value: Any, layout: Layout) -> tuple[Any, Any]:
+        """Steps to be subtracted, and the new state.
+
+        Args:
+          updates: gradients; ``None`` for a tensor that is left as it is.
+          state: the optimizer's state.
+          params: parameters.
+          value: the loss, float32 (), or ``None`` where it is not read.
+          layout: of the parameters.
+        """
+        ...
+
+
+def direction(
+    name: str,
+    init: Callable[[Any, Sequence[tuple[int, ...] | None]], Any],
+    update: Update,
+    *,
+    reads_loss: bool,
+    num_stacked_axes: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """The gradient transformation of an architecture, with the checks at the border.
+
+    Python numbers and NumPy arrays become arrays, a ``None`` gradient of a parameter leaves it and its moments alone, results
+    are sharded as the arguments are, and what cannot be treated raises one sentence.
+
+    Args:
+      name: of the architecture, for messages.
+      init: the state, of parameters that are arrays and their stacks.
+      update: of the architecture.
+      reads_loss: whether ``value`` must be passed.
+      num_stacked_axes: see `celo_core.checks.stacks_of`.
+    """
+    keeps_shardings = KeepsShardings(update)
+    as_arrays = functools.partial(jax.tree.map, jnp.asarray)
+
+    def checked_init(params: Any) -> Any:
+        checks.check_params(params)
+        params = as_arrays(params)
+        return init(params, checks.stacks_of(params, num_stacked_axes))
+
+    def checked_update(
+        updates: Any, state: Any, params: Any = None, *, value: Any = None, **extra_args: Any
+    ) -> tuple[Any, Any]:
+        del extra_args
+        checks.check_update_arguments(params, value, name, reads_loss)
+        checks.check_gradients(updates, params)
+        updates, params = as_arrays(updates), as_arrays(params)
+        stacks = checks.stacks_of(params, num_stacked_axes)
+        shardings = [explicit_key(pair) for pair in zip(*leaves_like(params, updates, params), strict=True)]
+        value = jnp.asarray(value, jnp.float32) if reads_loss else None
+        return keeps_shardings(updates, state, params, value, Layout(tuple(stacks), tuple(shardings)))
+
+    return optax.GradientTransformationExtraArgs(checked_init, checked_update)
+
+
+def decay_of(scheduler: Any, num_steps: Any) -> Callable[[Array], Array]:
+    """The share of their height that steps have after ``count`` steps by a scheduler's config; 1 without a scheduler."""
+    if scheduler is None:
+        return lambda count: jnp.ones((), jnp.float32)
+    return functools.partial(LSTMScheduler(scheduler).decay, num_steps=num_steps)
+
+
+def leaves_like(tree: Any, *others: Any) -> list[list[Any]]:
+    """Leaves of ``others`` at the places of the leaves of ``tree``; there may be ``None`` there."""
+    treedef: Any = jax.tree.structure(tree)
+    return [treedef.flatten_up_to(other) for other in others]
 
 
 def zeros_like(params: Any, dtype: Any) -> Any:
@@ -18,27 +107,30 @@ def zeros_like(params: Any, dtype: Any) -> Any:
 def map_tensors(
     function: Callable[..., tuple[Any, ...]], updates: Any, params: Any, *accumulators: Any
 ) -> tuple[Any, ...]:
-    """Applies ``function(gradient, parameter, *accumulators of this tensor)`` to every tensor.
+    """Applies ``function(gradient, parameter, *accumulators of this tensor)`` to every tensor that has a gradient.
 
     Args:
       function: takes, per accumulator, the tuple of this tensor's values, and returns a new tuple likewise.
       updates: tree of gradients.
       params: tree of parameters.
-      *accumulators: tuples of trees like ``updates``, one tree per decay.
+      *accumulators: tuples of trees like ``params``, one tree per decay.
 
     Returns:
       The tree of updates, then a tuple of trees per accumulator.
     """
     treedef: Any
-    gradients, treedef = jax.tree.flatten(updates)
-    flat_params = treedef.flatten_up_to(params)
+    flat_params, treedef = jax.tree.flatten(params)
+    gradients = treedef.flatten_up_to(updates)
 
     def by_tensor(trees: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         columns = [treedef.flatten_up_to(tree) for tree in trees]
-        return [tuple(column[i] for column in columns) for i in range(len(gradients))]
+        return [tuple(column[i] for column in columns) for i in range(len(flat_params))]
 
     flat = [by_tensor(trees) for trees in accumulators]
-    results = [function(*arguments) for arguments in zip(gradients, flat_params, *flat, strict=True)]
+    results = [
+        (None, *kept) if gradient is None else function(gradient, parameter, *kept)
+        for gradient, parameter, *kept in zip(gradients, flat_params, *flat, strict=True)
+    ]
     steps = treedef.unflatten([result[0] for result in results])
     new = [
         tuple(treedef.unflatten([result[index][i] for result in results]) for i in range(len(trees)))
@@ -48,10 +140,59 @@ def map_tensors(
 
 
 def descend(
-    direction: optax.GradientTransformationExtraArgs, weight_decay: Any, mask: Any
+    direction: optax.GradientTransformationExtraArgs,
+    decay: Callable[[Array], Array],
+    *,
+    weight_decay: Any,
+    mask: Any,
+    step_multiplier: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """The whole optimizer: the direction, decoupled weight decay if any, and the minus sign."""
-    parts: list[Any] = [direction]
-    if not (isinstance(weight_decay, (int, float)) and weight_decay == 0):
-        parts.append(optax.add_decayed_weights(weight_decay, mask))
-    return optax.with_extra_args_support(optax.chain(*parts, optax.scale(-1.0)))
+    """The whole optimizer: the direction, decoupled weight decay, the user's multiplier, and the minus sign.
+
+    Args:
+      direction: its state has a ``count``.
+      decay: share of their height that steps have after ``count`` steps, which weight decay follows.
+      weight_decay: fraction of a parameter that is subtracted in a step at the height of the schedule.
+      mask: which leaves decay, a tree of booleans, also a prefix, or a function of the parameters; ``None`` for all.
+      step_multiplier: on all of it; a number or a function of the steps taken.
+
+    Raises:
+      ValueError: the multiplier is neither.
+    """
+    checks.check_step_multiplier(step_multiplier)
+    decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        steps, new_state = direction.update(updates, state, params, **extra_args)
+        count = state.count
+        factor = step_multiplier(count) if callable(step_multiplier) else step_multiplier
+        if decays:
+            share = jnp.asarray(weight_decay, jnp.float32) * decay(count)
+            chosen = mask(params) if callable(mask) else mask
+            steps = _add_decay(steps, params, share, True if chosen is None else chosen)
+        if isinstance(factor, (int, float)) and factor == 1:
+            return jax.tree.map(jnp.negative, steps), new_state
+        factor = -jnp.asarray(factor, jnp.float32)
+        return jax.tree.map(lambda s: (factor * s.astype(jnp.float32)).astype(s.dtype), steps), new_state
+
+    return optax.GradientTransformationExtraArgs(direction.init, update)
+
+
+def _add_decay(steps: Any, params: Any, share: Array, mask: Any) -> Any:
+    """Steps with ``share`` of each parameter added where the mask says so."""
+
+    def one(step: Any, parameter: Any) -> Any:
+        if step is None:
+            return None
+        wide = step.astype(jnp.float32) + share * jnp.asarray(parameter, jnp.float32)
+        return wide.astype(step.dtype)
+
+    part = lambda decays, s, p: _zip_leaves(one, s, p) if decays else s
+    return jax.tree.map(part, mask, steps, params)
+
+
+def _zip_leaves(function: Callable[[Any, Any], Any], steps: Any, params: Any) -> Any:
+    """``function`` of each parameter's step, which may be ``None``, and the parameter."""
+    treedef: Any
+    leaves, treedef = jax.tree.flatten(params)
+    return treedef.unflatten([function(s, p) for s, p in zip(treedef.flatten_up_to(steps), leaves, strict=True)])

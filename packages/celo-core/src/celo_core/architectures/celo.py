@@ -16,17 +16,18 @@ The third output of the published MLP is unused, so this one has two outputs.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from celo_core import accumulators, checks, kernels, orthogonal
 from celo_core import features as features_lib
 from celo_core.architectures import _common
-from celo_core.kernels import interface
+from celo_core.kernels import interface, reductions
 from celo_core.networks import PerParameterMLP
 from celo_core.schedulers import LSTMScheduler, LSTMSchedulerConfig
 from celo_core.schedulers.embedding import check_task_embedding
@@ -49,8 +50,10 @@ class CeloConfig:
       magnitude_scale: factor on the log-magnitude output.
       scheduler: the scheduler, or ``None`` for a multiplier of 1 (as in the first phase of meta-training).
       zero_init_scale: what a tensor that is all zeros at initialisation has for a scale: this times the smallest root mean
-        square of the other tensors, added in quadrature to its own. 0, as published, leaves it next to none, so that
-        biases, and output layers that begin at zero, need hundreds of steps to grow.
+        square of the other tensors, added in quadrature to its own. Where all are zeros it is this times ``1 / sqrt(n)``, n
+        the longest side of any of them as a vector or matrix: the smallest root mean square that they would have if each
+        had been drawn with a variance of 1 over its inputs. 0, as published, leaves it next to none, so that biases, and
+        output layers that begin at zero, need hundreds of steps to grow.
       adam: whether Adam's direction is added to the network's: ``a = sum_k 10 w_k m_k / sqrt(v)``, bias-corrected, with
         one more meta-parameter for each momentum. Every feature is divided by its root mean square over the tensor, so that
         the network alone cannot take smaller steps where the gradient is mostly noise.
@@ -105,7 +108,8 @@ class ScaleByCeloState(NamedTuple):
         parameters, accumulator_dtype.
       scheduler: state of the scheduler, or ``None`` without one.
       scale_floor: what is added in quadrature to each tensor's root mean square, float32 (number of tensors,), in the tree's
-        order, from the parameters that ``init`` got; ``None`` where the config's ``zero_init_scale`` is 0.
+        order, each of a stack counted, from the parameters that ``init`` got; ``None`` where the config's
+        ``zero_init_scale`` is 0, or there are no tensors.
     """
 
     count: Any
@@ -135,19 +139,45 @@ class Celo:
         theta: dict[str, Any] = {"update_rule": dict(variables["params"])}
         if self.config.adam:
             # Adam, with steps of some 3 % of the parameters, which the network's are small beside at first.
-            first = jnp.zeros((len(self.config.momentum_decays), 1), jnp.float32).at[0].set(3.0)
-            theta["update_rule"]["adam"] = {"kernel": first}
+            first = [[3.0], *[[0.0]] * (len(self.config.momentum_decays) - 1)]
+            theta["update_rule"]["adam"] = {"kernel": jnp.array(first, jnp.float32)}
         if self.config.orthogonal:
             # Nesterov's momentum of the first decay, and steps of 1 to 3 % of the parameters.
-            momentum = jnp.zeros((1 + len(self.config.momentum_decays),), jnp.float32).at[:2].set(jnp.array([0.1, 0.9]))
-            theta["update_rule"]["orthogonal"] = {"momentum": momentum, "length": jnp.array([1.0, 2.0], jnp.float32)}
+            momentum = [0.1, 0.9, *[0.0] * (len(self.config.momentum_decays) - 1)]
+            theta["update_rule"]["orthogonal"] = {
+                "momentum": jnp.array(momentum, jnp.float32),
+                "length": jnp.array([1.0, 2.0], jnp.float32),
+            }
         if self.config.scheduler is not None:
             theta["scheduler"] = LSTMScheduler(self.config.scheduler).init(key_scheduler)
         return theta
 
-    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+    def build(
+        self,
+        theta: Any,
+        num_steps: Any,
+        *,
+        weight_decay: Any = 0.0,
+        mask: Any = None,
+        step_multiplier: Any = 1.0,
+        accumulator_dtype: Any = "float32",
+        task_embedding: Any = None,
+        num_stacked_axes: Any = None,
+        implementation: str = "auto",
+    ) -> optax.GradientTransformationExtraArgs:
         """The whole optimizer; see `celo`."""
-        return celo(theta, num_steps, config=self.config, **kwargs)
+        return celo(
+            theta,
+            num_steps,
+            config=self.config,
+            weight_decay=weight_decay,
+            mask=mask,
+            step_multiplier=step_multiplier,
+            accumulator_dtype=accumulator_dtype,
+            task_embedding=task_embedding,
+            num_stacked_axes=num_stacked_axes,
+            implementation=implementation,
+        )
 
 
 def _mlp(config: CeloConfig) -> PerParameterMLP:
@@ -183,45 +213,70 @@ def _with_orthogonal(
     params: Any,
     new: kernels.Accumulators,
     state: "ScaleByCeloState",
+    layout: _common.Layout,
 ) -> Any:
     """The steps with those along orthogonalised momenta added; see `CeloConfig.orthogonal`."""
-    treedef: Any
-    flat, treedef = jax.tree.flatten(steps)
-    selected = [i for i, x in enumerate(flat) if orthogonal.matrix_shape(x.shape) is not None]
-    trees = [gradients, params, new.second_moment, *new.momenta]
-    columns = [treedef.flatten_up_to(tree) for tree in trees]
-    matrices = [[column[i] for column in columns] for i in selected]
+    treedef: Any = jax.tree.structure(params)
+    flat, flat_gradients, flat_params, second_moments, *momenta = _common.leaves_like(
+        params, steps, gradients, params, new.second_moment, *new.momenta
+    )
     corrections = [_correction(decay, state.count) for decay in config.momentum_decays]
     shares = [weights["momentum"][0], *(weights["momentum"][1:] / jnp.stack(corrections))]
-    blends = []
-    for gradient, _, _, *momenta in matrices:
-        parts = [interface.finite_gradient(gradient, config.gradient_clip), *(m.astype(jnp.float32) for m in momenta)]
-        blends.append(sum(share * part for share, part in zip(shares, parts, strict=True)))
+    wide = lambda x: x.astype(jnp.float32)
+
+    def blend(i: int) -> Array:
+        parts = [interface.finite_gradient(flat_gradients[i], config.gradient_clip), *(wide(m[i]) for m in momenta)]
+        return sum(share * part for share, part in zip(shares, parts, strict=True))
+
+    def is_matrix(i: int) -> bool:
+        own = flat_params[i].shape[len(layout.stacks[i] or ()) :]
+        return flat[i] is not None and flat[i].size > 0 and orthogonal.matrix_shape(own) is not None
+
+    selected = [i for i in range(len(flat)) if is_matrix(i)]
+    # As in `celo_core.kernels.grouping`: what may be sharded in ways that cannot be seen here stays alone.
+    key = lambda i: layout.shardings[i] if layout.shardings[i] is not None else reductions.on_one_device()
+    directions = orthogonal.directions(
+        [blend(i) for i in selected], [layout.stacks[i] for i in selected], [key(i) for i in selected]
+    )
     root = jnp.sqrt(_correction(config.second_moment_decay, state.count)) / corrections[0]
     factor = DIRECTION_SCALE * config.step_scale * (1.0 if multiplier is None else multiplier)
-    for i, matrix, direction in zip(selected, matrices, orthogonal.directions(blends), strict=True):
-        _, parameter, second, first, *_ = matrix
-        first, second = first.astype(jnp.float32), second.astype(jnp.float32)
-        mean_square = jnp.mean(jnp.square(first) / (second + interface.ADAM_EPSILON))
+    floors = kernels.floors_of(state.scale_floor, layout.stacks)
+    for i, direction in zip(selected, directions, strict=True):
+        axes = tuple(range(len(layout.stacks[i] or ()), flat[i].ndim))
+        mean = functools.partial(jnp.mean, axis=axes)
+        mean_square = mean(jnp.square(wide(momenta[0][i])) / (wide(second_moments[i]) + interface.ADAM_EPSILON))
         sureness = root * jnp.sqrt(mean_square + 1e-12)
-        parameter_square = jnp.mean(jnp.square(interface.finite_parameter(parameter)))
-        floor = 0.0 if state.scale_floor is None else state.scale_floor[i]
-        scale = features_lib.parameter_scale(parameter_square + floor**2)
+        parameter_square = mean(jnp.square(interface.finite_parameter(flat_params[i])))
+        if (floor := floors[i]) is not None:
+            parameter_square = parameter_square + jnp.square(floor)
+        scale = features_lib.parameter_scale(parameter_square)
         length = factor * scale * (weights["length"][0] + weights["length"][1] * sureness)
-        flat[i] = interface.cast_finite(flat[i].astype(jnp.float32) + length * direction, flat[i].dtype)
+        length = length.reshape(length.shape + (1,) * len(axes))
+        flat[i] = interface.cast_finite(wide(flat[i]) + length * direction, flat[i].dtype)
     return treedef.unflatten(flat)
 
 
-def _scale_floor(params: Any, factor: float) -> Array:
+def _scale_floor(params: Any, stacks: Sequence[tuple[int, ...] | None], factor: float) -> Array | None:
     """`ScaleByCeloState.scale_floor`: 0 for tensors that are not all zeros."""
-    mean_squares = [jnp.mean(jnp.square(interface.finite_parameter(p))) for p in jax.tree.leaves(params)]
-    if not mean_squares:
-        return jnp.zeros((0,), jnp.float32)
-    scales = jnp.sqrt(jnp.nan_to_num(jnp.stack(mean_squares)))
-    zero = scales == 0
-    smallest = jnp.min(jnp.where(zero, jnp.inf, scales))
-    # Of nothing but zeros there is no scale to be had.
-    return jnp.where(zero & jnp.isfinite(smallest), factor * smallest, 0.0)
+    scales, sides = [], [1]
+    for p, stack in zip(jax.tree.leaves(params), stacks, strict=True):
+        own = p.shape[len(stack or ()) :]
+        sides.append(max(orthogonal.matrix_shape(own) or (math.prod(own),)))
+        # Of no elements the mean would be NaN.
+        axes, count = tuple(range(len(stack or ()), p.ndim)), max(math.prod(own), 1)
+        sums = jnp.sum(jnp.square(interface.finite_parameter(p)), axis=axes)
+        scales.append(jnp.sqrt(sums / count).reshape(-1))
+    if not scales or sum(x.size for x in scales) == 0:
+        return None
+    scale = jnp.nan_to_num(jnp.concatenate(scales), posinf=LARGEST, neginf=0.0)
+    zero = scale == 0
+    smallest = jnp.min(jnp.where(zero, LARGEST, scale))
+    smallest = jnp.where(jnp.all(zero), np.float32(1.0 / math.sqrt(max(sides))), smallest)
+    return jnp.where(zero, factor * smallest, np.float32(0.0))
+
+
+LARGEST = np.finfo(np.float32).max
+"""Takes the place of an infinity, which some programs have JAX refuse."""
 
 
 @functools.cache
@@ -234,55 +289,65 @@ def scale_by_celo(
     num_steps: Any,
     *,
     config: CeloConfig = CeloConfig(),
-    accumulator_dtype: Any = jnp.float32,
+    accumulator_dtype: Any = "float32",
     task_embedding: Any = None,
+    num_stacked_axes: Any = None,
     implementation: str = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales gradients to Celo's step (to be subtracted from the parameters).
 
     A NaN in a gradient counts as zero and an infinity as the clipping bound; a non-finite loss is limited as
-    `celo_core.schedulers.loss_features.update_loss_buffer` says: the state stays finite.
+    `celo_core.schedulers.loss_features.update_loss_buffer` says: the state stays finite. A gradient of ``None`` leaves its
+    tensor and that tensor's moments as they are.
+
+    Arithmetic is in float32, whatever the dtypes of parameters and gradients (float64 among them) and whether or not
+    ``jax_enable_x64`` is set; a step has the dtype of its gradient.
 
     Args:
       theta: meta-parameters, a nested dict of float arrays (see `Celo`). It may be traced, so that it can be vmapped or
         differentiated.
-      num_steps: planned number of training steps, at least 1; may be traced.
+      num_steps: planned number of updates, at least 1; may be traced. Inside `optax.MultiSteps` that is the number of
+        updates, not of gradients.
       config: the architecture's configuration.
       accumulator_dtype: dtype in which moments are kept; arithmetic is in float32. bfloat16 halves the state and is rounded
         to stochastically (see `celo_core.accumulators.store`); float16 underflows.
       task_embedding: what `celo_core.task_embedding` returned, for a config whose scheduler reads it; others ignore it.
+      num_stacked_axes: how many leading axes of each leaf are a stack of tensors, as those that a scan over layers makes:
+        ``None`` for none, a number for all leaves, a tree of numbers like the parameters or a prefix of one, or a function
+        from the parameters to such a tree. Each tensor of a stack gets the step that it would get as a leaf of its own.
       implementation: ``"xla"``, which runs everywhere; ``"pallas"``, kernels for CUDA GPUs, which falls back to XLA with a
         warning that says why; or ``"auto"``: Pallas where it is the faster one.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params`` and the keyword ``value``, the loss.
+      An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params`` and the keyword ``value``, the loss, a real
+      scalar. Where theta and config do not read the loss (no scheduler, or one that is linear and whose weights of the loss
+      are all 0) ``value`` may be left out, and is ignored.
 
     Raises:
       ValueError: theta does not fit the config, num_steps is less than 1, a task embedding is missing or misshapen, or an
         implementation is unknown.
     """
+    checks.check_theta_shapes(theta, _theta_shapes(config), "celo")
+    scheduler = None if config.scheduler is None else LSTMScheduler(config.scheduler)
+    reads_loss = scheduler is not None and scheduler.reads_loss(theta["scheduler"])
     theta = checks.check_theta(theta, _theta_shapes(config), "celo")
     checks.check_choice("implementation", implementation, kernels.IMPLEMENTATIONS)
     checks.check_num_steps(num_steps)
     embedding = check_task_embedding(task_embedding, config.scheduler is not None and config.scheduler.task_embedding)
-    scheduler = None if config.scheduler is None else LSTMScheduler(config.scheduler)
 
-    def init(params: Any) -> ScaleByCeloState:
-        checks.check_params(params)
+    def init(params: Any, stacks: Sequence[tuple[int, ...] | None]) -> ScaleByCeloState:
         return ScaleByCeloState(
             count=jnp.zeros((), jnp.int32),
             momentum=tuple(_common.zeros_like(params, accumulator_dtype) for _ in config.momentum_decays),
             second_moment=_common.zeros_like(params, accumulator_dtype),
-            factored=accumulators.init_factored_trees(params, len(config.factored_decays), accumulator_dtype),
+            factored=accumulators.init_factored_trees(params, len(config.factored_decays), accumulator_dtype, stacks),
             scheduler=None if scheduler is None else scheduler.init_state(theta["scheduler"]),
-            scale_floor=_scale_floor(params, config.zero_init_scale) if config.zero_init_scale else None,
+            scale_floor=_scale_floor(params, stacks, config.zero_init_scale) if config.zero_init_scale else None,
         )
 
     def update(
-        updates: Any, state: ScaleByCeloState, params: Any = None, *, value: Any = None, **extra_args: Any
+        updates: Any, state: ScaleByCeloState, params: Any, value: Any, layout: _common.Layout
     ) -> tuple[Any, ScaleByCeloState]:
-        del extra_args
-        checks.check_update_arguments(params, value, "celo")
         if scheduler is None:
             multiplier, scheduler_state = None, None
         else:
@@ -300,50 +365,66 @@ def scale_by_celo(
             state.count,
             implementation,
             state.scale_floor,
+            layout.stacks,
+            layout.shardings,
         )
         if config.orthogonal:
             extra = theta["update_rule"]["orthogonal"]
-            steps = _with_orthogonal(config, extra, multiplier, steps, updates, params, new, state)
+            steps = _with_orthogonal(config, extra, multiplier, steps, updates, params, new, state, layout)
         count = optax.safe_increment(state.count)
         factored = accumulators.FactoredMoment(new.rows, new.columns)
         return steps, ScaleByCeloState(
             count, new.momenta, new.second_moment, factored, scheduler_state, state.scale_floor
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _common.direction("celo", init, update, reads_loss=reads_loss, num_stacked_axes=num_stacked_axes)
 
 
 def celo(
     theta: Any,
     num_steps: Any,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: Any = 0.0,
     mask: Any | Callable[[Any], Any] | None = None,
+    step_multiplier: Any = 1.0,
     config: CeloConfig = CeloConfig(),
-    accumulator_dtype: Any = jnp.float32,
+    accumulator_dtype: Any = "float32",
     task_embedding: Any = None,
+    num_stacked_axes: Any = None,
     implementation: str = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     """The Celo optimizer: no learning rate, only the planned number of steps.
 
+    With the weights in celo-zoo steps decay to 0 at ``num_steps``, and after that nothing moves. To go on, build the optimizer
+    anew with a larger ``num_steps`` and keep the state; with other weights steps after ``num_steps`` are what the scheduler
+    says, which has seen little of that in meta-training.
+
     Args:
-      theta: meta-parameters, e.g. from ``celo_zoo.load("celo")``.
-      num_steps: planned number of training steps, at least 1; may be traced.
-      weight_decay: fraction of each parameter that is subtracted per step, independent of the learned step (what AdamW calls
-        learning rate times weight decay).
+      theta: meta-parameters, e.g. the first of ``theta, config = celo_zoo.load("celo")``.
+      num_steps: planned number of updates, at least 1; may be traced. Inside `optax.MultiSteps` that is the number of
+        updates, not of gradients.
+      weight_decay: fraction of each parameter that is subtracted per step (what AdamW calls learning rate times weight
+        decay) at the height of the schedule; it falls with the decay that the scheduler's config has, and ends with it.
       mask: which leaves decay: a tree of booleans or a function of the parameters, as in `optax.adamw`.
-      config: the architecture's configuration.
+      step_multiplier: what each step, weight decay included, is multiplied by: a number, or a function of the steps taken, such
+        as Optax's schedules. 1 is what was learned; smaller numbers are for trainings that go unstable and for networks
+        that are trained already.
+      config: the architecture's configuration: what theta came with.
       accumulator_dtype: dtype in which moments are kept.
       task_embedding: what `celo_core.task_embedding` returned, for a config whose scheduler reads it; others ignore it.
+      num_stacked_axes: see `scale_by_celo`.
       implementation: see `scale_by_celo`.
 
     Returns:
       An optimizer whose ``update(grads, state, params, value=loss)`` returns updates for `optax.apply_updates`.
 
+    Raises:
+      ValueError: as `scale_by_celo`, or step_multiplier is negative.
+
     Example:
       >>> import jax, jax.numpy as jnp, optax
       >>> from celo_core import Celo, celo
-      >>> theta = Celo().init(jax.random.key(0))  # or: theta, config = celo_zoo.load("celo")
+      >>> theta = Celo().init(jax.random.key(0))  # or theta, config = celo_zoo.load("celo"), and pass config=config below
       >>> tx = celo(theta, num_steps=100)
       >>> params = {"w": jnp.ones((3, 2))}
       >>> state = tx.init(params)
@@ -357,6 +438,8 @@ def celo(
         config=config,
         accumulator_dtype=accumulator_dtype,
         task_embedding=task_embedding,
+        num_stacked_axes=num_stacked_axes,
         implementation=implementation,
     )
-    return _common.descend(direction, weight_decay, mask)
+    decay = _common.decay_of(config.scheduler, num_steps)
+    return _common.descend(direction, decay, weight_decay=weight_decay, mask=mask, step_multiplier=step_multiplier)

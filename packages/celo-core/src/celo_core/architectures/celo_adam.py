@@ -79,9 +79,32 @@ class CeloAdam:
         """Random meta-parameters, float32."""
         return {"scheduler": LSTMScheduler(self.config.scheduler).init(key)}
 
-    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+    def build(
+        self,
+        theta: Any,
+        num_steps: Any,
+        *,
+        weight_decay: Any = 0.0,
+        mask: Any = None,
+        step_multiplier: Any = 1.0,
+        accumulator_dtype: Any = "float32",
+        task_embedding: Any = None,
+        num_stacked_axes: Any = None,
+        implementation: str = "auto",
+    ) -> optax.GradientTransformationExtraArgs:
         """The whole optimizer; see `celo_adam`."""
-        return celo_adam(theta, num_steps, config=self.config, **kwargs)
+        return celo_adam(
+            theta,
+            num_steps,
+            config=self.config,
+            weight_decay=weight_decay,
+            mask=mask,
+            step_multiplier=step_multiplier,
+            accumulator_dtype=accumulator_dtype,
+            task_embedding=task_embedding,
+            num_stacked_axes=num_stacked_axes,
+            implementation=implementation,
+        )
 
 
 @functools.cache
@@ -94,20 +117,26 @@ def scale_by_celo_adam(
     num_steps: Any,
     *,
     config: CeloAdamConfig = CeloAdamConfig(),
-    accumulator_dtype: Any = jnp.float32,
+    accumulator_dtype: Any = "float32",
     task_embedding: Any = None,
+    num_stacked_axes: Any = None,
+    implementation: str = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales gradients to Celo-Adam's step (to be subtracted from the parameters).
 
-    Arguments, treatment of non-finite numbers and errors are those of `celo_core.scale_by_celo`.
+    Arguments, treatment of non-finite numbers and errors are those of `celo_core.scale_by_celo`. Steps are elementwise, so that
+    ``num_stacked_axes`` changes nothing, and there is one ``implementation``.
     """
+    checks.check_theta_shapes(theta, _theta_shapes(config), "celo_adam")
+    scheduler = LSTMScheduler(config.scheduler)
+    reads_loss = scheduler.reads_loss(theta["scheduler"])
     theta = checks.check_theta(theta, _theta_shapes(config), "celo_adam")
+    checks.check_choice("implementation", implementation, kernels.IMPLEMENTATIONS)
     checks.check_num_steps(num_steps)
     embedding = check_task_embedding(task_embedding, config.scheduler.task_embedding)
-    scheduler = LSTMScheduler(config.scheduler)
 
-    def init(params: Any) -> ScaleByCeloAdamState:
-        checks.check_params(params)
+    def init(params: Any, stacks: Any) -> ScaleByCeloAdamState:
+        del stacks
         return ScaleByCeloAdamState(
             count=jnp.zeros((), jnp.int32),
             momentum=_common.zeros_like(params, accumulator_dtype),
@@ -116,10 +145,9 @@ def scale_by_celo_adam(
         )
 
     def update(
-        updates: Any, state: ScaleByCeloAdamState, params: Any = None, *, value: Any = None, **extra_args: Any
+        updates: Any, state: ScaleByCeloAdamState, params: Any, value: Any, layout: Any
     ) -> tuple[Any, ScaleByCeloAdamState]:
-        del extra_args
-        checks.check_update_arguments(params, value, "celo_adam")
+        del layout
         multiplier, scheduler_state = scheduler.step(
             theta["scheduler"], state.scheduler, state.count, value, num_steps, embedding
         )
@@ -147,21 +175,31 @@ def scale_by_celo_adam(
         )
         return steps, ScaleByCeloAdamState(count, momentum, second_moment, scheduler_state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _common.direction("celo_adam", init, update, reads_loss=reads_loss, num_stacked_axes=num_stacked_axes)
 
 
 def celo_adam(
     theta: Any,
     num_steps: Any,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: Any = 0.0,
     mask: Any | Callable[[Any], Any] | None = None,
+    step_multiplier: Any = 1.0,
     config: CeloAdamConfig = CeloAdamConfig(),
-    accumulator_dtype: Any = jnp.float32,
+    accumulator_dtype: Any = "float32",
     task_embedding: Any = None,
+    num_stacked_axes: Any = None,
+    implementation: str = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     """The Celo-Adam optimizer; arguments as for `celo_core.celo`."""
     direction = scale_by_celo_adam(
-        theta, num_steps, config=config, accumulator_dtype=accumulator_dtype, task_embedding=task_embedding
+        theta,
+        num_steps,
+        config=config,
+        accumulator_dtype=accumulator_dtype,
+        task_embedding=task_embedding,
+        num_stacked_axes=num_stacked_axes,
+        implementation=implementation,
     )
-    return _common.descend(direction, weight_decay, mask)
+    decay = _common.decay_of(config.scheduler, num_steps)
+    return _common.descend(direction, decay, weight_decay=weight_decay, mask=mask, step_multiplier=step_multiplier)

@@ -1,6 +1,9 @@
-"""Many tensors as few batches: leaves of one shape are stacked, short vectors of various lengths are padded and packed.
+"""Many tensors as few batches: tensors of one shape are stacked, short vectors of various lengths are padded and packed.
 
-Compiling and launching cost per batch, not per leaf. Tensors that are large stay alone, since stacking would copy them.
+Compiling and launching cost per batch, not per tensor. Tensors that are large stay alone, since stacking would copy them.
+
+Where arrays may be sharded in ways that a trace cannot see, on several devices under automatic axes, every leaf stays alone:
+what is stacked is sharded alike, and a replicated leaf would come out as its sharded twin.
 """
 
 from collections.abc import Sequence
@@ -16,7 +19,7 @@ from celo_core.kernels.interface import Accumulators, Batch, Leaf
 Array = jax.Array
 
 STACKED = 131_072
-"""Leaves of at most so many elements are stacked with those of the same shape."""
+"""Tensors of at most so many elements are stacked with those of the same shape."""
 
 PACKED = 4_096
 """Vectors of at most so many elements are packed with those of other lengths."""
@@ -30,58 +33,91 @@ def plan(leaves: Sequence[Leaf]) -> list[list[int]]:
     groups: dict[Any, list[list[int]]] = {}
     for index, leaf in enumerate(leaves):
         batches = groups.setdefault(_key(index, leaf), [[]])
-        size = max(leaf.gradient.size, *(leaves[i].gradient.size for i in batches[-1]), 0)
-        if batches[-1] and size * (len(batches[-1]) + 1) > BATCH:
+        members = [leaves[i] for i in batches[-1]]
+        size = max(leaf.size, *(member.size for member in members), 0)
+        count = leaf.count + sum(member.count for member in members)
+        if members and size * count > BATCH:
             batches.append([])
         batches[-1].append(index)
     return [batch for batches in groups.values() for batch in batches]
 
 
+def may_stack(leaf: Leaf) -> bool:
+    """Whether a leaf may be stacked with others: it lies whole on a device, or its sharding is known."""
+    return leaf.sharding is not None or reductions.on_one_device()
+
+
 def _key(index: int, leaf: Leaf) -> Any:
     """Leaves with equal keys can share a batch."""
-    shape, size = leaf.gradient.shape, leaf.gradient.size
-    if size > STACKED:
+    if leaf.size > STACKED or not may_stack(leaf):
         return index
-    # Under a mesh with explicit axes a leaf's type has a sharding, which a stack must share.
-    types = tuple((x.dtype, getattr(jax.typeof(x), "sharding", None)) for x in jax.tree.leaves(leaf))
-    if len(shape) < 2 and size <= PACKED and reductions.on_one_cpu():
+    dtypes = tuple(x.dtype for x in jax.tree.leaves((leaf.gradient, leaf.parameter, leaf.accumulators)))
+    if len(leaf.shape) < 2 and leaf.size <= PACKED and reductions.on_one_cpu():
         # Lengths within a factor of four, so that no more than three quarters of a batch are padding.
-        dtypes = tuple(x.dtype for x in jax.tree.leaves(leaf))
-        return ("packed", int(np.log2(max(size, 1))) // 2, dtypes)
-    return (shape, types)
+        return ("packed", int(np.log2(max(leaf.size, 1))) // 2, dtypes)
+    return (leaf.shape, dtypes, leaf.sharding)
 
 
-def stack(arrays: Sequence[Array]) -> Array:
-    """Tensors that belong together as one array: a single one as it is, others stacked, shorter vectors padded with zeros.
-
-    Scalars count as vectors of length one.
-    """
-    if len(arrays) == 1:
-        return arrays[0].reshape(arrays[0].shape or (1,))
-    length = max(x.size for x in arrays)
-    return jnp.stack([x if x.ndim > 1 else jnp.pad(x.reshape(-1), (0, length - x.size)) for x in arrays])
+def is_stacked(leaves: Sequence[Leaf]) -> bool:
+    """Whether the batch of some leaves has a batch axis."""
+    return len(leaves) > 1 or leaves[0].stack is not None
 
 
 def gather(leaves: Sequence[Leaf]) -> Batch:
-    """The batch of some leaves that belong together."""
+    """The batch of some leaves that belong together.
+
+    Scalars count as vectors of length one, and shorter vectors are padded with zeros.
+    """
     arrays = [(leaf.gradient, leaf.parameter, leaf.accumulators) for leaf in leaves]
-    gradient, parameter, accumulators = jax.tree.map(lambda *x: stack(x), *arrays)
-    floor = jax.tree.map(lambda *x: jnp.stack(x) if len(x) > 1 else x[0], *[leaf.scale_floor for leaf in leaves])
+    if not is_stacked(leaves):
+        alone = lambda x: x.reshape(x.shape or (1,))
+        gradient, parameter, accumulators = jax.tree.map(alone, arrays[0])
+        return Batch(gradient, parameter, accumulators, None, 0, leaves[0].scale_floor)
+    length = max(leaf.size for leaf in leaves)
+
+    def tensors(leaf: Leaf, x: Array) -> Array:
+        """An array of a leaf with a batch axis."""
+        own = x.shape if leaf.stack is None else x.shape[len(leaf.stack) :]
+        x = x.reshape(leaf.count, *own)
+        if len(own) > 1:
+            return x
+        x = x.reshape(leaf.count, -1)
+        return jnp.pad(x, ((0, 0), (0, length - x.shape[1]))) if len(leaf.shape) < 2 else x
+
+    def together(*arrays: Array) -> Array:
+        parts = [tensors(leaf, x) for leaf, x in zip(leaves, arrays, strict=True)]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+    gradient, parameter, accumulators = jax.tree.map(together, *arrays)
+    floor = None
+    floors = [jnp.reshape(leaf.scale_floor, (leaf.count,)) for leaf in leaves if leaf.scale_floor is not None]
+    if floors:
+        floor = jnp.concatenate(floors)
     mask = None
-    if len({leaf.gradient.size for leaf in leaves}) > 1:
-        sizes = np.array([leaf.gradient.size for leaf in leaves])
+    if len({leaf.size for leaf in leaves}) > 1:
+        sizes = np.repeat([leaf.size for leaf in leaves], [leaf.count for leaf in leaves])
         mask = jnp.asarray(np.arange(gradient.shape[-1]) < sizes[:, None], jnp.float32)
-    return Batch(gradient, parameter, accumulators, mask, int(len(leaves) > 1), floor)
+    return Batch(gradient, parameter, accumulators, mask, 1, floor)
 
 
 def scatter(leaves: Sequence[Leaf], step: Array, accumulators: Accumulators) -> list[tuple[Array, Accumulators]]:
     """Step and new moments of each leaf of a batch, in the leaves' own shapes: the inverse of `gather`."""
+    counts = [leaf.count for leaf in leaves]
+    firsts = [sum(counts[:index]) for index in range(len(leaves))]
 
-    def one(index: int, like: Array, x: Array) -> Array:
-        x = x[index] if len(leaves) > 1 else x
-        return x if x.shape == like.shape else x[: like.size].reshape(like.shape)
+    def one(leaf: Leaf, first: int, like: Array, x: Array) -> Array:
+        if is_stacked(leaves):
+            x = x[first] if leaf.stack is None else jax.lax.slice_in_dim(x, first, first + leaf.count)
+        per_tensor = like.size // leaf.count
+        if len(leaf.shape) < 2 and x.shape[-1] != per_tensor:
+            x = x[..., :per_tensor]
+        return x if x.shape == like.shape else x.reshape(like.shape)
 
     return [
-        jax.tree.map(lambda like, x, i=index: one(i, like, x), (leaf.gradient, leaf.accumulators), (step, accumulators))
-        for index, leaf in enumerate(leaves)
+        jax.tree.map(
+            lambda like, x, leaf=leaf, first=first: one(leaf, first, like, x),
+            (leaf.gradient, leaf.accumulators),
+            (step, accumulators),
+        )
+        for leaf, first in zip(leaves, firsts, strict=True)
     ]

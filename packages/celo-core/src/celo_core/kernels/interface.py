@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from celo_core import features as features_lib
 from celo_core import networks
@@ -71,16 +72,40 @@ class Accumulators(NamedTuple):
     columns: tuple[Any, ...]
 
 
-class Leaf(NamedTuple):
-    """One tensor of any rank: gradient, parameter, and moments as `Accumulators` without a batch axis.
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One leaf of a tree: a tensor of any rank, or a stack of tensors of one shape, such as the layers of a scan.
 
-    ``scale_floor`` is as in `Batch`, without a batch axis.
+    Attributes:
+      gradient: (*stack, *s).
+      parameter: (*stack, *s).
+      accumulators: moments as of `Accumulators`, (*stack, ...) each.
+      scale_floor: ``None``, or float32 (*stack,), as in `Batch`.
+      stack: lengths of the leading axes that are a stack, or ``None`` for a single tensor.
+      sharding: what leaves must have in common to be stacked, where that is known; see `celo_core.sharding`.
     """
 
-    gradient: Array
-    parameter: Array
+    gradient: Any
+    parameter: Any
     accumulators: Accumulators
     scale_floor: Array | None = None
+    stack: tuple[int, ...] | None = None
+    sharding: Any = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return tuple(self.gradient.shape[len(self.stack or ()) :])
+
+    @property
+    def size(self) -> int:
+        """Elements of a tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def count(self) -> int:
+        """Number of tensors."""
+        return math.prod(self.stack or ())
 
 
 class Batch(NamedTuple):
@@ -205,15 +230,20 @@ direction, each times its entry.
 def finite_gradient(gradient: Array, bound: float) -> Array:
     """The gradient in float32, NaN as 0 and everything clipped elementwise to plus or minus ``bound``."""
     gradient = gradient.astype(jnp.float32)
-    return jax.lax.select(gradient != gradient, jnp.zeros_like(gradient), jax.lax.clamp(-bound, gradient, bound))
+    return jnp.where(gradient != gradient, np.float32(0.0), _within(gradient, bound))
 
 
 def finite_parameter(parameter: Array) -> Array:
     """The parameter in float32, limited so that its square does not overflow."""
-    return jax.lax.clamp(-LARGEST_PARAMETER, parameter.astype(jnp.float32), LARGEST_PARAMETER)
+    return _within(parameter.astype(jnp.float32), LARGEST_PARAMETER)
+
+
+def _within(x: Array, bound: float) -> Array:
+    """``x``, float32, limited to plus or minus ``bound``; a NaN stays one."""
+    return jax.lax.clamp(np.float32(-bound), x, np.float32(bound))
 
 
 def cast_finite(step: Array, dtype: Any) -> Array:
     """``step`` in ``dtype``, limited to its finite range (which matters for float16)."""
     limit = float(jnp.finfo(dtype).max)
-    return jnp.clip(step, -limit, limit).astype(dtype) if limit < 1e30 else step.astype(dtype)
+    return _within(step, limit).astype(dtype) if limit < 1e30 else step.astype(dtype)

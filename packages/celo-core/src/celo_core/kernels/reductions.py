@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 Function = Callable[..., Sequence[Array]]
@@ -40,6 +41,21 @@ def is_manual() -> bool:
     """Whether this is traced inside a `jax.shard_map` over all axes of its mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return not mesh.empty and all(kind == jax.sharding.AxisType.Manual for kind in mesh.axis_types)
+
+
+def zeros_beside(arrays: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    """Zeros whose type, inside a `jax.shard_map`, varies over the axes that any of ``arrays`` varies over.
+
+    A loop's carry must have the type of what the loop makes of it.
+    """
+    zeros = jnp.zeros(shape, dtype)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or jax.sharding.AxisType.Manual not in mesh.axis_types:
+        return zeros
+    never = np.zeros((), np.bool_)
+    for x in jax.tree.leaves(arrays):
+        zeros = jnp.where(never, x[(0,) * x.ndim].astype(dtype), zeros)
+    return zeros
 
 
 def on_one_device() -> bool:
@@ -121,7 +137,7 @@ def one_by_one(function: Callable[[Any], Any], arrays: Any, results: Any) -> Any
         return jax.tree.map(lambda old, x: jax.lax.dynamic_update_index_in_dim(old, x, i, 0), kept, new)
 
     count = jax.tree.leaves(results)[0].shape[0]
-    return _loop(count, put, arrays, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), results))
+    return _loop(count, put, arrays, jax.tree.map(lambda x: zeros_beside(arrays, x.shape, x.dtype), results))
 
 
 def _loop(count: int, body: Callable[[Any, Any, Any], Any], arrays: Any, carry: Any) -> Any:
@@ -142,7 +158,7 @@ def _loop(count: int, body: Callable[[Any, Any, Any], Any], arrays: Any, carry: 
         return list(jax.lax.optimization_barrier(low)), carry
 
     low = [x for x, low_one in zip(leaves, is_low, strict=True) if low_one]
-    return jax.lax.fori_loop(0, count, step, (low, carry))[1]
+    return jax.lax.fori_loop(np.int32(0), np.int32(count), step, (low, carry))[1]
 
 
 def _fold(x: Array, axis: int, parts: int) -> Array:
@@ -203,7 +219,7 @@ def _blocked(function: Function, arrays: Any, shape: Sequence[int], outputs: int
     """Sums over one tensor, block by block."""
     blocks = _Blocks(shape, BLOCK_PARTS)
     axis = blocks.axis
-    folded = jnp.zeros((1,) * axis + (blocks.size // BLOCK_PARTS, *shape[axis + 1 :]))
+    folded = zeros_beside(arrays, (1,) * axis + (blocks.size // BLOCK_PARTS, *shape[axis + 1 :]))
 
     def add(block: Any, size: int, place: Any, totals: Any) -> Any:
         del place
@@ -213,7 +229,7 @@ def _blocked(function: Function, arrays: Any, shape: Sequence[int], outputs: int
             return [t + _fold(x, axis, BLOCK_PARTS) for t, x in zip(in_parts, values, strict=True)], rest
         return in_parts, [t + jnp.sum(x) for t, x in zip(rest, values, strict=True)]
 
-    in_parts, rest = blocks.over(add, arrays, ([folded] * outputs, [jnp.zeros(())] * outputs))
+    in_parts, rest = blocks.over(add, arrays, ([folded] * outputs, [zeros_beside(arrays, ())] * outputs))
     return [jnp.sum(a) + b for a, b in zip(in_parts, rest, strict=True)]
 
 
@@ -242,6 +258,6 @@ def means_over(function: Callable[[Array], Array], x: Array, axes: Sequence[int]
             for total, a, b in zip(totals, old, sums, strict=True)
         ]
 
-    zeros = [jnp.zeros((*x.shape[:axis], 1, *x.shape[axis + 1 :])) for axis in axes]
+    zeros = [zeros_beside(x, (*x.shape[:axis], 1, *x.shape[axis + 1 :])) for axis in axes]
     totals = _Blocks(x.shape, 1).over(add, x, zeros)
     return [jnp.squeeze(total, axis) / x.shape[axis] for total, axis in zip(totals, axes, strict=True)]

@@ -1,11 +1,14 @@
 """The fused update of whole trees: leaves are grouped into batches, and each batch goes to an implementation."""
 
 import functools
+import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from celo_core.kernels import grouping, xla
 from celo_core.kernels.interface import Accumulators, Batch, Leaf, UpdateRule, Weights
@@ -26,6 +29,8 @@ def update_tree(
     count: Array,
     implementation: str = "auto",
     scale_floor: Array | None = None,
+    stacks: Sequence[tuple[int, ...] | None] | None = None,
+    shardings: Sequence[Any] | None = None,
 ) -> tuple[Any, Accumulators]:
     """One step of every tensor of a tree.
 
@@ -33,28 +38,38 @@ def update_tree(
       rule: the update rule.
       weights: meta-parameters of its network.
       multiplier: the scheduler's multiplier, a float32 scalar, or ``None`` for 1.
-      gradients: tree of gradients.
+      gradients: tree of gradients like ``params``. A leaf with ``None`` for one gets no step, and keeps its moments; so
+        does one without elements.
       params: tree of parameters.
-      accumulators: as `Accumulators`, with a tree like ``gradients`` in place of each array.
+      accumulators: as `Accumulators`, with a tree like ``params`` in place of each array.
       count: steps taken, int32 ().
       implementation: one of `IMPLEMENTATIONS`; see `celo_core.scale_by_celo`.
       scale_floor: as in `Batch`, of all tensors in their order, float32 (tensors,); ``None`` for none.
+      stacks: for each leaf, see `Leaf`; by default there is none.
+      shardings: for each leaf, see `Leaf`; by default none is known.
 
     Returns:
       The tree of steps, each in its gradient's dtype, and the new accumulators, as trees.
     """
     treedef: Any
-    flat, treedef = jax.tree.flatten(gradients)
+    flat_params, treedef = jax.tree.flatten(params)
+    flat = treedef.flatten_up_to(gradients)
     trees = [*accumulators.momenta, accumulators.second_moment, *accumulators.rows, *accumulators.columns]
-    columns = [treedef.flatten_up_to(tree) for tree in [params, *trees]]
+    columns = [treedef.flatten_up_to(tree) for tree in trees]
     by_leaf = [[column[i] for column in columns] for i in range(len(flat))]
-    floors = [None] * len(flat) if scale_floor is None else [scale_floor[i] for i in range(len(flat))]
+    stacks = [None] * len(flat) if stacks is None else stacks
+    shardings = [None] * len(flat) if shardings is None else shardings
+    floors = floors_of(scale_floor, stacks)
     leaves = [
-        Leaf(g, p, _joined(parts, accumulators), floor)
-        for g, (p, *parts), floor in zip(flat, by_leaf, floors, strict=True)
+        Leaf(g, p, _joined(parts, accumulators), floor, stack, sharding)
+        for g, p, parts, floor, stack, sharding in zip(
+            flat, flat_params, by_leaf, floors, stacks, shardings, strict=True
+        )
     ]
-    results: list[Any] = [None] * len(leaves)
-    for number, indices in enumerate(grouping.plan(leaves)):
+    results: list[Any] = [(leaf.gradient, leaf.accumulators) for leaf in leaves]
+    moving = [i for i, leaf in enumerate(leaves) if leaf.gradient is not None and leaf.gradient.size > 0]
+    for number, batch in enumerate(grouping.plan([leaves[i] for i in moving])):
+        indices = [moving[place] for place in batch]
         members = [leaves[i] for i in indices]
         seed = step_seed(count, number)
         step, new = _update_batch(rule, weights, multiplier, grouping.gather(members), seed, implementation)
@@ -66,6 +81,19 @@ def update_tree(
     return steps, _joined(new_trees, accumulators)
 
 
+def floors_of(scale_floor: Array | None, stacks: Sequence[tuple[int, ...] | None]) -> list[Array | None]:
+    """The part of each leaf, float32 (*stack,), in a floor of all tensors, float32 (tensors,)."""
+    if scale_floor is None:
+        return [None] * len(stacks)
+    floors: list[Array | None] = []
+    first = 0
+    for stack in stacks:
+        count = math.prod(stack or ())
+        floors.append(scale_floor[first : first + count].reshape(stack or ()))
+        first += count
+    return floors
+
+
 def step_seed(count: Array, number: int) -> Array:
     """Seed of the stochastic rounding of one batch in one step, uint32 ().
 
@@ -73,7 +101,7 @@ def step_seed(count: Array, number: int) -> Array:
       count: steps taken, int32 ().
       number: which batch.
     """
-    return (count.astype(jnp.uint32) * jnp.uint32(0xC2B2AE35)) ^ jnp.uint32(number * 0x27D4EB2F % 2**32)
+    return (count.astype(jnp.uint32) * np.uint32(0xC2B2AE35)) ^ np.uint32(number * 0x27D4EB2F % 2**32)
 
 
 def _update_batch(

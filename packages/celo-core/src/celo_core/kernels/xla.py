@@ -171,26 +171,29 @@ def sums_of_squares(rule: UpdateRule, batch: Batch, new: Accumulators, factored:
 
 def mean_squares(
     rule: UpdateRule, batch: Batch, factored: Factored | None, sums: Sequence[Array]
-) -> tuple[list[Array], Array]:
+) -> tuple[Array, Array]:
     """Mean squares from the sums of pass 1 and, for row and column features, from the small arrays themselves.
 
     Returns:
-      Mean square of every feature in checkpoint order, each float32 (*batch,), and that of the parameter with the square
-      of the batch's scale floor added.
+      Mean square of every feature in checkpoint order, float32 (*batch, features), and that of the parameter, float32
+      (*batch,), with the square of the batch's scale floor added.
     """
-    *features, parameter = sums
+    # Behind a barrier and as one array: dozens of programs for a scalar each take long to compile.
+    *features, parameter = jax.lax.optimization_barrier(tuple(sums))
+    size = jnp.asarray(batch.num_elements, jnp.float32)
     places = rule.indices(interface.kinds(batch))
-    means: dict[int, Array] = dict(zip(places, [x / batch.num_elements for x in features], strict=True))
+    parts = [jnp.stack(features, axis=-1) / jnp.expand_dims(size, -1)] if features else []
     if factored is not None:
         for kind in (Kind.ROW, Kind.COLUMN):
             # Each is repeated equally often in the whole tensor, so that its own mean is that over the tensor.
             made = rule.make(interface.small_values(factored.rows, factored.columns), (kind,))
-            own = [jnp.mean(jnp.square(x), axis=batch.tensor_axes) for x in made]
-            means.update(zip(rule.indices((kind,)), own, strict=True))
-    scale = parameter / batch.num_elements
+            if made:
+                parts.append(jnp.mean(jnp.square(jnp.stack(made, axis=-1)), axis=batch.tensor_axes))
+                places = [*places, *rule.indices((kind,))]
+    scale = parameter / size
     if batch.scale_floor is not None:
         scale = scale + jnp.square(batch.scale_floor)
-    return [means[index] for index in sorted(means)], scale
+    return jnp.concatenate(parts, axis=-1)[..., np.argsort(places)], scale
 
 
 class Folded(NamedTuple):
@@ -213,11 +216,11 @@ def fold(
     weights: Weights,
     multiplier: Array | None,
     factored: Factored | None,
-    statistics: tuple[list[Array], Array],
+    statistics: tuple[Array, Array],
 ) -> Folded:
     """Between the passes: normalisers into the first layer's kernel, small features into rank-one terms, the step size."""
     mean_square, parameter_square = statistics
-    kernel = weights["hidden_0"]["kernel"] * features_lib.normalizer(jnp.stack(mean_square, axis=-1))[..., None]
+    kernel = weights["hidden_0"]["kernel"] * features_lib.normalizer(mean_square)[..., None]
     size = features_lib.parameter_scale(parameter_square) * rule.step_scale
     size = size if multiplier is None else size * multiplier
     units = range(kernel.shape[-1])

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 Array = jax.Array
@@ -67,13 +68,14 @@ def init_loss_buffer(num_timescales: int) -> LossBuffer:
     return LossBuffer(
         count=jnp.zeros((), jnp.int32),
         means=jnp.zeros((num_timescales,), jnp.float32),
-        running_min=jnp.full((num_timescales,), jnp.finfo(jnp.float32).max, jnp.float32),
+        running_min=jnp.full((num_timescales,), np.finfo(np.float32).max, jnp.float32),
     )
 
 
 def loss_rates(num_steps: Array, num_timescales: int) -> Array:
     """Inverse half-lives, of half-lives ``logspace(1, log10 num_steps)``, float32 (timescales,)."""
-    exponents = jnp.linspace(1.0, jnp.log10(num_steps), num_timescales, dtype=jnp.float32)
+    last = jnp.log10(jnp.asarray(num_steps, jnp.float32))
+    exponents = jnp.linspace(np.float32(1.0), last, num_timescales, dtype=jnp.float32)
     return 10.0 ** (-exponents)
 
 
@@ -88,8 +90,9 @@ def corrected_means(means: Array, count: Array, rates: Array) -> Array:
 def update_loss_buffer(buffer: LossBuffer, value: Array, num_steps: Array) -> tuple[LossBuffer, Array]:
     """Takes in one loss.
 
-    A loss is limited to twice the magnitude of the largest mean so far (except the first). A NaN counts as a loss
-    at that limit; while there is no finite loss yet, a non-finite one is left out.
+    A loss is limited to twice the magnitude of the largest mean so far, except the first, and where that mean is 0: a training
+    may begin at a loss of exactly 0. A NaN counts as a loss at that limit; while there is no finite loss yet, a non-finite
+    one is left out.
 
     Args:
       buffer: the buffer before this loss.
@@ -108,7 +111,9 @@ def update_loss_buffer(buffer: LossBuffer, value: Array, num_steps: Array) -> tu
     # The limit takes the old means with the new correction, as the published rule does.
     limit = jnp.minimum(2.0 * jnp.abs(jnp.max(corrected_means(buffer.means, k, rates))), _LARGEST_LOSS)
     bounded = jnp.clip(jnp.where(jnp.isnan(value), _LARGEST_LOSS, value), -_LARGEST_LOSS, _LARGEST_LOSS)
-    loss = jnp.where(buffer.count == 0, bounded, jnp.minimum(bounded, limit))
+    # Of a loss that is no number there is nothing to tell a mean of 0 from: it is left out.
+    unlimited = (buffer.count == 0) | ((limit == 0) & jnp.isfinite(value))
+    loss = jnp.where(unlimited, bounded, jnp.minimum(bounded, limit))
 
     means = jnp.exp(-rates) * buffer.means - jnp.expm1(-rates) * loss
     current = corrected_means(means, k, rates)

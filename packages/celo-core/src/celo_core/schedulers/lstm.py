@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from celo_core.checks import check_choice
 from celo_core.schedulers.embedding import EMBEDDING_SIZE, check_task_embedding
@@ -74,9 +75,9 @@ class LSTMSchedulerState(NamedTuple):
     """Memory of the scheduler.
 
     Attributes:
-      losses: running means of the loss.
-      hidden: float32 (hidden_size,).
-      cell: float32 (hidden_size,).
+      losses: running means of the loss; as they began where it is not read (see `LSTMScheduler.reads_loss`).
+      hidden: float32 (hidden_size,); ``None`` without an LSTM.
+      cell: likewise.
     """
 
     losses: LossBuffer
@@ -93,7 +94,7 @@ class LSTMNetwork(nn.Module):
     config: LSTMSchedulerConfig
 
     @nn.compact
-    def __call__(self, x: Array, hidden: Array, cell: Array) -> tuple[Array, Array, Array]:
+    def __call__(self, x: Array, hidden: Any, cell: Any) -> tuple[Array, Any, Any]:
         """Maps the input (num_inputs,) and the LSTM's state, twice (hidden_size,), to a log multiplier and a new state."""
         size = self.config.hidden_size
         if size == 0:
@@ -131,16 +132,32 @@ class LSTMScheduler:
         """State before the first step."""
         return LSTMSchedulerState(
             losses=init_loss_buffer(self.config.num_timescales),
-            hidden=jnp.array(theta["initial_hidden"], jnp.float32),
-            cell=jnp.array(theta["initial_cell"], jnp.float32),
+            # An array without elements would be more than some writers of checkpoints take.
+            hidden=jnp.array(theta["initial_hidden"], jnp.float32) if self.config.hidden_size else None,
+            cell=jnp.array(theta["initial_cell"], jnp.float32) if self.config.hidden_size else None,
         )
+
+    def reads_loss(self, theta: dict[str, Any]) -> bool:
+        """Whether the multiplier depends on the loss: not where a linear map has nothing but zeros for the loss's features.
+
+        Of a traced theta that cannot be told, and the answer is yes.
+        """
+        kernel = theta["network"]["step_size"]["kernel"]
+        if self.config.hidden_size or isinstance(kernel, jax.core.Tracer):
+            return True
+        first = len(TIME_THRESHOLDS)
+        return bool(np.any(np.asarray(kernel)[first : first + self.config.num_timescales - 1] != 0))
+
+    def decay(self, count: Array, num_steps: Any) -> Array:
+        """Share of its height that the schedule's decay leaves after ``count`` steps, float32 (); see `DECAYS`."""
+        return decay_factor(self.config.decay, count.astype(jnp.float32) / jnp.asarray(num_steps, jnp.float32))
 
     def step(
         self,
         theta: dict[str, Any],
         state: LSTMSchedulerState,
         count: Array,
-        value: Array,
+        value: Array | None,
         num_steps: Array,
         task_embedding: Array | None = None,
     ) -> tuple[Array, LSTMSchedulerState]:
@@ -150,7 +167,7 @@ class LSTMScheduler:
           theta: the scheduler's meta-parameters.
           state: memory.
           count: steps taken before this one, int32 ().
-          value: loss of this step, scalar.
+          value: loss of this step, scalar; ``None``, where it is not read, leaves the means as they are.
           num_steps: planned length of training, scalar, possibly traced.
           task_embedding: float32 (EMBEDDING_SIZE,), read only if the config says so.
 
@@ -162,7 +179,10 @@ class LSTMScheduler:
         """
         task_embedding = check_task_embedding(task_embedding, self.config.task_embedding)
         num_steps = jnp.asarray(num_steps, jnp.float32)
-        losses, loss_features = update_loss_buffer(state.losses, value, num_steps)
+        if value is None:
+            losses, loss_features = state.losses, jnp.zeros((self.config.num_timescales - 1,), jnp.float32)
+        else:
+            losses, loss_features = update_loss_buffer(state.losses, value, num_steps)
         fraction = count.astype(jnp.float32) / num_steps
         parts = [time_features(fraction), loss_features]
         parts += [horizon_feature(num_steps, self.config.shortest_horizon)] * self.config.horizon

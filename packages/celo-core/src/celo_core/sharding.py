@@ -1,0 +1,60 @@
+"""Meshes with explicit axes, the default of `jax.make_mesh`: sharding in is sharding out.
+
+There every array's type says how it is sharded, and operations that would have to choose (a reshape, a stack, a product of
+matrices) are refused. An update is full of them, and its result's sharding is known: that of what goes in. So it is computed
+with automatic axes, and the results are given the shardings of the gradients and of the old state.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, NamedSharding
+
+Array = jax.Array
+
+
+def explicit(x: Any) -> Any:
+    """The `NamedSharding` of an array on a mesh with an explicit axis, or ``None``."""
+    found = getattr(jax.typeof(x), "sharding", None)
+    if found is None or found.mesh.empty or AxisType.Explicit not in found.mesh.axis_types:
+        return None
+    # Outside of a trace the devices are known, and are needed.
+    return x.sharding if isinstance(x, Array) and not isinstance(x, jax.core.Tracer) else found
+
+
+def explicit_key(tree: Any) -> Hashable:
+    """What tensors must have in common to be stacked: their shardings, or ``None`` where none is explicit."""
+    found = tuple(explicit(x) for x in jax.tree.leaves(tree))
+    return None if all(x is None for x in found) else tuple(None if x is None else x.spec for x in found)
+
+
+class KeepsShardings:
+    """An update whose results are sharded as its arguments are, also where axes of the mesh are explicit.
+
+    Args:
+      update: ``(updates, state, params, value, static) -> (updates, state)``.
+    """
+
+    def __init__(self, update: Callable[..., tuple[Any, Any]]) -> None:
+        self._update = update
+        self._compiled: dict[Hashable, Callable[..., tuple[Any, Any]]] = {}
+
+    def __call__(self, updates: Any, state: Any, params: Any, value: Any, static: Hashable) -> tuple[Any, Any]:
+        """As the update; the results have the structures of ``updates`` and ``state``."""
+        leaves = jax.tree.leaves((updates, state, params))
+        found = [sharding for x in leaves if (sharding := explicit(x)) is not None]
+        if not found:
+            return self._update(updates, state, params, value, static)
+        mesh = found[0].mesh
+        of = lambda x: NamedSharding(mesh, jax.typeof(x).sharding.spec)
+        shardings = jax.tree.map(of, (updates, state))
+        update = lambda updates, state, params, value: self._update(updates, state, params, value, static)
+        automatic = jax.sharding.auto_axes(update, out_sharding=shardings)
+        if any(isinstance(x, jax.core.Tracer) for x in [*leaves, value]):
+            return automatic(updates, state, params, value)
+        # Automatic axes exist inside of a trace only.
+        key = (static, jax.tree.structure(shardings), tuple(jax.tree.leaves(shardings)))
+        if key not in self._compiled:
+            self._compiled[key] = jax.jit(automatic)
+        return self._compiled[key](updates, state, params, value)
