@@ -19,6 +19,7 @@ LONG = 120
 STUCK = """
     import sys
     import jax
+    from celo_tasks import interrupts as interrupts_
     from celo_tasks.interrupts import Interrupts
 
     # Billions of steps: as long a block as none of meta-training is.
@@ -71,6 +72,16 @@ def test_a_signal_ends_a_process_that_has_nothing_to_finish(run):
     assert process.stderr.readline() == "celo-tasks: text of the test.\n"
     out, _ = process.communicate(timeout=LONG)
     assert process.returncode == 143 or "reached" in out
+
+
+def test_a_second_signal_does_not_wait_for_the_grace_of_the_first(run):
+    process = run(STUCK.format(how="leave_with").replace("    with", "    interrupts_.GRACE = 600.0\n    with"))
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "celo-tasks: text of the test.\n"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=LONG)
+    assert process.returncode == 130 or "reached" in out
 
 
 def test_a_signal_to_the_process_and_to_its_group_is_one(run):

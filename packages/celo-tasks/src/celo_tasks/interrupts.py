@@ -110,8 +110,10 @@ class Interrupts:
         while self._received(first + TOGETHER):
             continue  # the same one
         self._announce()
-        if not self._finish and self._received(first + GRACE) is None and not self._reached.is_set():
-            self._end()
+        if not self._finish:
+            second = self._received(first + GRACE)
+            if second or (second is None and not self._reached.is_set()):
+                self._end()
         while self._received():
             self._end()
 
@@ -132,9 +134,9 @@ class Interrupts:
 
     def _announce(self) -> None:
         second = "; a second signal ends it at once" if self._finish and self._own else ""
-        # A progress line of a terminal is left to stand.
-        begin = "\n" if sys.stderr is not None and sys.stderr.isatty() else ""
         try:
+            # A progress line of a terminal is left to stand.
+            begin = "\n" if sys.stderr is not None and sys.stderr.isatty() else ""
             print(f"{begin}celo-tasks: {self._text}{second}.", file=sys.stderr, flush=True)
         except (OSError, ValueError):  # nobody reads it
             pass
