@@ -1,5 +1,6 @@
 """The three protocols of Celo. They are structural: nothing needs to inherit from them."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -29,11 +30,12 @@ class LearnedOptimizer(Protocol):
         """Random meta-parameters."""
         ...
 
-    def build(self, theta: Theta, num_steps: Any, **options: Any) -> optax.GradientTransformationExtraArgs:
-        """The Optax optimizer for a training of ``num_steps`` steps; pure in ``theta``, which may be traced.
+    @property
+    def build(self) -> Callable[..., optax.GradientTransformationExtraArgs]:
+        """``build(theta, num_steps, **options)``: the Optax optimizer for a training of ``num_steps`` steps.
 
-        An architecture names its options in its signature, as `optax.inject_hyperparams` needs; those of `celo_core.celo` are
-        what users expect.
+        Pure in ``theta``, which may be traced. An architecture names its options in its signature, as
+        `optax.inject_hyperparams` needs; those of `celo_core.celo` are what users expect.
         """
         ...
 

@@ -53,8 +53,8 @@ def direction(
 ) -> optax.GradientTransformationExtraArgs:
     """The gradient transformation of an architecture, with the checks at the border.
 
-    Python numbers and NumPy arrays become arrays, a ``None`` gradient of a parameter leaves it and its moments alone, results
-    are sharded as the arguments are, and what cannot be treated raises one sentence.
+    Python numbers and NumPy arrays become arrays, a ``None`` gradient of a parameter leaves its moments alone and makes its
+    step zeros, results are sharded as the arguments are, and what cannot be treated raises one sentence.
 
     Args:
       name: of the architecture, for messages.
@@ -81,7 +81,9 @@ def direction(
         stacks = checks.stacks_of(params, num_stacked_axes)
         shardings = [explicit_key(pair) for pair in zip(*leaves_like(params, updates, params), strict=True)]
         value = jnp.asarray(value, jnp.float32) if reads_loss else None
-        return keeps_shardings(updates, state, params, value, Layout(tuple(stacks), tuple(shardings)))
+        steps, new = keeps_shardings(updates, state, params, value, Layout(tuple(stacks), tuple(shardings)))
+        # `optax.apply_updates` takes no None.
+        return zip_leaves(lambda p, s: jnp.zeros_like(p) if s is None else s, params, steps), new
 
     return optax.GradientTransformationExtraArgs(checked_init, checked_update)
 
@@ -97,6 +99,14 @@ def leaves_like(tree: Any, *others: Any) -> list[list[Any]]:
     """Leaves of ``others`` at the places of the leaves of ``tree``; there may be ``None`` there."""
     treedef: Any = jax.tree.structure(tree)
     return [treedef.flatten_up_to(other) for other in others]
+
+
+def zip_leaves(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """A tree of ``function`` of each leaf and what is at its place in the others, be it ``None``."""
+    return jax.tree.unflatten(
+        jax.tree.structure(tree),
+        [function(*leaves) for leaves in zip(jax.tree.leaves(tree), *leaves_like(tree, *others), strict=True)],
+    )
 
 
 def zeros_like(params: Any, dtype: Any) -> Any:
@@ -169,7 +179,7 @@ def descend(
         if decays:
             share = jnp.asarray(weight_decay, jnp.float32) * decay(count)
             chosen = mask(params) if callable(mask) else mask
-            steps = _add_decay(steps, params, share, True if chosen is None else chosen)
+            steps = _add_decay(steps, params, updates, share, True if chosen is None else chosen)
         if isinstance(factor, (int, float)) and factor == 1:
             return jax.tree.map(jnp.negative, steps), new_state
         factor = -jnp.asarray(factor, jnp.float32)
@@ -178,21 +188,13 @@ def descend(
     return optax.GradientTransformationExtraArgs(direction.init, update)
 
 
-def _add_decay(steps: Any, params: Any, share: Array, mask: Any) -> Any:
-    """Steps with ``share`` of each parameter added where the mask says so."""
+def _add_decay(steps: Any, params: Any, updates: Any, share: Array, mask: Any) -> Any:
+    """Steps with ``share`` of each parameter added where the mask says so and there is a gradient."""
 
-    def one(step: Any, parameter: Any) -> Any:
-        if step is None:
-            return None
-        wide = step.astype(jnp.float32) + share * jnp.asarray(parameter, jnp.float32)
-        return wide.astype(step.dtype)
+    def one(parameter: Any, step: Array, gradient: Any) -> Array:
+        if gradient is None:
+            return step
+        return (step.astype(jnp.float32) + share * jnp.asarray(parameter, jnp.float32)).astype(step.dtype)
 
-    part = lambda decays, s, p: _zip_leaves(one, s, p) if decays else s
-    return jax.tree.map(part, mask, steps, params)
-
-
-def _zip_leaves(function: Callable[[Any, Any], Any], steps: Any, params: Any) -> Any:
-    """``function`` of each parameter's step, which may be ``None``, and the parameter."""
-    treedef: Any
-    leaves, treedef = jax.tree.flatten(params)
-    return treedef.unflatten([function(s, p) for s, p in zip(treedef.flatten_up_to(steps), leaves, strict=True)])
+    part = lambda decays, s, p, u: zip_leaves(one, p, s, u) if decays else s
+    return jax.tree.map(part, mask, steps, params, updates)

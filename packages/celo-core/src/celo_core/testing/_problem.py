@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-Make = Callable[[Any], optax.GradientTransformationExtraArgs]
-"""A factory ``make(num_steps)`` of the optimizer under test; ``num_steps`` may be traced."""
+Make = Callable[..., optax.GradientTransformationExtraArgs]
+"""A factory ``make(num_steps)`` of the optimizer under test; ``num_steps`` may be traced. See also `check_stacked_layers`."""
 
 NUM_STEPS = 20
 SHAPES: Mapping[str, tuple[int, ...]] = {"bias": (2,), "kernel": (3, 2)}
