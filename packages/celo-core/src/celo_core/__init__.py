@@ -29,6 +29,7 @@ from celo_core.schedulers import LSTMSchedulerConfig as LSTMSchedulerConfig
 from celo_core.schedulers import embed_task as embed_task
 from celo_core.schedulers import task_embedding as task_embedding
 from celo_core.training import TrainState as TrainState
+from celo_core.training import restore_structure as restore_structure
 from celo_core.truncation import ConstantLength as ConstantLength
 from celo_core.truncation import GrowingLength as GrowingLength
 from celo_core.truncation import LogUniformLength as LogUniformLength

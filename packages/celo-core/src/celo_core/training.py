@@ -1,7 +1,9 @@
-"""Helpers for training loops: the one thing a learned optimizer needs that others do not is the loss."""
+"""Helpers for training loops: the loss that a learned optimizer reads, and states that come from a checkpoint."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import optax
 from flax.training import train_state
 
@@ -25,3 +27,51 @@ class TrainState(train_state.TrainState):
         updates, opt_state = tx.update(grads, self.opt_state, self.params, value=value)
         params = optax.apply_updates(self.params, updates)
         return self.replace(step=self.step + 1, params=params, opt_state=opt_state, **kwargs)
+
+
+def restore_structure(like: Any, restored: Any) -> Any:
+    """A tree of the structure of ``like`` with the leaves of ``restored``, which a checkpoint was read to without a target.
+
+    Without one Orbax returns nested dicts and lists, whatever the tree was made of: named tuples come back as dicts, by the
+    names of their fields, and tuples as lists.
+
+    Args:
+      like: a tree of the structure that was saved, such as ``jax.eval_shape(tx.init, params)``.
+      restored: nested dicts, lists and tuples.
+
+    Returns:
+      A tree like ``like``, the leaves as they are in ``restored``.
+
+    Raises:
+      ValueError: a part of ``like`` is missing in ``restored``, or there is more than that.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from celo_core import restore_structure
+      >>> like = jax.eval_shape(optax.adam(1e-3).init, jnp.ones(2))
+      >>> state = restore_structure(like, [{"count": 3, "mu": jnp.ones(2), "nu": jnp.ones(2)}, {}])
+      >>> int(state[0].count)
+      3
+    """
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(like)]
+    found = [_at(restored, path) for path in paths]
+    if (number := len(jax.tree.leaves(restored))) != len(paths):
+        raise ValueError(
+            f"what was restored has {number} leaves and not {len(paths)}: it is of another optimizer or model."
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), found)
+
+
+def _at(tree: Any, path: Any) -> Any:
+    for depth, key in enumerate(path):
+        name = next(getattr(key, kind) for kind in ("name", "key", "idx") if hasattr(key, kind))
+        try:
+            tree = (
+                tree[name]
+                if isinstance(tree, (Mapping, list, tuple)) and not hasattr(tree, "_fields")
+                else getattr(tree, name)
+            )
+        except (KeyError, IndexError, TypeError, AttributeError):
+            where = jax.tree_util.keystr(path[: depth + 1])
+            raise ValueError(f"what was restored has no {where}: it is of another optimizer or model.") from None
+    return tree

@@ -38,6 +38,16 @@ def conformance_check(function: F) -> F:
     return wrapper  # type: ignore[return-value]
 
 
+def eight_devices(check: str, number: int = 8) -> np.ndarray:
+    """The first devices, an array of as many; raises `Unavailable` where there are fewer."""
+    if jax.device_count() < number:
+        raise Unavailable(
+            f"{check} needs {number} devices and JAX sees {jax.device_count()}: set "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={number} before JAX starts, or skip this check."
+        )
+    return np.asarray(jax.devices()[:number])
+
+
 def make_params(
     shapes: Mapping[str, tuple[int, ...]] = SHAPES, dtype: Any = jnp.float32, seed: int = 0
 ) -> dict[str, Any]:

@@ -16,15 +16,25 @@ or one check per test, with a name in the report::
         check(lambda num_steps: my_optimizer(theta, num_steps))
 
 A check raises AssertionError with one sentence where the optimizer fails it, and `Unavailable` where the check itself cannot
-run: two of them need eight devices (simulated ones will do: ``XLA_FLAGS=--xla_force_host_platform_device_count=8``, set
-before JAX starts), two need a package of the ``test`` extra.
+run: some need eight devices (simulated ones will do: ``XLA_FLAGS=--xla_force_host_platform_device_count=8``, set before JAX
+starts), some a package of the ``test`` extra.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from celo_core.protocols import LearnedOptimizer
-from celo_core.testing import frameworks, meta_parameters, robustness, transformations, updates, wrappers
+from celo_core.testing import (
+    edge_cases,
+    frameworks,
+    layouts,
+    meta_parameters,
+    modes,
+    robustness,
+    transformations,
+    updates,
+    wrappers,
+)
 from celo_core.testing._problem import Make
 
 CHECKS: tuple[Callable[[Make], None], ...] = (
@@ -63,6 +73,28 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     frameworks.check_flax_linen,
     frameworks.check_equinox,
     frameworks.check_orbax,
+    frameworks.check_orbax_managers,
+    frameworks.check_orbax_other_devices,
+    edge_cases.check_python_numbers,
+    edge_cases.check_no_elements,
+    edge_cases.check_state_has_elements,
+    edge_cases.check_none_gradients,
+    edge_cases.check_gradient_types,
+    edge_cases.check_losses,
+    edge_cases.check_loss_types,
+    edge_cases.check_all_zeros,
+    edge_cases.check_stacked_layers,
+    modes.check_rank_promotion,
+    modes.check_strict_dtypes,
+    modes.check_debug_nans,
+    modes.check_debug_infs,
+    modes.check_tracer_leaks,
+    modes.check_disable_jit,
+    modes.check_x64,
+    layouts.check_layouts_automatic,
+    layouts.check_layouts_explicit,
+    layouts.check_shard_map,
+    layouts.check_pmap,
 )
 """Checks of an optimizer; each takes a factory ``make(num_steps)``."""
 

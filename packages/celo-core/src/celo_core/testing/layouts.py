@@ -16,16 +16,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from celo_core.testing._problem import (
     NUM_STEPS,
     Make,
-    Unavailable,
     assert_close,
     conformance_check,
+    eight_devices,
     gradient,
     loss,
     make_params,
     train_step,
 )
-
-NUM_DEVICES = 8
 
 LAYOUTS: Mapping[str, tuple[tuple[int, ...], tuple[str | tuple[str, str] | None, ...]]] = {
     "rows": ((16, 8), ("data", None)),
@@ -43,15 +41,6 @@ LAYOUTS: Mapping[str, tuple[tuple[int, ...], tuple[str | tuple[str, str] | None,
     "scalar": ((), ()),
 }
 """Name of a leaf -> its shape, and the mesh's axes along which its own are split; several leaves of one shape among them."""
-
-
-def _devices(check: str, number: int = NUM_DEVICES) -> np.ndarray:
-    if jax.device_count() < number:
-        raise Unavailable(
-            f"{check} needs {number} devices and JAX sees {jax.device_count()}: set "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={number} before JAX starts, or skip this check."
-        )
-    return np.asarray(jax.devices()[:number])
 
 
 def _spec(x: Any) -> PartitionSpec:
@@ -76,7 +65,7 @@ def _assert_same_layout(new: Any, old: Any, what: str) -> None:
 
 
 def _check_layouts(make: Make, kind: AxisType) -> None:
-    devices = _devices("a check of layouts").reshape(4, 2)
+    devices = eight_devices("a check of layouts").reshape(4, 2)
     mesh = Mesh(devices, ("data", "model"), axis_types=(kind, kind))
     whole = make_params({name: shape for name, (shape, _) in LAYOUTS.items()})
     shardings = {name: NamedSharding(mesh, PartitionSpec(*axes)) for name, (_, axes) in LAYOUTS.items()}
@@ -115,11 +104,11 @@ def check_layouts_explicit(make: Make) -> None:
 @conformance_check
 def check_shard_map(make: Make) -> None:
     """Inside `jax.shard_map`, which checks what varies over the mesh, replicated steps are those outside."""
-    mesh = Mesh(_devices("check_shard_map"), ("data",))
+    mesh = Mesh(eight_devices("check_shard_map"), ("data",))
     tx = make(NUM_STEPS)
     shapes = {"bias": (6,), "kernel": (40, 6), "large": (300, 130), "same": (40, 6)}
     params = make_params(shapes)
-    offsets = jnp.linspace(-1.0, 1.0, NUM_DEVICES)
+    offsets = jnp.linspace(-1.0, 1.0, 8)
 
     def step(params: Any, state: Any, offset: jax.Array) -> tuple[Any, Any]:
         grads = jax.tree.map(lambda g: g + jnp.mean(offset), gradient(params))
@@ -141,7 +130,7 @@ def check_shard_map(make: Make) -> None:
 @conformance_check
 def check_pmap(make: Make) -> None:
     """Inside `jax.pmap` each device's steps are those outside."""
-    devices = list(_devices("check_pmap", 2))
+    devices = list(eight_devices("check_pmap", 2))
     tx = make(NUM_STEPS)
     params = make_params({"bias": (6,), "kernel": (40, 6), "large": (300, 130)})
     carry = (params, tx.init(params))

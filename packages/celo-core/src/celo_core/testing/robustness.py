@@ -9,6 +9,7 @@ import numpy as np
 from celo_core.testing._problem import (
     NUM_STEPS,
     Make,
+    assert_close,
     assert_finite,
     assert_raises,
     conformance_check,
@@ -83,16 +84,27 @@ def check_longer_than_planned(make: Make) -> None:
 
 @conformance_check
 def check_missing_arguments(make: Make) -> None:
-    """Without ``value`` or ``params``, update raises a ValueError that says how to pass them."""
+    """Without ``params`` update raises a ValueError that says how to pass them; likewise without ``value``, if that is read.
+
+    An optimizer that takes steps without ``value`` must take the same ones whatever ``value`` is.
+    """
     tx = make(NUM_STEPS)
     params = make_params()
     state, grads = tx.init(params), gradient(params)
-    assert_raises(ValueError, lambda: tx.update(grads, state, params), naming="value=", what="update without value")
     assert_raises(ValueError, lambda: tx.update(grads, state, value=1.0), naming="params", what="update without params")
-    traced = jax.jit(lambda g, s, p: tx.update(g, s, p))
-    assert_raises(
-        ValueError, lambda: traced(grads, state, params), naming="value=", what="a jitted update without value"
-    )
+    try:
+        updates, after = tx.update(grads, state, params)
+    except Exception:
+        attempt = lambda g, s, p: tx.update(g, s, p)
+        assert_raises(ValueError, lambda: attempt(grads, state, params), naming="value=", what="update without value")
+        traced = jax.jit(attempt)
+        assert_raises(
+            ValueError, lambda: traced(grads, state, params), naming="value=", what="a jitted update without value"
+        )
+        return
+    for value in (1.0, 100.0):
+        again = tx.update(grads, state, params, value=value)
+        assert_close(again, (updates, after), f"updates and state with a value of {value}, which can be left out")
 
 
 @conformance_check

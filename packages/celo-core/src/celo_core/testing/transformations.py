@@ -10,10 +10,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from celo_core.testing._problem import (
     NUM_STEPS,
     Make,
-    Unavailable,
     assert_close,
     assert_same_types,
     conformance_check,
+    eight_devices,
     first_update,
     gradient,
     loss,
@@ -125,12 +125,8 @@ def check_sharded_parameters(make: Make, num_devices: int = 8) -> None:
       Unavailable: JAX sees fewer devices.
       AssertionError: the results differ.
     """
-    if jax.device_count() < num_devices:
-        raise Unavailable(
-            f"check_sharded_parameters needs {num_devices} devices and JAX sees {jax.device_count()}: set "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={num_devices} before JAX starts, or skip this check."
-        )
-    mesh = Mesh(np.asarray(jax.devices()[:num_devices]), ("model",))
+    devices = eight_devices("check_sharded_parameters", num_devices)
+    mesh = Mesh(devices, ("model",))
     params = make_params(SHARDED_SHAPES)
     by_shape = {
         SHARDED_SHAPES["tall"]: NamedSharding(mesh, PartitionSpec("model", None)),
@@ -168,12 +164,8 @@ def check_explicit_sharding(make: Make, num_devices: int = 8) -> None:
       Unavailable: JAX sees fewer devices.
       AssertionError: a sharding is ambiguous or changes.
     """
-    if jax.device_count() < num_devices:
-        raise Unavailable(
-            f"check_explicit_sharding needs {num_devices} devices and JAX sees {jax.device_count()}: set "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={num_devices} before JAX starts, or skip this check."
-        )
-    mesh = jax.make_mesh((num_devices,), ("model",), axis_types=(jax.sharding.AxisType.Explicit,))
+    devices = eight_devices("check_explicit_sharding", num_devices)
+    mesh = Mesh(devices, ("model",), axis_types=(jax.sharding.AxisType.Explicit,))
     with jax.set_mesh(mesh):
         spec = PartitionSpec("model", None)
         params = {"tall": jax.device_put(jnp.ones(SHARDED_SHAPES["tall"]), NamedSharding(mesh, spec))}
