@@ -144,7 +144,8 @@ def test_plan_separates_dtypes_and_large_leaves(monkeypatch):
     assert grouping.plan([Leaf(large, large, Accumulators((), large, (), ())) for _ in range(2)]) == [[0], [1]]
 
 
-def test_plan_bounds_a_batch():
+def test_plan_bounds_a_batch(monkeypatch):
+    monkeypatch.setattr(reductions, "on_one_device", lambda: True)
     leaves = [Leaf(x, x, Accumulators((), x, (), ())) for x in [jax.ShapeDtypeStruct((256, 256), jnp.float32)] * 20]
     batches = grouping.plan(leaves)
     assert [len(batch) for batch in batches] == [8, 8, 4]

@@ -69,11 +69,37 @@ def test_a_change_of_units_changes_the_floor_with_it():
     np.testing.assert_array_equal(floor(jax.tree.map(lambda p: c * p, PARAMS)), c * floor(PARAMS))
 
 
-def test_nothing_but_zeros_is_as_published():
+def test_nothing_but_zeros_has_the_scale_of_a_usual_initialisation():
+    """The closed form: the root mean square of weights drawn with a variance of 1 over the longest side of any tensor, 11."""
     zeros = jax.tree.map(jnp.zeros_like, PARAMS)
-    found, expected = step(FLOORED, zeros), step(PUBLISHED, zeros)
-    jax.tree.map(np.testing.assert_array_equal, found[0], expected[0])
-    assert not np.any(found[1].scale_floor)
+    floored, published = step(FLOORED, zeros), step(PUBLISHED, zeros)
+    np.testing.assert_allclose(floored[1].scale_floor, 0.5 / np.sqrt(11.0), rtol=1e-6)
+    ratio = np.sqrt(0.25 / 11.0 + 1e-9) / np.sqrt(1e-9)
+    for name, expected in published[0].items():
+        np.testing.assert_allclose(
+            floored[0][name], ratio * expected, rtol=1e-5
+        )  # a rounding or two of float32 products
+
+
+@pytest.mark.parametrize(
+    ("shapes", "side"),
+    [
+        ({"a": ()}, 1),
+        ({"a": (7,), "b": ()}, 7),
+        ({"a": (3, 3, 4, 8)}, 32),  # as a matrix it is one of 9 by 32
+        ({"a": (6, 2, 40)}, 40),
+    ],
+)
+def test_longest_side(shapes, side):
+    state = Celo(FLOORED).build(theta(), 10).init({name: jnp.zeros(shape) for name, shape in shapes.items()})
+    np.testing.assert_allclose(state.scale_floor, np.full(len(shapes), 0.5 / np.sqrt(side)), rtol=1e-6)
+
+
+def test_each_tensor_of_a_stack_has_its_own_floor():
+    """The second of three layers is zeros; the smallest of the others is the first."""
+    layers = jnp.stack([jnp.full((4, 3), 0.5), jnp.zeros((4, 3)), jnp.full((4, 3), 2.0)])
+    state = Celo(FLOORED).build(theta(), 10, num_stacked_axes=1).init({"layers": layers})
+    np.testing.assert_allclose(state.scale_floor, [0.0, 0.25, 0.0], rtol=1e-6)
 
 
 def test_state_is_one_number_per_tensor_more_and_none_by_default():
@@ -84,7 +110,7 @@ def test_state_is_one_number_per_tensor_more_and_none_by_default():
 
 def test_no_parameters_and_numbers_that_are_not_finite():
     tx = Celo(FLOORED).build(theta(), 10)
-    assert tx.init({}).scale_floor.shape == (0,)
+    assert tx.init({}).scale_floor is None
     floor = tx.init({"a": jnp.array([jnp.nan, 1.0]), "b": jnp.zeros(2), "c": jnp.array([1.0, 1.0])}).scale_floor
     assert np.all(np.isfinite(floor))
 

@@ -169,6 +169,8 @@ def check_update_arguments(params: Any, value: Any, name: str, reads_loss: bool 
             f"{name} needs the loss of this step: call update(grads, state, params, value=loss); with flax.nnx.Optimizer "
             "call optimizer.update(model, grads, value=loss), and with linen's TrainState use celo_core.TrainState."
         )
+    if isinstance(value, (list, tuple)):
+        raise ValueError(f"{name} needs a scalar loss as value, not a {type(value).__name__}: pass its mean.")
     try:
         dtype = jnp.result_type(value) if not isinstance(value, (str, bytes)) else None
     except TypeError:
