@@ -31,7 +31,7 @@ def test_learned_optimizer(architecture, check):
     check(get_architecture(architecture))
 
 
-# What Adam is not meant to do: keep the gradient's dtype, survive NaN, and ask for value and num_steps.
+# What Adam is not meant to do: keep the gradient's dtype, survive NaN, and look at what it is given.
 NOT_ADAM = {
     "check_mixed_precision",
     "check_non_finite_gradient",
@@ -39,7 +39,13 @@ NOT_ADAM = {
     "check_missing_arguments",
     "check_parameter_types",
     "check_num_steps",
+    "check_none_gradients",
+    "check_gradient_types",
+    "check_loss_types",
 }
+
+DEPENDS_ON_OPTAX = {"check_strict_dtypes", "check_python_numbers"}
+"""What Adam does in one version of Optax and not in another."""
 
 
 def adam(num_steps):
@@ -48,7 +54,7 @@ def adam(num_steps):
 
 
 def test_adam_passes_generic_checks():
-    check_optimizer(adam, skip=NOT_ADAM)
+    check_optimizer(adam, skip=NOT_ADAM | DEPENDS_ON_OPTAX)
 
 
 @pytest.mark.parametrize("name", sorted(NOT_ADAM))
@@ -119,9 +125,74 @@ def drops_none(update, updates, state, params=None, **extra):
     return {k: v for k, v in updates.items() if v is not None}, state
 
 
+def empty_array(init, params):
+    return init(params), jnp.zeros((0,))
+
+
+def forgets_empty_array(update, updates, state, params=None, **extra):
+    updates, inner = update(updates, state[0], params)
+    return updates, (inner, state[1])
+
+
+def relative_steps(update, updates, state, params=None, **extra):
+    """As an optimizer whose steps are relative to a tensor's size, and that of zeros is next to none."""
+    updates, state = update(updates, state, params)
+    size = lambda p: jnp.sqrt(jnp.mean(jnp.square(p.astype(jnp.float32))) + 1e-9).astype(p.dtype)
+    return jax.tree.map(lambda u, p: u * size(p), updates, params), state
+
+
+def fails_on_no_elements(update, updates, state, params=None, **extra):
+    updates, state = update(updates, state, params)
+    largest = jnp.stack([jnp.mean(jnp.abs(u.astype(jnp.float32))) for u in jax.tree.leaves(updates)])
+    return updates, jax.tree.map(lambda x: x + 0 * jnp.max(largest).astype(x.dtype) if x.ndim else x, state)
+
+
+def reads_loss_of_zero(update, updates, state, params=None, *, value=None, **extra):
+    updates, state = update(updates, state, params)
+    return jax.tree.map(lambda u: u / jnp.asarray(value, u.dtype), updates), state
+
+
+def adds_axes(update, updates, state, params=None, **extra):
+    updates, state = update(updates, state, params)
+    return jax.tree.map(lambda u: u + jnp.zeros(u.shape[-1:], u.dtype), updates), state
+
+
+def makes_infinity(init, params):
+    return jax.tree.map(lambda x: jnp.minimum(x, jnp.full_like(x, jnp.inf)) if x.ndim else x, init(params))
+
+
+def makes_nan(update, updates, state, params=None, **extra):
+    updates, state = update(updates, state, params)
+    return jax.tree.map(lambda u: jnp.nan_to_num(u + 0.0 / jnp.zeros_like(u)), updates), state
+
+
+def wide_constants(update, updates, state, params=None, **extra):
+    updates, state = update(updates, state, params)
+    return jax.tree.map(lambda u: u * jnp.ones(u.shape), updates), state
+
+
+def replicates(update, updates, state, params=None, **extra):
+    """As an optimizer that stacks leaves of one shape, however they are sharded."""
+    updates, state = update(updates, state, params)
+    leaves, treedef = jax.tree.flatten(updates)
+    together = lambda u: jnp.mean(jnp.stack([v for v in leaves if v.shape == u.shape]), axis=0) * 0 + u
+    return treedef.unflatten([together(u) for u in leaves]), state
+
+
 @pytest.mark.parametrize(
     ("check", "changes"),
     [
+        ("check_state_has_elements", {"init": empty_array}),
+        ("check_orbax", {"init": empty_array, "update": forgets_empty_array}),
+        ("check_all_zeros", {"update": relative_steps}),
+        ("check_stacked_layers", {"update": relative_steps}),
+        ("check_no_elements", {"update": fails_on_no_elements}),
+        ("check_losses", {"update": reads_loss_of_zero}),
+        ("check_rank_promotion", {"update": adds_axes}),
+        ("check_debug_infs", {"init": makes_infinity}),
+        ("check_debug_nans", {"update": makes_nan}),
+        ("check_x64", {"update": wide_constants}),
+        ("check_layouts_explicit", {"update": replicates}),
         ("check_extra_arguments_ignored", {"update": refuses_extra_arguments}),
         ("check_extra_arguments_ignored", {"update": uses_extra_arguments}),
         ("check_dtypes", {"update": float32_updates}),

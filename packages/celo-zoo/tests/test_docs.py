@@ -43,3 +43,28 @@ def test_format_is_documented(page, model_folder):
         assert f"| `{name}` |" in page
     for dtype in tensors.DTYPES.values():
         assert dtype.name in page
+
+
+UNSTABLE = PAGE.with_name("unstable.md")
+EXAMPLES = (
+    re.findall(r"^```python\n(.*?)^```", UNSTABLE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    if UNSTABLE.is_file()
+    else []
+)
+
+
+@pytest.mark.parametrize("source", EXAMPLES)
+def test_example_for_unstable_trainings_runs(source):
+    exec(compile(source, UNSTABLE.name, "exec"), {})
+
+
+def test_tables_for_unstable_trainings_are_filled():
+    if not UNSTABLE.is_file():
+        pytest.skip("docs/unstable.md is part of the repository, not of the package")
+    page = UNSTABLE.read_text()
+    names = re.findall(r"^<!-- (\w+): begin -->$", page, re.MULTILINE)
+    results = UNSTABLE.parent / "results" / "levers"
+    assert {file.stem for file in results.glob("*.json")} <= set(names)
+    for name in names:
+        table = page.split(f"<!-- {name}: begin -->")[1].split(f"<!-- {name}: end -->")[0]
+        assert len(table.strip().splitlines()) > 2

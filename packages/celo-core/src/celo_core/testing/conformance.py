@@ -16,8 +16,8 @@ or one check per test, with a name in the report::
         check(lambda num_steps: my_optimizer(theta, num_steps))
 
 A check raises AssertionError with one sentence where the optimizer fails it, and `Unavailable` where the check itself cannot
-run: some need eight devices (simulated ones will do: ``XLA_FLAGS=--xla_force_host_platform_device_count=8``, set before JAX
-starts), some a package of the ``test`` extra.
+run: some (`DEVICE_CHECKS`) need eight devices (simulated ones will do, if the environment has
+``XLA_FLAGS=--xla_force_host_platform_device_count=8`` before JAX starts), some a package of the ``test`` extra.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -97,6 +97,14 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     layouts.check_pmap,
 )
 """Checks of an optimizer; each takes a factory ``make(num_steps)``."""
+
+DEVICE_CHECKS = frozenset(
+    {
+        *("check_sharded_parameters", "check_explicit_sharding", "check_orbax_other_devices"),
+        *("check_layouts_automatic", "check_layouts_explicit", "check_shard_map", "check_pmap"),
+    }
+)
+"""Names of the checks that need eight devices."""
 
 LEARNED_CHECKS: tuple[Callable[[LearnedOptimizer], None], ...] = (
     meta_parameters.check_protocol,

@@ -99,7 +99,7 @@ def check_theta_gradient(learned: LearnedOptimizer) -> None:
     jax.eval_shape(jax.grad(lambda t: meta_loss(t, jax.checkpoint)), theta)
     assert_finite(grads, "the gradient of theta")
     for name, part in grads.items():
-        largest = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(part))
+        largest = max(float(np.max(np.abs(leaf), initial=0.0)) for leaf in jax.tree.leaves(part))
         assert largest > 0, f"the gradient of theta[{name!r}] is zero"
 
 

@@ -1,0 +1,71 @@
+"""What is shipped passes the whole conformance suite: every check, on every bundled name, on one CPU as most users have it.
+
+Checks that need several devices run in a process of their own, since how many there are is settled before JAX starts.
+"""
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import celo_zoo
+from celo_core import get_architecture
+from celo_core.testing import CHECKS, DEVICE_CHECKS, LEARNED_CHECKS, meta_parameters
+
+BUNDLED = [name for name in celo_zoo.names() if celo_zoo.index.entries()[name].bundled]
+ON_DEVICES = [check for check in CHECKS if check.__name__ in DEVICE_CHECKS]
+
+names = pytest.mark.parametrize("name", BUNDLED)
+name_of = lambda check: check.__name__.removeprefix("check_")
+pytestmark = pytest.mark.slow
+
+
+def maker(name):
+    """A factory that may be told of stacked layers."""
+    return lambda num_steps, num_stacked_axes=None: celo_zoo.optimizer(
+        name, num_steps, num_stacked_axes=num_stacked_axes
+    )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quickly_compiled():
+    """Without most of XLA's optimisations, of which these checks are about none."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@names
+@pytest.mark.parametrize("check", [check for check in CHECKS if check not in ON_DEVICES], ids=name_of)
+def test_optimizer(name, check):
+    check(maker(name))
+
+
+@names
+@pytest.mark.parametrize("check", (*LEARNED_CHECKS, meta_parameters.check_registry), ids=name_of)
+def test_architecture(name, check):
+    pretrained = celo_zoo.load(name)
+    check(get_architecture(pretrained.architecture, pretrained.config))
+
+
+PROGRAM = """
+import sys
+import celo_zoo
+from celo_core.testing import DEVICE_CHECKS, check_optimizer
+check_optimizer(lambda num_steps: celo_zoo.optimizer(sys.argv[1], num_steps), only=DEVICE_CHECKS)
+"""
+
+
+@names
+def test_on_eight_devices(name):
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM, name], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_bundled_name_is_here():
+    assert {"celo", "celo_adam"} <= set(BUNDLED)
