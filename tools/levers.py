@@ -1,6 +1,6 @@
 """What to do where training is unstable or ends badly: the levers of Celo, measured on small problems beside Adam.
 
-    python tools/levers.py --out docs/results/levers                  # all experiments, some ten minutes on one core
+    python tools/levers.py --out docs/results/levers                  # all experiments, up to an hour on two cores
     python tools/levers.py --out levers --only gan,log_alpha --seeds 5  # two of them
 
 Every experiment trains small networks with the Celo of celo-zoo at several values of `step_multiplier`, and with Adam at several
@@ -44,7 +44,7 @@ Make = Callable[[int], Any]
 
 MULTIPLIERS = (1.0, 0.5, 0.25, 0.1, 0.03)
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-POINTS = 100
+POINTS = 50
 """Of a curve: means over stretches of a training."""
 
 
@@ -308,7 +308,7 @@ def by_heart() -> Experiment:
     optimizers = (
         Optimizers(lambda n, m, w: celo(n, m, weight_decay=w), tuple(members)),
         ADAM,
-        over(adamw, adamw=(1e-3, 1e-2, 1e-1)),
+        over(adamw, adamw=(0.1, 1.0, 3.0, 10.0)),
     )
     cases: dict[str, Any] = {"800": functools.partial(classify, steps=800, **options)}
     cases |= {f"{n}": functools.partial(classify, steps=n, **options) for n in SHORT}
@@ -774,7 +774,14 @@ def measure(name: str, seeds: int, file: Path) -> None:
                     record["runs"].append({"case": case, "optimizer": title, "value": value, "seed": seed, **one})
             record["runs"].sort(key=functools.partial(_place, experiment))
             record["seconds"] = round(record["seconds"] + time.monotonic() - begin, 1)
-            files.write_json(file, record)
+            _write(file, record)
+
+
+def _write(file: Path, record: Mapping[str, Any]) -> None:
+    """As JSON, with a line for each run."""
+    head = json.dumps({**record, "runs": []}, indent=2, allow_nan=False)
+    runs = ",\n    ".join(json.dumps(run, allow_nan=False) for run in record["runs"])
+    files.write_bytes(file, f"{head[: head.rindex('[]')]}[\n    {runs}\n  ]\n}}\n".encode())
 
 
 def _place(experiment: Experiment, run: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -794,11 +801,11 @@ def _all(run: Any, make: Callable[..., Any]) -> Any:
     return jax.jit(lambda numbers, keys, given: jax.lax.map(lambda some: of_numbers(some, keys, given), numbers))
 
 
-def _plain(value: np.ndarray) -> Any:
+def _plain(value: np.ndarray, digits: int = 5) -> Any:
     """For JSON, which has neither infinities nor NaN: they become ``None``."""
     if value.ndim:
-        return [_plain(one) for one in value]
-    return float(f"{value:.5g}") if np.isfinite(value) else None
+        return [_plain(one, 4) for one in value]
+    return float(f"{value:.{digits}g}") if np.isfinite(value) else None
 
 
 def _names(text: str) -> list[str]:

@@ -448,7 +448,7 @@ def _draw_planned(axes: Any, record: Record) -> None:
         kind, plan = case.split("; ")
         if kind == "text" and "taken" not in plan:
             curve, taken = curves(record, case, "celo", 1.0), 1000 if plan.endswith("1,000") else 2000
-            parts = 20
+            parts = 25
             smooth = curve.reshape(parts, -1).mean(axis=1)
             label = plan.removeprefix("planned ").replace(" to 2,000", "")
             axes.plot((np.arange(parts) + 0.5) * taken / parts, smooth, label=label, linewidth=1.3)

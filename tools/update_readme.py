@@ -1,4 +1,4 @@
-"""Writes the results in README.md, docs/performance.md, docs/meta-training.md, docs/learned.md and of meta-trainings.
+"""Writes the results in README.md, of the pages in docs that have tables, and of meta-trainings.
 
 nox -s bench
 nox -s quickstart -- --out docs/results/quickstart
@@ -6,6 +6,7 @@ celo-tasks evaluate --suite small-8 ... --out results, then celo-tasks report re
 python tools/yardstick.py --data-dir arrays --out docs/results/yardstick.json ...
 celo-tasks bench-meta --out docs/results/bench-meta.json --plot docs/results/bench-meta.png
 python tools/learned_behaviour.py --weights celo --out docs/results/behaviour
+python tools/levers.py --out docs/results/levers
 python tools/time_to_quality.py ... and python tools/estimator_comparison.py --out docs/results/estimators.json
 python tools/update_readme.py [--check]
 """
@@ -17,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import levers_report
 import meta_training_tables as meta_training
 
 from celo_core.checkpoints import load_theta
@@ -139,6 +141,7 @@ def main() -> int:
             "scale": meta_training.scale_table(read("behaviour/behaviour.json")),
             "schedule_adam": meta_training.schedule_table(read("behaviour-adam/behaviour.json")),
         },
+        "docs/unstable.md": levers_report.tables(levers_report.read(ROOT / "docs/results/levers")),
         "docs/results/celo-2/README.md": {
             "stretches": meta_training.stretches_table(STRETCHES),
             "validation": meta_training.validation_table(STRETCHES),
