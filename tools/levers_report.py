@@ -127,7 +127,7 @@ def by_optimizer(
       record: of the experiment.
       columns: title, case and metric.
       optimizers: which ones, in this order.
-      scale: unused metrics aside, what "moved" is multiplied by.
+      scale: what "moved" is multiplied by.
     """
     rows = []
     for optimizer in optimizers:
