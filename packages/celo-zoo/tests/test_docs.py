@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import jax
 import pytest
 
 from celo_core import ARCHITECTURES, get_architecture
@@ -46,16 +47,22 @@ def test_format_is_documented(page, model_folder):
 
 
 UNSTABLE = PAGE.with_name("unstable.md")
-EXAMPLES = (
-    re.findall(r"^```python\n(.*?)^```", UNSTABLE.read_text(), flags=re.DOTALL | re.MULTILINE)
-    if UNSTABLE.is_file()
-    else []
-)
 
 
-@pytest.mark.parametrize("source", EXAMPLES)
-def test_example_for_unstable_trainings_runs(source):
-    exec(compile(source, UNSTABLE.name, "exec"), {})
+@pytest.mark.parametrize("name", ["unstable.md", "using.md", "compatibility.md"])
+def test_examples_run(name):
+    """One after the other in one namespace, as a reader meets them."""
+    path = PAGE.with_name(name)
+    if not path.is_file():
+        pytest.skip(f"docs/{name} is part of the repository, not of the package")
+    sources = re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert sources
+    cache, namespace = jax.config.jax_compilation_cache_dir, {}
+    try:
+        for source in sources:
+            exec(compile(source, name, "exec"), namespace)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", cache)
 
 
 def test_tables_for_unstable_trainings_are_filled():

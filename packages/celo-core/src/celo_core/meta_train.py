@@ -287,6 +287,8 @@ class MetaTrainer:
             check_vma=False,
         )
         (gradient, loss, info), largest, problems = sharded(key, theta, problems, data)
+        # With 64-bit numbers a family's loss may be one, and theta's gradient with it.
+        gradient = jax.tree.map(lambda g, t: g.astype(t.dtype), gradient, theta)
         return gradient, {"meta_loss": loss, **info, **largest}, problems
 
     def _block(

@@ -99,7 +99,7 @@ class GrowingLength:
 
 def _log_uniform(key: Array, low: Any, high: Any) -> Array:
     low, high = jnp.log(jnp.asarray(low, jnp.float32)), jnp.log(jnp.asarray(high, jnp.float32))
-    return jnp.round(jnp.exp(low + (high - low) * jax.random.uniform(key))).astype(jnp.int32)
+    return jnp.round(jnp.exp(low + (high - low) * jax.random.uniform(key, dtype=jnp.float32))).astype(jnp.int32)
 
 
 LengthSchedule = ConstantLength | LogUniformLength | GrowingLength

@@ -25,7 +25,7 @@ def check_sigma(sigma: Sigma) -> None:
 
 def sigma_at(sigma: Sigma, estimates: Any) -> Any:
     """Sigma after a number of estimates."""
-    return sigma(estimates) if callable(sigma) else sigma
+    return jnp.asarray(sigma(estimates), jnp.float32) if callable(sigma) else sigma
 
 
 def perturb(key: Array, theta: Theta, sigma: Any) -> Theta:

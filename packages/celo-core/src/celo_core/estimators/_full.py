@@ -96,7 +96,7 @@ class FullUnrollEstimator(abc.ABC):
 
         def one(state: FullState) -> tuple[Theta, Array, dict[str, Array]]:
             gradient, losses, unroll = self._gradient(jax.random.fold_in(key, state.index), theta, state, data)
-            info = {"non_finite": unroll.non_finite, "step_size": unroll.step_size, "reset": jnp.ones(())}
+            info = {"non_finite": unroll.non_finite, "step_size": unroll.step_size, "reset": jnp.ones((), jnp.float32)}
             return clipped(gradient, self.clip_problem), jnp.mean(losses), info
 
         gradients, losses, info = jax.vmap(one)(state)

@@ -137,7 +137,7 @@ class Problems:
         trainee, (losses, non_finite) = jax.lax.scan(body, state.trainee, (jax.random.split(key_steps, steps), mask))
         if self.late_weight:
             # The middle of each step: steps of a whole life weigh 1 in the mean.
-            life = (state.step + jnp.arange(steps) + 0.5) / state.length
+            life = (state.step + jnp.arange(steps, dtype=jnp.float32) + 0.5) / state.length
             losses = losses * ((1 + self.late_weight) * life**self.late_weight)[:, None]
         moved = jax.vmap(_relative_distance)(before, trainee.params) / steps
         state = state._replace(trainee=trainee, step=state.step + steps)
@@ -235,7 +235,7 @@ class TruncatedEstimator(abc.ABC):
             key_fresh, key_phase = jax.random.split(jax.random.fold_in(key, index))
             estimates = jnp.zeros((), jnp.int32)
             state = self.problems.begin(key_fresh, index, estimates, thetas, self._initial_memory(key, theta))
-            remaining = jax.random.uniform(key_phase) * state.length
+            remaining = jax.random.uniform(key_phase, dtype=jnp.float32) * state.length
             # A shortened first life, so that later resets are spread evenly over time.
             return state._replace(length=jnp.maximum(1, remaining.astype(jnp.int32)))
 

@@ -64,9 +64,9 @@ class ResumeBuffer:
     def store(self, key: Array, state: Any, window: int) -> Snapshots:
         """The buffer after a window, perhaps with a snapshot of the first member if a whole window of its life is left."""
         key_whether, key_where = jax.random.split(key)
-        place = jax.random.randint(key_where, (), 0, self.capacity)
+        place = jax.random.randint(key_where, (), 0, self.capacity, jnp.int32)
         whether = jax.random.bernoulli(key_whether, self.rate) & (state.step + window <= state.length)
-        here = whether & (jnp.arange(self.capacity) == place)
+        here = whether & (jnp.arange(self.capacity, dtype=jnp.int32) == place)
         old: Snapshots = state.snapshots
         keep = lambda new, old: jnp.where(here.reshape(-1, *[1] * new.ndim), new[None], old)
         return Snapshots._make((*jax.tree.map(keep, self._taken(state), tuple(old[:-1])), old.filled | here))

@@ -41,7 +41,7 @@ class Quadratic:
     def batch(self, key: Array, config: Array, data: Any) -> Array:
         """The linear term (size,)."""
         del config, data
-        return self.noise * jax.random.normal(key, (self.size,))
+        return self.noise * jax.random.normal(key, (self.size,), jnp.float32)
 
     def loss(self, params: Array, model_state: None, key: Array, config: Array, batch: Array) -> tuple[Array, None]:
         """The loss, NaN for a broken task."""
@@ -100,7 +100,7 @@ class Clock:
 
     def sample(self, key: Array) -> Array:
         """A number that identifies the task, float32 ()."""
-        return jax.random.uniform(key)
+        return jax.random.uniform(key, dtype=jnp.float32)
 
     def init(self, key: Array, config: Array) -> tuple[Array, None]:
         """Zeros (2,)."""
@@ -110,7 +110,7 @@ class Clock:
     def batch(self, key: Array, config: Array, data: Any) -> Array:
         """Zero, float32 ()."""
         del key, config, data
-        return jnp.zeros(())
+        return jnp.zeros((), jnp.float32)
 
     def held_out_batch(self, key: Array, config: Array, data: Any) -> Array:
         """The offset, float32 ()."""
