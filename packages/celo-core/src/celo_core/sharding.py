@@ -11,16 +11,11 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, NamedSharding
 
-Array = jax.Array
-
 
 def explicit(x: Any) -> Any:
     """The `NamedSharding` of an array on a mesh with an explicit axis, or ``None``."""
     found = getattr(jax.typeof(x), "sharding", None)
-    if found is None or found.mesh.empty or AxisType.Explicit not in found.mesh.axis_types:
-        return None
-    # Outside of a trace the devices are known, and are needed.
-    return x.sharding if isinstance(x, Array) and not isinstance(x, jax.core.Tracer) else found
+    return None if found is None or AxisType.Explicit not in found.mesh.axis_types else found
 
 
 def explicit_key(tree: Any) -> Hashable:
