@@ -3,6 +3,7 @@
 Called by ``python tools/schedule_labels.py --out DIR --summary``, which writes summary.md and summary.png there.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ OBSERVED = 0.5
 """Height of the trainings whose signals are judged."""
 
 FOLDS = 8
-RIDGE = 0.1
+RIDGE = 1.0
+SHARES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 MOMENTS = (0.03, 0.05, 0.1, 0.2, 0.3)
 """Shares of a training in the tables."""
 
@@ -190,16 +192,17 @@ def correlation(a: Floats, b: Floats) -> float:
     return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
 
 
+def _alike(name: str, values: Floats) -> Floats:
+    """Values of a signal such that equal differences mean about as much."""
+    unit = {"rho": 0.01, "slope": 1.0}.get(name.split("_")[0])
+    return values if unit is None else np.arcsinh(values / unit)
+
+
 def _features(labels: Labels, names: Sequence[str], moment: int, height: int) -> Floats:
     """Signals at a moment, made alike in size, and time; (N, features)."""
     columns = []
     for name in names:
-        values = labels.signal(name, height, moment)
-        if name.startswith("rho"):
-            values = np.arcsinh(values / 0.01)
-        elif name.startswith("slope"):
-            values = np.arcsinh(values)
-        columns.append(values)
+        columns.append(_alike(name, labels.signal(name, height, moment)))
     return np.stack([*columns, np.log(labels.lengths)], axis=1)
 
 
@@ -223,7 +226,7 @@ def chosen_regrets(labels: Labels, features: Floats) -> Floats:
         width = 2.0 * max(1, features.shape[1])
         kernel = lambda a, b, w=width: np.exp(-np.sum((a[:, None] - b[None]) ** 2, axis=-1) / w)
         middle = regrets[seen].mean(axis=0)
-        weights = np.linalg.solve(kernel(x, x) + RIDGE * len(x) ** 0.5 * np.eye(len(x)), regrets[seen] - middle)
+        weights = np.linalg.solve(kernel(x, x) + RIDGE * np.eye(len(x)), regrets[seen] - middle)
         predicted = kernel(y, x) @ weights + middle
         result[new] = regrets[new, np.argmin(predicted, axis=1)]
     return result
@@ -276,6 +279,45 @@ def _correlations(labels: Labels) -> dict[str, Floats]:
     }
 
 
+def controlled_regrets(labels: Labels, name: str, moment: int) -> Floats:
+    """Regrets of the heights that a controller might reach which brings a signal to a target at a moment, (N,).
+
+    A height's cost is the squared distance of the signal from the target, in standard deviations of what it is at the best
+    heights, and a share of the squared binary logarithm of the height over the best fixed one. Target and share, constants
+    for all, are those that are best for the trainings of other tasks.
+    """
+    every, fold, regrets = np.arange(len(labels.tasks)), labels.tasks % FOLDS, labels.regrets
+    columns = [_alike(name, labels.signal(name, place, moment)) for place in range(len(labels.heights))]
+    values = np.stack(columns, axis=1)
+    at_best = values[every, np.argmin(labels.final, axis=1)]
+    fixed = labels.heights[np.argmin(regrets.mean(axis=0))]
+    away = np.square(np.log2(labels.heights / fixed))
+    found = []
+    for target in np.quantile(at_best, np.linspace(0.05, 0.95, 19)):
+        distance = np.square((values - target) / (at_best.std() + 1e-9))
+        found += [regrets[every, np.argmin(distance + share * away, axis=1)] for share in SHARES]
+    table, result = np.stack(found), np.empty(len(every))
+    for number in np.unique(fold):
+        seen = fold != number if (fold != number).any() else fold == number
+        result[fold == number] = table[np.argmin(table[:, seen].mean(axis=1)), fold == number]
+    return result
+
+
+def _control(labels: Labels) -> str:
+    places = [labels.moment(share) for share in MOMENTS]
+    regret = lambda name, place: f"{controlled_regrets(labels, name, place).mean():.3f}"
+    rows = [[name, *(regret(name, place) for place in places)] for name in labels.names]
+    return _table(["signal brought to a target", *(f"after {share:g}" for share in MOMENTS)], rows)
+
+
+def _pooled(labels: Labels, name: str, moment: int) -> float:
+    """Rank correlation of a signal at all heights within a factor of four of the best with the ratio of the best to them."""
+    ratios = labels.best[:, None] - np.log2(labels.heights)
+    values = np.stack([labels.signal(name, place, moment) for place in range(len(labels.heights))], axis=1)
+    near = np.abs(ratios) <= 2.0
+    return correlation(values[near], ratios[near])
+
+
 def _at_best(labels: Labels) -> str:
     """Table of rho around the best height."""
     best = np.argmin(labels.final, axis=1)
@@ -294,15 +336,31 @@ def _at_best(labels: Labels) -> str:
 
 
 def _noise(labels: Labels) -> str:
+    """How exact the labels are: by further batches, by neighbouring heights, by shorter trainings."""
     step = abs(best_of(labels, 1) - best_of(labels, 0))
     other = np.log2(labels.heights)[np.argmin(labels.settled, axis=1)]
     near = np.mean(np.abs(other - labels.best) <= 1.01 * step)
-    logs = np.log(np.maximum(labels.settled, SMALLEST_LOSS))
-    lost = logs[np.arange(len(logs)), np.argmin(labels.final, axis=1)] - logs.min(axis=1)
-    return (
-        f"The best height by the final training loss and that by the trained networks' loss on further batches are the same or "
-        f"neighbours in {100 * near:.0f} % of trainings; by the latter, the former loses {np.minimum(lost, 2).mean():.3f}."
-    )
+    logs = np.log(np.maximum(labels.final, SMALLEST_LOSS))
+    regrets, every = labels.regrets, np.arange(len(logs))
+    neighbours = regrets[every, 1 + np.argmin(logs[:, :-2] + logs[:, 2:], axis=1)].mean()
+    lines = [
+        f"* The best height by the final training loss and that by the trained networks' loss on further batches are the same "
+        f"or neighbours in {100 * near:.0f} % of trainings.",
+        f"* The height whose two neighbours have the least mean log loss has a regret of {neighbours:.3f}: so much of the regrets "
+        f"below may be the luck of single trainings and the nearness of divergence.",
+    ]
+    place = {pair: row for row, pair in enumerate(zip(labels.tasks.tolist(), labels.lengths.tolist(), strict=True))}
+    lengths = np.unique(labels.lengths).tolist()
+    for short, long in itertools.pairwise(lengths):
+        tasks = [task for task in dict.fromkeys(labels.tasks.tolist()) if {(task, short), (task, long)} <= place.keys()]
+        if tasks:
+            first, second = ([place[task, length] for task in tasks] for length in (short, long))
+            regret = regrets[second, np.argmin(logs[first], axis=1)].mean()
+            fixed = regrets[second].mean(axis=0).min()
+            lines.append(
+                f"* At {long:,} steps the best height of {short:,} has a regret of {regret:.3f}, the best fixed one of {fixed:.3f}."
+            )
+    return "\n".join(lines)
 
 
 def _draw(labels: Labels, found: dict[str, Floats], known: dict[str, float], related: dict[str, Floats]) -> Figure:
@@ -344,22 +402,36 @@ def write(out: Path) -> str:
     table, found, known = _prediction(labels)
     related = _correlations(labels)
     places = [labels.moment(share) for share in MOMENTS]
-    rows = [[name, *(f"{values[place]:+.2f}" for place in places)] for name, values in related.items()]
-    head = [f"at height {OBSERVED:g}", *(f"after {share:g}" for share in MOMENTS)]
+    rows = [
+        [name, *(f"{values[place]:+.2f} / {_pooled(labels, name, place):+.2f}" for place in places)]
+        for name, values in related.items()
+    ]
+    head = [f"at {OBSERVED:g} / at all heights", *(f"after {share:g}" for share in MOMENTS)]
     inner = int(labels.lengths.sum()) * len(labels.heights)
     section: Callable[[str, str], str] = lambda title, text: f"## {title}\n\n{text}\n"
     parts = [
         "# The best height of a learned optimizer's steps\n",
         f"{len(set(labels.tasks.tolist()))} tasks, {len(labels.tasks)} trainings at {len(labels.heights)} heights each, "
-        f"{inner:,} steps. Regret: log(final loss / best of the grid), at most {LARGEST_REGRET:g}, mean over trainings. "
-        f"{_noise(labels)}\n",
+        f"{inner:,} steps. Regret: log(final loss / best of the grid), at most {LARGEST_REGRET:g}, mean over trainings.\n",
         "![best heights, regrets and what signals tell](summary.png)\n",
+        section("How exact the labels are", _noise(labels)),
         section("Best heights and regrets", _best_heights(labels)),
-        section("Rank correlation of signals with the best height", _table(head, rows)),
+        section(
+            "Rank correlation of signals with the best height",
+            f"In the trainings at height {OBSERVED:g} with the best height; at all heights within a factor of four of the best "
+            f"with the ratio of the best to the height, where the size of the step tells the height itself.\n\n"
+            + _table(head, rows),
+        ),
         section(
             "Regret of the height that is chosen by what is known",
             f"By kernel ridge regression on the trainings of other tasks, from signals seen at height {OBSERVED:g}; the regret is "
             f"that of the chosen height from the first step on.\n\n{table}",
+        ),
+        section(
+            "Regret of the height that brings a signal to a target",
+            "Of each training the height at which the signal is near the target at that moment and which is not far from the best "
+            "fixed one; the target and what is far are as is best for other tasks. It is what a controller might reach.\n\n"
+            + _control(labels),
         ),
         section("Actual over predicted decrease, long window, median (quartiles)", _at_best(labels)),
     ]
