@@ -9,15 +9,15 @@ Every task (see schedule_tasks.py) is trained once per height: the optimizer's u
 initialisation, batches and length are the same. A record has the final losses, the loss curves and, at `POINTS` moments of
 each training, what the optimizer could have known then (`SIGNALS`). All heights of a task are trained at once.
 
-The same command goes on where it was stopped, by --minutes or by a signal; it can be stopped at any time. --summary writes
-summary.md and summary.png of the records that there are (see schedule_summary.py), and --check tries the signals on series
-for which they are known, and compares trainings at height 1 with `celo_core.unroll.train`.
+The same command goes on where it was stopped, by --minutes or by a signal; it can be stopped at any time. It takes some 7 GB
+of memory, for the compiled programs. --summary writes summary.md and summary.png of the records that there are (see
+schedule_summary.py), and --check tries the signals on series for which they are known, and compares trainings at height 1
+with `celo_core.unroll.train`.
 """
 
 import argparse
 import dataclasses
 import json
-import platform
 import signal
 import sys
 import time
@@ -392,7 +392,7 @@ class Index:
         entry = self.tasks.setdefault(str(task), {**described, "seconds": {}})
         entry["seconds"][str(length)] = float(f"{seconds:.3g}")
         self.tasks = dict(sorted(self.tasks.items(), key=lambda item: int(item[0])))
-        kind = {"hardware": hardware(), "platform": platform.platform(), "versions": versions()}
+        kind = {"hardware": hardware(), "versions": versions()}
         files.write_json(self.out / "index.json", {"settings": self.settings, **kind, "tasks": self.tasks})
 
 

@@ -383,12 +383,13 @@ def _draw(labels: Labels, found: dict[str, Floats], known: dict[str, float], rel
         regret.plot(labels.fractions, values, label=name)
     for (name, value), style in zip(known.items(), ("-", "--", "-.", ":", (0, (1, 3))), strict=True):
         regret.axhline(value, color="gray", ls=style, lw=1, label=name)
-    regret.set(xlabel="share of the training seen", ylabel="mean regret of the height chosen", ylim=(0, None))
+    regret.set(xlabel="share of the training seen", ylabel="mean regret of the height chosen")
+    regret.set_ylim(0, 1.3 * max(known.values()))
     for axes in (ranks, regret):
         axes.set_xscale("log")
     for axes in (histogram, fixed, ranks, regret):
         tidy(axes)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=6, ncols=2, framealpha=0.6)
     return figure
 
 
