@@ -10,7 +10,7 @@ import nox
 from packaging.requirements import Requirement
 
 nox.needs_version = ">=2024.4.15"
-nox.options.sessions = ["lint", "types", "tests", "minimums", "wheel"]
+nox.options.sessions = ["lint", "types", "tests", "x64", "minimums", "wheel"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
 
@@ -59,6 +59,22 @@ def tests(session: nox.Session, package: str) -> None:
     """Tests of one package, alone: nox -s "tests(core)" -- -k pes."""
     install(session, package)
     session.run("pytest", "-q", *PARALLEL, f"{folder(package)}/tests", *session.posargs, env=compiling_once(session))
+
+
+WITH_X64 = (
+    *("accumulators", "features", "options", "bad_input", "programs", "parity_numpy", "golden_reference", "scheduler"),
+    *("adam_direction", "orthogonal", "zero_init_scale", "task_embedding", "estimators_pes", "meta_train"),
+)
+"""Tests of celo-core in which a dtype could depend on whether JAX has 64-bit numbers."""
+
+
+@nox.session
+def x64(session: nox.Session) -> None:
+    """Tests of celo-core (but the slow ones) with JAX's 64-bit numbers enabled."""
+    install(session, "core")
+    files = [f"{folder('core')}/tests/test_{name}.py" for name in WITH_X64]
+    environment = {**compiling_once(session), "JAX_ENABLE_X64": "1"}
+    session.run("pytest", "-q", *PARALLEL, "-m", "not slow", *files, *session.posargs, env=environment)
 
 
 @nox.session

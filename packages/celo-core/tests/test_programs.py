@@ -158,6 +158,17 @@ def test_inside_multi_steps_num_steps_counts_updates():
     assert moved == [False, True] * 4 + [False] * 4
 
 
+def test_inside_multi_steps_a_loss_that_is_not_read_may_be_left_out():
+    tx = optax.MultiSteps(linear(4), every_k_schedule=2)
+    state = tx.init(PARAMS)
+    for _ in range(2):
+        updates, state = tx.update(GRADS, state, PARAMS)
+    expected, _ = updates_of(linear(4))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5), updates, expected
+    )  # a mean of equal gradients
+
+
 # The loss.
 
 
