@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from celo_core.checks import check_choice
 from celo_core.schedulers.embedding import EMBEDDING_SIZE, check_task_embedding
@@ -75,7 +76,8 @@ class LSTMSchedulerState(NamedTuple):
     """Memory of the scheduler.
 
     Attributes:
-      losses: running means of the loss; as they began where it is not read (see `LSTMScheduler.reads_loss`).
+      losses: running means of the loss; where it is not read (see `LSTMScheduler.reads_loss`) they stay as they began, and
+        steps are counted alone.
       hidden: float32 (hidden_size,); ``None`` without an LSTM.
       cell: likewise.
     """
@@ -180,7 +182,8 @@ class LSTMScheduler:
         task_embedding = check_task_embedding(task_embedding, self.config.task_embedding)
         num_steps = jnp.asarray(num_steps, jnp.float32)
         if value is None:
-            losses, loss_features = state.losses, jnp.zeros((self.config.num_timescales - 1,), jnp.float32)
+            losses = state.losses._replace(count=optax.safe_increment(state.losses.count))
+            loss_features = jnp.zeros((self.config.num_timescales - 1,), jnp.float32)
         else:
             losses, loss_features = update_loss_buffer(state.losses, value, num_steps)
         fraction = count.astype(jnp.float32) / num_steps
