@@ -167,7 +167,7 @@ def tables(results: dict[str, Any]) -> str:
         lines += [f"### {title}", "", "| | " + " | ".join(NAMES.values()) + " |", "|---|" + "---|" * len(NAMES)]
         for check in CHECKS:
             if check.__module__.rsplit(".", 1)[1] == module:
-                what = " ".join((check.__doc__ or "").split("\n\n")[0].split()).rstrip(".")
+                what = " ".join((check.__doc__ or "").split("\n\n")[0].split()).rstrip(".").replace("``", "`")
                 lines.append(f"| {what} | " + " | ".join(cell(name, check.__name__) for name in NAMES) + " |")
         lines.append("")
     lines += ["What is said where the answer is no:", ""]

@@ -139,7 +139,7 @@ def check_orbax(make: Make) -> None:
 
 @conformance_check
 def check_orbax_managers(make: Make) -> None:
-    """So does one that is saved with Orbax's ``PyTreeCheckpointer`` or ``CheckpointManager``."""
+    """A run that is saved with Orbax's ``PyTreeCheckpointer`` or ``CheckpointManager`` and restored goes on bit for bit."""
     ocp = _optional("orbax.checkpoint", "check_orbax_managers")
     tx, run, abstract = _started(make)
     target = _placed(abstract, lambda x: jax.sharding.SingleDeviceSharding(jax.devices()[0]))
