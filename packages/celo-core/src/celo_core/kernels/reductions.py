@@ -142,6 +142,16 @@ def one_by_one(function: Callable[[Any], Any], arrays: Any, results: Any) -> Any
     return _loop(count, put, arrays, jax.tree.map(lambda x: zeros_beside(arrays, x.shape, x.dtype), results))
 
 
+def indices(count: int) -> list[Array]:
+    """The numbers from 0 to ``count - 1``, each a uint32 scalar that XLA takes for data.
+
+    Slices at fixed places are a kernel each, slices at such places one kernel for all of a shape, compiled once.
+    """
+    # A loop that changes them twice: XLA knows nothing of its results. Counters it would make one number plus constants.
+    numbers = [jnp.asarray(number, jnp.uint32) for number in range(count)]
+    return jax.lax.fori_loop(np.int32(0), np.int32(2), lambda _, old: [n ^ np.uint32(1) for n in old], numbers)
+
+
 def _loop(count: int, body: Callable[[Any, Any, Any], Any], arrays: Any, carry: Any) -> Any:
     """``carry = body(i, arrays, carry)`` for ``i`` from 0 to ``count - 1``.
 

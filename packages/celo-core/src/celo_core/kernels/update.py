@@ -15,6 +15,9 @@ from celo_core.kernels.interface import Accumulators, Batch, Leaf, UpdateRule, W
 
 Array = jax.Array
 
+FEW = 8
+"""Up to so many leaves are cut out of batches at fixed places."""
+
 IMPLEMENTATIONS = ("auto", "xla", "pallas")
 """``auto`` takes the Pallas kernels on a CUDA GPU for tensors large enough, and XLA elsewhere."""
 
@@ -67,7 +70,9 @@ def update_tree(
     by_leaf = [[column[i] for column in columns] for i in range(len(flat))]
     stacks = [None] * len(flat) if stacks is None else stacks
     shardings = [None] * len(flat) if shardings is None else shardings
-    floors = floors_of(scale_floor, stacks)
+    tensors = sum(math.prod(stack or ()) for stack in stacks)
+    places = reductions.indices(tensors) if len(flat) > FEW and reductions.on_one_cpu() else None
+    floors = floors_of(scale_floor, stacks, places)
     leaves = [
         Leaf(g, p, _joined(parts, accumulators), floor, stack, sharding)
         for g, p, parts, floor, stack, sharding in zip(
@@ -82,7 +87,7 @@ def update_tree(
         seed = step_seed(count, number)
         arrays = (weights, multiplier, grouping.gather(members), seed, finish_arguments)
         step, new = _update_batch(rule, *arrays, implementation, finish)
-        for index, result in zip(indices, grouping.scatter(members, step, new), strict=True):
+        for index, result in zip(indices, grouping.scatter(members, step, new, places), strict=True):
             results[index] = result
     steps = treedef.unflatten([step for step, _ in results])
     parts = [[*new.momenta, new.second_moment, *new.rows, *new.columns] for _, new in results]
@@ -90,15 +95,24 @@ def update_tree(
     return steps, _joined(new_trees, accumulators)
 
 
-def floors_of(scale_floor: Array | None, stacks: Sequence[tuple[int, ...] | None]) -> list[Array | None]:
-    """The part of each leaf, float32 (*stack,), in a floor of all tensors, float32 (tensors,)."""
+def floors_of(
+    scale_floor: Array | None, stacks: Sequence[tuple[int, ...] | None], places: Sequence[Array] | None = None
+) -> list[Array | None]:
+    """The part of each leaf, float32 (*stack,), in a floor of all tensors, float32 (tensors,).
+
+    With ``places``, see `celo_core.kernels.reductions.indices`, it is cut out there.
+    """
     if scale_floor is None:
         return [None] * len(stacks)
     floors: list[Array | None] = []
     first = 0
     for stack in stacks:
         count = math.prod(stack or ())
-        floors.append(scale_floor[first : first + count].reshape(stack or ()))
+        if places is None or count == 0:
+            part = scale_floor[first : first + count]
+        else:
+            part = jax.lax.dynamic_slice_in_dim(scale_floor, places[first], count)
+        floors.append(part.reshape(stack or ()))
         first += count
     return floors
 
@@ -170,8 +184,11 @@ def _on_xla(
 
     Args:
       static: rule, ``stacked`` of `Batch`, `Finish`, and what a trace depends on beside its arguments.
-      weights, multiplier, seed, finish_arguments: see `update_tree`.
+      weights: see `update_tree`.
+      multiplier: see `update_tree`.
       arrays: a `Batch`, but for ``stacked``.
+      seed: of the batch.
+      finish_arguments: see `update_tree`.
     """
     rule, stacked, finish, *_ = static
     batch = arrays._replace(stacked=stacked)
