@@ -188,12 +188,16 @@ class _Blocks:
 
     A block has at most some `BLOCK` elements, and at least half as many where there is a size of which the axis is a multiple.
     Elsewhere what does not fill a block along ``axis`` are blocks of length ``rest``: the program once more.
+
+    Args:
+      shape: of the array.
+      whole: elements up to which what lies within one place of an axis is not cut.
     """
 
-    def __init__(self, shape: Sequence[int]):
+    def __init__(self, shape: Sequence[int], whole: int):
         self.shape = tuple(shape)
         within = lambda axis: math.prod(self.shape[axis + 1 :])
-        self.axis = next(axis for axis in range(len(shape)) if within(axis) <= 8 * BLOCK)
+        self.axis = next(axis for axis in range(len(shape)) if within(axis) <= whole)
         length = self.shape[self.axis]
         size = min(max(1, BLOCK // max(1, within(self.axis))), length)
         self.size = next((s for s in range(size, size // 2, -1) if length % s == 0), size)
@@ -235,7 +239,7 @@ def _blocked(function: Function, arrays: Any, shape: Sequence[int], outputs: int
         del size, place
         return totals + _together([jnp.sum(x) for x in function(block)])
 
-    return _Blocks(shape).over(add, arrays, zeros_beside(arrays, (outputs,)))
+    return _Blocks(shape, BLOCK).over(add, arrays, zeros_beside(arrays, (outputs,)))
 
 
 def means_over(function: Callable[[Array], Array], x: Array, axes: Sequence[int], stacked: int) -> list[Array]:
@@ -264,5 +268,5 @@ def means_over(function: Callable[[Array], Array], x: Array, axes: Sequence[int]
         ]
 
     zeros = [zeros_beside(x, (*x.shape[:axis], 1, *x.shape[axis + 1 :])) for axis in axes]
-    totals = _Blocks(x.shape).over(add, x, zeros)
+    totals = _Blocks(x.shape, 8 * BLOCK).over(add, x, zeros)
     return [jnp.squeeze(total, axis) / x.shape[axis] for total, axis in zip(totals, axes, strict=True)]
