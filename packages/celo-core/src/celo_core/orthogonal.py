@@ -7,15 +7,19 @@ at a time, beside statistics of rows and columns, can find that direction.
 Source: Jordan et al., "Muon", 2024 (kellerjordan.github.io/posts/muon); Bernstein and Newhouse, arXiv 2409.20325.
 """
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from celo_core.kernels import reductions
+from celo_core import features as features_lib
+from celo_core import networks
+from celo_core.kernels import interface, reductions
+from celo_core.kernels.interface import Accumulators, Batch, UpdateRule
 
 Array = jax.Array
 
@@ -135,6 +139,51 @@ def directions(
             made[index] = found[first : first + len(part)].reshape(tensors[index].shape)
             first += len(part)
     return made
+
+
+class Addition(NamedTuple):
+    """What is added to the steps of matrices; see `celo_core.CeloConfig.orthogonal`.
+
+    Attributes:
+      shares: float32 (1 + momenta,), of the gradient and of each momentum in what is orthogonalised.
+      root: float32 (), on the root mean square of the first momentum over the root of the second moment: their bias
+        corrections.
+      length: float32 (2,), constant part of the length and that which is proportional to this root mean square, of a tensor
+        whose own is 1.
+    """
+
+    shares: Array
+    root: Array
+    length: Array
+
+
+def add_direction(rule: UpdateRule, addition: Addition, batch: Batch, step: Array, new: Accumulators) -> Array:
+    """A batch's step with that along the orthogonalised momentum added; vectors' as it is.
+
+    Args:
+      rule: the update rule.
+      addition: what is added.
+      batch: gradients and parameters.
+      step: (*batch, *s), in its dtype.
+      new: the new moments.
+    """
+    shape = matrix_shape(batch.gradient.shape[batch.stacked :])
+    if shape is None:
+        return step
+    wide = lambda x: x.astype(jnp.float32)
+    gradient = interface.finite_gradient(batch.gradient, rule.gradient_clip)
+    parts = [gradient, *(wide(m) for m in new.momenta)]
+    blend = sum(addition.shares[k] * part for k, part in enumerate(parts))
+    direction = (math.sqrt(max(shape)) * _one_by_one(blend.reshape(-1, *shape))).reshape(step.shape)
+    mean = functools.partial(jnp.mean, axis=batch.tensor_axes, keepdims=True)
+    mean_square = mean(jnp.square(wide(new.momenta[0])) / (wide(new.second_moment) + interface.ADAM_EPSILON))
+    sureness = addition.root * jnp.sqrt(mean_square + 1e-12)
+    parameter_square = mean(jnp.square(interface.finite_parameter(batch.parameter)))
+    if batch.scale_floor is not None:
+        parameter_square = parameter_square + networks.expand(jnp.square(batch.scale_floor), step.ndim)
+    scale = features_lib.parameter_scale(parameter_square)
+    length = scale * (addition.length[0] + addition.length[1] * sureness)
+    return interface.cast_finite(wide(step) + length * direction, step.dtype)
 
 
 def _one_by_one(matrices: Array) -> Array:

@@ -27,7 +27,7 @@ import optax
 from celo_core import accumulators, checks, kernels, orthogonal
 from celo_core import features as features_lib
 from celo_core.architectures import _common
-from celo_core.kernels import interface, reductions
+from celo_core.kernels import interface
 from celo_core.networks import PerParameterMLP
 from celo_core.schedulers import LSTMScheduler, LSTMSchedulerConfig
 from celo_core.schedulers.embedding import check_task_embedding
@@ -204,56 +204,14 @@ def _weights(config: CeloConfig, weights: Any, count: Array) -> Any:
     return {**weights, "adam": {"kernel": weights["adam"]["kernel"] * factors[:, None]}}
 
 
-def _with_orthogonal(
-    config: CeloConfig,
-    weights: Any,
-    multiplier: Array | None,
-    steps: Any,
-    gradients: Any,
-    params: Any,
-    new: kernels.Accumulators,
-    state: "ScaleByCeloState",
-    layout: _common.Layout,
-) -> Any:
-    """The steps with those along orthogonalised momenta added; see `CeloConfig.orthogonal`."""
-    treedef: Any = jax.tree.structure(params)
-    flat, flat_gradients, flat_params, second_moments, *momenta = _common.leaves_like(
-        params, steps, gradients, params, new.second_moment, *new.momenta
+def _addition(config: CeloConfig, weights: Any, multiplier: Array | None, count: Array) -> orthogonal.Addition:
+    """What is added to steps along orthogonalised momenta; see `CeloConfig.orthogonal`."""
+    corrections = [_correction(decay, count) for decay in config.momentum_decays]
+    return orthogonal.Addition(
+        shares=weights["momentum"] / jnp.stack([jnp.ones_like(corrections[0]), *corrections]),
+        root=jnp.sqrt(_correction(config.second_moment_decay, count)) / corrections[0],
+        length=DIRECTION_SCALE * config.step_scale * (1.0 if multiplier is None else multiplier) * weights["length"],
     )
-    corrections = [_correction(decay, state.count) for decay in config.momentum_decays]
-    shares = [weights["momentum"][0], *(weights["momentum"][1:] / jnp.stack(corrections))]
-    wide = lambda x: x.astype(jnp.float32)
-
-    def blend(i: int) -> Array:
-        parts = [interface.finite_gradient(flat_gradients[i], config.gradient_clip), *(wide(m[i]) for m in momenta)]
-        return sum(share * part for share, part in zip(shares, parts, strict=True))
-
-    def is_matrix(i: int) -> bool:
-        own = flat_params[i].shape[len(layout.stacks[i] or ()) :]
-        return flat[i] is not None and flat[i].size > 0 and orthogonal.matrix_shape(own) is not None
-
-    selected = [i for i in range(len(flat)) if is_matrix(i)]
-    # As in `celo_core.kernels.grouping`: what may be sharded in ways that cannot be seen here stays alone.
-    key = lambda i: layout.shardings[i] if layout.shardings[i] is not None else reductions.on_one_device()
-    directions = orthogonal.directions(
-        [blend(i) for i in selected], [layout.stacks[i] for i in selected], [key(i) for i in selected]
-    )
-    root = jnp.sqrt(_correction(config.second_moment_decay, state.count)) / corrections[0]
-    factor = DIRECTION_SCALE * config.step_scale * (1.0 if multiplier is None else multiplier)
-    floors = kernels.floors_of(state.scale_floor, layout.stacks)
-    for i, direction in zip(selected, directions, strict=True):
-        axes = tuple(range(len(layout.stacks[i] or ()), flat[i].ndim))
-        mean = functools.partial(jnp.mean, axis=axes)
-        mean_square = mean(jnp.square(wide(momenta[0][i])) / (wide(second_moments[i]) + interface.ADAM_EPSILON))
-        sureness = root * jnp.sqrt(mean_square + 1e-12)
-        parameter_square = mean(jnp.square(interface.finite_parameter(flat_params[i])))
-        if (floor := floors[i]) is not None:
-            parameter_square = parameter_square + jnp.square(floor)
-        scale = features_lib.parameter_scale(parameter_square)
-        length = factor * scale * (weights["length"][0] + weights["length"][1] * sureness)
-        length = length.reshape(length.shape + (1,) * len(axes))
-        flat[i] = interface.cast_finite(wide(flat[i]) + length * direction, flat[i].dtype)
-    return treedef.unflatten(flat)
 
 
 def _scale_floor(params: Any, stacks: Sequence[tuple[int, ...] | None], factor: float) -> Array | None:
@@ -355,6 +313,10 @@ def scale_by_celo(
                 theta["scheduler"], state.scheduler, state.count, value, num_steps, embedding
             )
         old = kernels.Accumulators(state.momentum, state.second_moment, *state.factored)
+        finish, extra = None, None
+        if config.orthogonal:
+            finish = orthogonal.add_direction
+            extra = _addition(config, theta["update_rule"]["orthogonal"], multiplier, state.count)
         steps, new = kernels.update_tree(
             config.rule,
             _weights(config, theta["update_rule"], state.count),
@@ -367,10 +329,9 @@ def scale_by_celo(
             state.scale_floor,
             layout.stacks,
             layout.shardings,
+            finish,
+            extra,
         )
-        if config.orthogonal:
-            extra = theta["update_rule"]["orthogonal"]
-            steps = _with_orthogonal(config, extra, multiplier, steps, updates, params, new, state, layout)
         count = optax.safe_increment(state.count)
         factored = accumulators.FactoredMoment(new.rows, new.columns)
         return steps, ScaleByCeloState(

@@ -78,11 +78,9 @@ def gather(leaves: Sequence[Leaf]) -> Batch:
     def tensors(leaf: Leaf, x: Array) -> Array:
         """An array of a leaf with a batch axis."""
         own = x.shape if leaf.stack is None else x.shape[len(leaf.stack) :]
-        x = x.reshape(leaf.count, *own)
-        if len(own) > 1:
-            return x
-        x = x.reshape(leaf.count, -1)
-        return jnp.pad(x, ((0, 0), (0, length - x.shape[1]))) if len(leaf.shape) < 2 else x
+        x = x.reshape(leaf.count, *(own or (1,)))
+        short = length - x.shape[1] if len(leaf.shape) < 2 else 0
+        return jnp.pad(x, ((0, 0), (0, short))) if short else x
 
     def together(*arrays: Array) -> Array:
         parts = [tensors(leaf, x) for leaf, x in zip(leaves, arrays, strict=True)]
@@ -100,14 +98,26 @@ def gather(leaves: Sequence[Leaf]) -> Batch:
     return Batch(gradient, parameter, accumulators, mask, 1, floor)
 
 
-def scatter(leaves: Sequence[Leaf], step: Array, accumulators: Accumulators) -> list[tuple[Array, Accumulators]]:
-    """Step and new moments of each leaf of a batch, in the leaves' own shapes: the inverse of `gather`."""
+def scatter(
+    leaves: Sequence[Leaf], step: Array, accumulators: Accumulators, places: Sequence[Array] | None = None
+) -> list[tuple[Array, Accumulators]]:
+    """Step and new moments of each leaf of a batch, in the leaves' own shapes: the inverse of `gather`.
+
+    Args:
+      leaves: of the batch.
+      step: of the batch.
+      accumulators: of the batch.
+      places: what `celo_core.kernels.reductions.indices` returns, for at least as many tensors, or ``None``.
+    """
     counts = [leaf.count for leaf in leaves]
     firsts = [sum(counts[:index]) for index in range(len(leaves))]
 
     def one(leaf: Leaf, first: int, like: Array, x: Array) -> Array:
         if is_stacked(leaves):
-            x = x[first] if leaf.stack is None else jax.lax.slice_in_dim(x, first, first + leaf.count)
+            if places is None:
+                x = jax.lax.slice_in_dim(x, first, first + leaf.count)
+            else:
+                x = jax.lax.dynamic_slice_in_dim(x, places[first], leaf.count)
         per_tensor = like.size // leaf.count
         if len(leaf.shape) < 2 and x.shape[-1] != per_tensor:
             x = x[..., :per_tensor]

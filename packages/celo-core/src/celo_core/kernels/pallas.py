@@ -303,8 +303,8 @@ def _new(rule: UpdateRule, tiling: Tiling, refs: Inputs) -> tuple[Accumulators, 
     )
 
 
-def _statistics(rule: UpdateRule, batch: Batch, inputs: Inputs, interpret: bool) -> list[Array]:
-    """Pass 1: sums over each tensor of what `celo_core.kernels.xla.squares` returns, each float32 (*batch,)."""
+def _statistics(rule: UpdateRule, batch: Batch, inputs: Inputs, interpret: bool) -> Array:
+    """Pass 1: sums over each tensor of what `celo_core.kernels.xla.squares` returns, float32 (*batch, features + 1)."""
     tiling, kinds = _tiling(batch, STATISTICS_TILE), interface.kinds(batch)
     outputs = len(rule.indices(kinds)) + 1
 
@@ -326,7 +326,7 @@ def _statistics(rule: UpdateRule, batch: Batch, inputs: Inputs, interpret: bool)
         interpret=interpret,
     )
     totals = jnp.sum(sums, axis=(1, 2, 3, 4, 5))
-    return [totals[:, index] if batch.stacked else totals[0, index] for index in range(outputs)]
+    return totals if batch.stacked else totals[0]
 
 
 def _update(

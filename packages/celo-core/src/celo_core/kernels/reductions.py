@@ -24,9 +24,6 @@ Function = Callable[..., Sequence[Array]]
 PARTS = 8
 """Slices of a small tensor that are added elementwise before a reduction."""
 
-BLOCK_PARTS = 16
-"""Likewise of a block of a large tensor."""
-
 BLOCK = 16_384
 """Elements of a block: 64 kB of each float32 array, so that some ten of them fit a core's second-level cache."""
 
@@ -68,7 +65,7 @@ def on_one_cpu() -> bool:
     return jax.default_backend() == "cpu" and on_one_device()
 
 
-def sums(function: Function, arrays: Any, shape: Sequence[int], stacked: int, outputs: int) -> list[Array]:
+def sums(function: Function, arrays: Any, shape: Sequence[int], stacked: int, outputs: int) -> Array:
     """Sums over each tensor of a batch.
 
     Args:
@@ -79,15 +76,20 @@ def sums(function: Function, arrays: Any, shape: Sequence[int], stacked: int, ou
       outputs: how many arrays ``function`` returns; they are float32.
 
     Returns:
-      Per output of ``function`` a float32 array (*batch,).
+      Float32 (*batch, outputs).
     """
     size = math.prod(shape[stacked:])
     if stacked or size < SMALL or not on_one_cpu():
-        return [jnp.sum(x, axis=tuple(range(stacked, x.ndim))) for x in function(arrays)]
+        return _together([jnp.sum(x, axis=tuple(range(stacked, x.ndim))) for x in function(arrays)])
     if size > LARGE:
         return _blocked(function, arrays, shape, outputs)
     axis = next((axis for axis, length in enumerate(shape) if length > 1), 0)
-    return [_sum_in_parts(x, axis) for x in function(arrays)]
+    return _together([_sum_in_parts(x, axis) for x in function(arrays)])
+
+
+def _together(sums: Sequence[Array]) -> Array:
+    """Sums along a last axis; behind a barrier, since XLA would make one kernel of this and what computes them."""
+    return jnp.stack(jax.lax.optimization_barrier(list(sums)), axis=-1)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -140,6 +142,16 @@ def one_by_one(function: Callable[[Any], Any], arrays: Any, results: Any) -> Any
     return _loop(count, put, arrays, jax.tree.map(lambda x: zeros_beside(arrays, x.shape, x.dtype), results))
 
 
+def indices(count: int) -> list[Array]:
+    """The numbers from 0 to ``count - 1``, each a uint32 scalar that XLA takes for data.
+
+    Slices at fixed places are a kernel each, slices at such places one kernel for all of a shape, compiled once.
+    """
+    # A loop that changes them twice: XLA knows nothing of its results. Counters it would make one number plus constants.
+    numbers = [jnp.asarray(number, jnp.uint32) for number in range(count)]
+    return jax.lax.fori_loop(np.int32(0), np.int32(2), lambda _, old: [n ^ np.uint32(1) for n in old], numbers)
+
+
 def _loop(count: int, body: Callable[[Any, Any, Any], Any], arrays: Any, carry: Any) -> Any:
     """``carry = body(i, arrays, carry)`` for ``i`` from 0 to ``count - 1``.
 
@@ -174,17 +186,22 @@ def _fold(x: Array, axis: int, parts: int) -> Array:
 class _Blocks:
     """The blocks of an array: whole along the last axes, ``size`` places of axis ``axis``, one place of those before it.
 
-    A block has some `BLOCK` elements, fewer only where the array has. What does not fill a block along ``axis`` are blocks
-    of length ``rest``.
+    A block has at most some `BLOCK` elements, and at least half as many where there is a size of which the axis is a multiple.
+    Elsewhere what does not fill a block along ``axis`` are blocks of length ``rest``: the program once more.
+
+    Args:
+      shape: of the array.
+      whole: elements up to which what lies within one place of an axis is not cut.
     """
 
-    def __init__(self, shape: Sequence[int], multiple: int):
+    def __init__(self, shape: Sequence[int], whole: int):
         self.shape = tuple(shape)
         within = lambda axis: math.prod(self.shape[axis + 1 :])
-        self.axis = next(axis for axis in range(len(shape)) if within(axis) * multiple <= 8 * BLOCK)
-        size = multiple * max(1, BLOCK // (multiple * max(1, within(self.axis))))
-        self.size = min(size, self.shape[self.axis] // multiple * multiple)
-        self.count, self.rest = divmod(self.shape[self.axis], self.size) if self.size else (0, self.shape[self.axis])
+        self.axis = next(axis for axis in range(len(shape)) if within(axis) <= whole)
+        length = self.shape[self.axis]
+        size = min(max(1, BLOCK // max(1, within(self.axis))), length)
+        self.size = next((s for s in range(size, size // 2, -1) if length % s == 0), size)
+        self.count, self.rest = divmod(length, self.size)
 
     def over(self, step: Callable[[Any, int, Any, Any], Any], arrays: Any, carry: Any) -> Any:
         """Loops ``carry = step(arrays, size, place, carry)`` over all blocks.
@@ -215,22 +232,14 @@ class _Blocks:
         return loop(1, self.rest, self.count * self.size, carry)
 
 
-def _blocked(function: Function, arrays: Any, shape: Sequence[int], outputs: int) -> list[Array]:
+def _blocked(function: Function, arrays: Any, shape: Sequence[int], outputs: int) -> Array:
     """Sums over one tensor, block by block."""
-    blocks = _Blocks(shape, BLOCK_PARTS)
-    axis = blocks.axis
-    folded = zeros_beside(arrays, (1,) * axis + (blocks.size // BLOCK_PARTS, *shape[axis + 1 :]))
 
-    def add(block: Any, size: int, place: Any, totals: Any) -> Any:
-        del place
-        in_parts, rest = totals
-        values = function(block)
-        if size == blocks.size:
-            return [t + _fold(x, axis, BLOCK_PARTS) for t, x in zip(in_parts, values, strict=True)], rest
-        return in_parts, [t + jnp.sum(x) for t, x in zip(rest, values, strict=True)]
+    def add(block: Any, size: int, place: Any, totals: Array) -> Array:
+        del size, place
+        return totals + _together([jnp.sum(x) for x in function(block)])
 
-    in_parts, rest = blocks.over(add, arrays, ([folded] * outputs, [zeros_beside(arrays, ())] * outputs))
-    return [jnp.sum(a) + b for a, b in zip(in_parts, rest, strict=True)]
+    return _Blocks(shape, BLOCK).over(add, arrays, zeros_beside(arrays, (outputs,)))
 
 
 def means_over(function: Callable[[Array], Array], x: Array, axes: Sequence[int], stacked: int) -> list[Array]:
@@ -259,5 +268,5 @@ def means_over(function: Callable[[Array], Array], x: Array, axes: Sequence[int]
         ]
 
     zeros = [zeros_beside(x, (*x.shape[:axis], 1, *x.shape[axis + 1 :])) for axis in axes]
-    totals = _Blocks(x.shape, 1).over(add, x, zeros)
+    totals = _Blocks(x.shape, 8 * BLOCK).over(add, x, zeros)
     return [jnp.squeeze(total, axis) / x.shape[axis] for total, axis in zip(totals, axes, strict=True)]

@@ -161,28 +161,27 @@ def squares(rule: UpdateRule, x: Operands, kinds: Sequence[Kind]) -> list[Array]
     return [jnp.square(y) if x.mask is None else jnp.square(y) * x.mask for y in made]
 
 
-def sums_of_squares(rule: UpdateRule, batch: Batch, new: Accumulators, factored: Factored | None) -> list[Array]:
-    """Pass 1: sums over each tensor of what `squares` returns, each float32 (*batch,)."""
+def sums_of_squares(rule: UpdateRule, batch: Batch, new: Accumulators, factored: Factored | None) -> Array:
+    """Pass 1: sums over each tensor of what `squares` returns, float32 (*batch, features + 1)."""
     kinds = interface.kinds(batch)
     outputs = len(rule.indices(kinds)) + 1
     function = lambda x: squares(rule, x, kinds)
     return reductions.sums(function, operands(batch, new, factored), batch.gradient.shape, batch.stacked, outputs)
 
 
-def mean_squares(
-    rule: UpdateRule, batch: Batch, factored: Factored | None, sums: Sequence[Array]
-) -> tuple[Array, Array]:
+def mean_squares(rule: UpdateRule, batch: Batch, factored: Factored | None, sums: Array) -> tuple[Array, Array]:
     """Mean squares from the sums of pass 1 and, for row and column features, from the small arrays themselves.
 
     Returns:
       Mean square of every feature in checkpoint order, float32 (*batch, features), and that of the parameter, float32
       (*batch,), with the square of the batch's scale floor added.
     """
-    # Behind a barrier and as one array: dozens of programs for a scalar each take long to compile.
-    *features, parameter = jax.lax.optimization_barrier(tuple(sums))
     size = jnp.asarray(batch.num_elements, jnp.float32)
-    places = rule.indices(interface.kinds(batch))
-    parts = [jnp.stack(features, axis=-1) / jnp.expand_dims(size, -1)] if features else []
+    means = sums / jnp.expand_dims(size, -1)
+    scale = means[..., -1]
+    if batch.scale_floor is not None:
+        scale = scale + jnp.square(batch.scale_floor)
+    parts, places = [means[..., :-1]], rule.indices(interface.kinds(batch))
     if factored is not None:
         for kind in (Kind.ROW, Kind.COLUMN):
             # Each is repeated equally often in the whole tensor, so that its own mean is that over the tensor.
@@ -190,9 +189,8 @@ def mean_squares(
             if made:
                 parts.append(jnp.mean(jnp.square(jnp.stack(made, axis=-1)), axis=batch.tensor_axes))
                 places = [*places, *rule.indices((kind,))]
-    scale = parameter / size
-    if batch.scale_floor is not None:
-        scale = scale + jnp.square(batch.scale_floor)
+    if len(parts) == 1:
+        return parts[0], scale
     return jnp.concatenate(parts, axis=-1)[..., np.argsort(places)], scale
 
 
