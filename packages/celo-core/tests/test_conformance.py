@@ -19,10 +19,23 @@ def theta_of(architecture):
     return get_architecture(architecture).init(jax.random.key(0))
 
 
+AS_PUBLISHED = {"celo": {"check_all_zeros"}}
+"""What the default config, that of the paper, does not do: give a tensor of zeros a scale. That of the shipped weights does."""
+
+
 @architectures
 @pytest.mark.parametrize("check", CHECKS, ids=name_of)
 def test_optimizer(architecture, check):
-    check(lambda num_steps: get_architecture(architecture).build(theta_of(architecture), num_steps))
+    def make(num_steps, num_stacked_axes=None):
+        return get_architecture(architecture).build(
+            theta_of(architecture), num_steps, num_stacked_axes=num_stacked_axes
+        )
+
+    if check.__name__ in AS_PUBLISHED.get(architecture, ()):
+        with pytest.raises(AssertionError, match=check.__name__):
+            check(make)
+    else:
+        check(make)
 
 
 @architectures

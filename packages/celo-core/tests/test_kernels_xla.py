@@ -120,7 +120,7 @@ def test_leaves_together_are_as_leaves_alone(theta, mode, monkeypatch):
     batches = grouping.plan(leaves)
     assert sorted(itertools.chain(*batches)) == list(range(len(shapes)))
     assert ([0, 2, 8] in batches and [9, 11] in batches) == (mode != "many devices")
-    assert ([1, 4, 6, 10] in batches) == (mode == "one CPU")
+    assert ([1, 4, 6, 10, 3, 7, 12, 13] in batches) == (mode == "one CPU")
     updates, _ = run(theta, params)
     for index, (one, update) in enumerate(zip(params, updates, strict=True)):
         tx = celo(theta, 10, config=RULE_ONLY)
@@ -150,6 +150,14 @@ def test_plan_bounds_a_batch(monkeypatch):
     batches = grouping.plan(leaves)
     assert [len(batch) for batch in batches] == [8, 8, 4]
     assert list(itertools.chain(*batches)) == list(range(20))
+
+
+def test_short_vectors_are_one_batch_while_that_is_small(one_cpu):
+    """Up to 4,096 elements with their padding; beyond, lengths within a factor of four."""
+    few = [leaf_of(jnp.zeros(n)) for n in (32, 10, 200, 3)]
+    assert grouping.plan(few) == [[0, 1, 2, 3]]
+    many = [leaf_of(jnp.zeros(n)) for n in (192, 7, *[192] * 20, 600)]
+    assert sorted(map(len, grouping.plan(many))) == [2, 21]
 
 
 def test_a_program_does_not_grow_with_equal_leaves(theta, one_cpu):

@@ -11,8 +11,8 @@ import optax.contrib
 import pytest
 from test_adam_direction import gradients_of, trajectory
 
-from celo_core import Celo, CeloConfig, scale_by_celo
-from celo_core.orthogonal import COEFFICIENTS, ITERATIONS, directions, matrix_shape, orthogonalize
+from celo_core import Celo, CeloConfig, orthogonal, scale_by_celo
+from celo_core.orthogonal import COEFFICIENTS, ITERATIONS, direction, matrix_shape, orthogonalize
 
 CONFIG = CeloConfig(scheduler=None, orthogonal=True)
 PLAIN = dataclasses.replace(CONFIG, orthogonal=False)
@@ -109,16 +109,26 @@ def test_of_zeros_it_is_zeros(shape):
     np.testing.assert_array_equal(orthogonalize(jnp.zeros(shape)), jnp.zeros(shape))
 
 
-def test_root_mean_square_is_one_and_equal_shapes_go_together():
-    draw = lambda n, shape: jax.random.normal(jax.random.key(n), shape)
-    tensors = [draw(0, (64, 48)), draw(1, (5,)), draw(2, (64, 6, 8)), draw(3, (48, 64))]
-    made = directions(tensors)
-    assert made[1] is None
-    for tensor, direction in zip(tensors, made, strict=True):
-        if direction is not None:
-            assert direction.shape == tensor.shape
-            np.testing.assert_allclose(jnp.sqrt(jnp.mean(direction**2)), 1.0, atol=0.2)  # singular values 0.7 to 1.2
-            np.testing.assert_allclose(direction, directions([tensor])[0], atol=1e-4)  # whatever is beside it
+@pytest.mark.parametrize("shape", [(64, 48), (64, 6, 8), (48, 64)])
+def test_root_mean_square_is_one_whatever_is_beside_it(shape):
+    tensors = jax.random.normal(jax.random.key(0), (3, *shape))
+    made = direction(tensors)
+    assert made.shape == tensors.shape
+    for index in range(3):
+        np.testing.assert_allclose(jnp.sqrt(jnp.mean(made[index] ** 2)), 1.0, atol=0.2)  # singular values 0.7 to 1.2
+        np.testing.assert_allclose(made[index], direction(tensors[index : index + 1])[0], atol=1e-4)
+
+
+def test_large_matrices_go_one_by_one_to_the_same(monkeypatch):
+    tensors = jax.random.normal(jax.random.key(0), (3, 24, 16))
+    expected = direction(tensors)
+    monkeypatch.setattr(orthogonal, "STACKED", 100)
+    monkeypatch.setattr(orthogonal.reductions, "on_one_device", lambda: True)
+    np.testing.assert_allclose(direction(tensors), expected, atol=1e-4)  # another program
+
+
+def test_vectors_have_none():
+    assert direction(jnp.ones((3, 5))) is None and direction(jnp.ones((3, 1, 5))) is None
 
 
 def test_it_is_optax_muon_relative_to_the_parameters():
@@ -142,9 +152,9 @@ def test_length_follows_the_root_mean_square_of_adams_direction():
     one, by_adam = (
         trajectory_of(theta_of([0.1, 0.9, 0.2, 0.0], length), params) for length in ([1.0, 0.0], [0.0, 1.0])
     )
-    for first, second, direction in zip(one, by_adam, adam, strict=True):
+    for first, second, other in zip(one, by_adam, adam, strict=True):
         for name in ("w", "conv"):
-            ratio = jnp.sqrt(jnp.mean(direction[name] ** 2))
+            ratio = jnp.sqrt(jnp.mean(other[name] ** 2))
             # 1 - 0.999 has but four digits in float32, there in Optax.
             np.testing.assert_allclose(second[name], ratio * first[name], rtol=2e-3, atol=1e-7)
 

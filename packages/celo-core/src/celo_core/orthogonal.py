@@ -33,7 +33,7 @@ WIDE = 2
 """From this ratio of its sides on, a matrix is orthogonalised by way of its Gram matrix."""
 
 STACKED = 131_072
-"""Matrices of at most so many elements are stacked with those of the same shape."""
+"""Of stacked matrices, those of more elements are orthogonalised one by one."""
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int] | None:
@@ -107,38 +107,18 @@ def _iterate_gram(x: Array) -> Array:
     return product(product(polynomial(gram), total), x)
 
 
-def directions(
-    tensors: Sequence[Array], stacks: Sequence[tuple[int, ...] | None] | None = None, keys: Sequence[Any] | None = None
-) -> list[Array | None]:
+def direction(tensors: Array) -> Array | None:
     """Orthogonalised tensors whose root mean square is 1, or somewhat less where the rank is not full.
 
     Args:
-      tensors: float32, of any shapes; those of one shape are computed together.
-      stacks: for each the lengths of its leading axes that are a stack of tensors, see `celo_core.kernels.Leaf`.
-      keys: for each what it must have in common with another to be computed together; ``False`` for never. By default
-        all can be.
+      tensors: float32 (count, *s), tensors of one shape.
 
     Returns:
-      For each a float32 array of its shape, or ``None`` for a vector (see `matrix_shape`).
+      float32 (count, *s), or ``None`` for vectors (see `matrix_shape`).
     """
-    stacks = [None] * len(tensors) if stacks is None else stacks
-    keys = [None] * len(tensors) if keys is None else keys
-    made: list[Array | None] = [None] * len(tensors)
-    groups: dict[Any, list[int]] = {}
-    for index, (tensor, stack, key) in enumerate(zip(tensors, stacks, keys, strict=True)):
-        own = tensor.shape[len(stack or ()) :]
-        if tensor.size > 0 and (shape := matrix_shape(own)) is not None:
-            alone = key is False or math.prod(own) > STACKED
-            groups.setdefault((shape, index if alone else None, key), []).append(index)
-    for (shape, _, _), members in groups.items():
-        parts = [tensors[i].reshape(-1, *shape) for i in members]
-        matrices = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
-        found = math.sqrt(max(shape)) * _one_by_one(matrices)
-        first = 0
-        for index, part in zip(members, parts, strict=True):
-            made[index] = found[first : first + len(part)].reshape(tensors[index].shape)
-            first += len(part)
-    return made
+    if (shape := matrix_shape(tensors.shape[1:])) is None:
+        return None
+    return (math.sqrt(max(shape)) * _one_by_one(tensors.reshape(-1, *shape))).reshape(tensors.shape)
 
 
 class Addition(NamedTuple):
@@ -167,14 +147,13 @@ def add_direction(rule: UpdateRule, addition: Addition, batch: Batch, step: Arra
       step: (*batch, *s), in its dtype.
       new: the new moments.
     """
-    shape = matrix_shape(batch.gradient.shape[batch.stacked :])
-    if shape is None:
-        return step
     wide = lambda x: x.astype(jnp.float32)
     gradient = interface.finite_gradient(batch.gradient, rule.gradient_clip)
     parts = [gradient, *(wide(m) for m in new.momenta)]
     blend = sum(addition.shares[k] * part for k, part in enumerate(parts))
-    direction = (math.sqrt(max(shape)) * _one_by_one(blend.reshape(-1, *shape))).reshape(step.shape)
+    found = direction(blend if batch.stacked else blend[None])
+    if found is None:
+        return step
     mean = functools.partial(jnp.mean, axis=batch.tensor_axes, keepdims=True)
     mean_square = mean(jnp.square(wide(new.momenta[0])) / (wide(new.second_moment) + interface.ADAM_EPSILON))
     sureness = addition.root * jnp.sqrt(mean_square + 1e-12)
@@ -183,7 +162,7 @@ def add_direction(rule: UpdateRule, addition: Addition, batch: Batch, step: Arra
         parameter_square = parameter_square + networks.expand(jnp.square(batch.scale_floor), step.ndim)
     scale = features_lib.parameter_scale(parameter_square)
     length = scale * (addition.length[0] + addition.length[1] * sureness)
-    return interface.cast_finite(wide(step) + length * direction, step.dtype)
+    return interface.cast_finite(wide(step) + length * found.reshape(step.shape), step.dtype)
 
 
 def _one_by_one(matrices: Array) -> Array:

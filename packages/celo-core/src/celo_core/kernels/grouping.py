@@ -6,7 +6,7 @@ Where arrays may be sharded in ways that a trace cannot see, on several devices 
 what is stacked is sharded alike, and a replicated leaf would come out as its sharded twin.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,9 @@ STACKED = 131_072
 PACKED = 4_096
 """Vectors of at most so many elements are packed with those of other lengths."""
 
+MERGED = 4_096
+"""Elements, padding among them, up to which batches of vectors of very different lengths are one."""
+
 BATCH = 524_288
 """Elements of a batch of several leaves at most, which bounds what the copies take."""
 
@@ -39,7 +42,25 @@ def plan(leaves: Sequence[Leaf]) -> list[list[int]]:
         if members and size * count > BATCH:
             batches.append([])
         batches[-1].append(index)
-    return [batch for batches in groups.values() for batch in batches]
+    return _merged(groups, leaves)
+
+
+def _merged(groups: Mapping[Any, list[list[int]]], leaves: Sequence[Leaf]) -> list[list[int]]:
+    """All batches; those of short vectors are put together while they are small: a program less to be compiled."""
+    merged: list[list[int]] = []
+    last: dict[Any, list[int]] = {}
+    for key, batches in groups.items():
+        for batch in batches:
+            if isinstance(key, tuple) and key[0] == "packed":
+                together = [*last.get(key[-1], []), *batch]
+                members = [leaves[index] for index in together]
+                if max(leaf.size for leaf in members) * sum(leaf.count for leaf in members) <= MERGED:
+                    if key[-1] in last:
+                        last[key[-1]].extend(batch)
+                        continue
+                last[key[-1]] = batch
+            merged.append(batch)
+    return merged
 
 
 def may_stack(leaf: Leaf) -> bool:
