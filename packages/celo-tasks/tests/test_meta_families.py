@@ -266,7 +266,7 @@ def test_celo_adam_has_one_phase(tmp_path):
     assert set(theta) == {"scheduler"}
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["architecture"] == "celo_adam" and "b1" in record["config"]
-    assert load_weights(tmp_path)(10).init({"w": np.ones(3)})[0]._fields == ScaleByCeloAdamState._fields
+    assert load_weights(tmp_path)(10).init({"w": np.ones(3)})._fields == ScaleByCeloAdamState._fields
     assert (tmp_path / "theta.npz").exists()
     with pytest.raises(ValueError, match="celo_adam has no phase update_rule: its phases are scheduler"):
         meta_training.meta_train(recipe, tmp_path / "other", phases=("update_rule",))
