@@ -285,10 +285,10 @@ def scale_by_celo(
       ValueError: theta does not fit the config, num_steps is less than 1, a task embedding is missing or misshapen, or an
         implementation is unknown.
     """
-    checks.check_theta_shapes(theta, _theta_shapes(config), "celo")
+    arrays = checks.check_theta(theta, _theta_shapes(config), "celo")
     scheduler = None if config.scheduler is None else LSTMScheduler(config.scheduler)
     reads_loss = scheduler is not None and scheduler.reads_loss(theta["scheduler"])
-    theta = checks.check_theta(theta, _theta_shapes(config), "celo")
+    theta = arrays  # inside a trace they are traced, and whether the loss is read could not be told of them
     checks.check_choice("implementation", implementation, kernels.IMPLEMENTATIONS)
     checks.check_num_steps(num_steps)
     embedding = check_task_embedding(task_embedding, config.scheduler is not None and config.scheduler.task_embedding)

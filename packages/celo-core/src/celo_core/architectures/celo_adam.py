@@ -127,10 +127,10 @@ def scale_by_celo_adam(
     Arguments, treatment of non-finite numbers and errors are those of `celo_core.scale_by_celo`. Steps are elementwise, so that
     ``num_stacked_axes`` changes nothing, and there is one ``implementation``.
     """
-    checks.check_theta_shapes(theta, _theta_shapes(config), "celo_adam")
+    arrays = checks.check_theta(theta, _theta_shapes(config), "celo_adam")
     scheduler = LSTMScheduler(config.scheduler)
     reads_loss = scheduler.reads_loss(theta["scheduler"])
-    theta = checks.check_theta(theta, _theta_shapes(config), "celo_adam")
+    theta = arrays  # inside a trace they are traced, and whether the loss is read could not be told of them
     checks.check_choice("implementation", implementation, kernels.IMPLEMENTATIONS)
     checks.check_num_steps(num_steps)
     embedding = check_task_embedding(task_embedding, config.scheduler.task_embedding)
