@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM: what is said, what is finished, and that a process ends even while XLA keeps its main thread."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -140,3 +141,30 @@ def test_other_threads_than_the_main_one_leave_signals_alone():
     thread.start()
     thread.join()
     assert seen == [(before, False)]
+
+
+@pytest.mark.parametrize("dropped", [1, 2])
+def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(dropped, capfd):
+    """Python drops what such a callback raises, and JAX has one."""
+    left = dropped
+
+    def callback(phase: str, info: dict) -> None:
+        nonlocal left
+        if left and phase == "start":
+            left -= 1
+            if left == dropped - 1:
+                signal.raise_signal(signal.SIGINT)
+            time.sleep(0.1)  # what is raised anew comes into the next one too
+
+    try:
+        with pytest.raises(Interrupted), Interrupts(own_process=False) as interrupts:  # noqa: PT012
+            interrupts.leave_with("text of the test")
+            gc.callbacks.append(callback)
+            until = time.monotonic() + 30
+            while time.monotonic() < until:
+                gc.collect()
+                time.sleep(0.0 if left else 0.3)  # most of a program's time passes elsewhere
+    finally:
+        gc.callbacks.remove(callback)
+    assert left == 0 and interrupts.number == signal.SIGINT
+    assert capfd.readouterr().err == "celo-tasks: text of the test.\n"

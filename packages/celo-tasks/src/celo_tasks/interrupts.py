@@ -18,6 +18,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TOGETHER = 0.1
 """Signals within so many seconds of the first are the same one: GNU timeout, say, sends it to a process and to its group."""
 
+AGAIN = 0.02
+"""Seconds after which an exception is raised anew that Python has dropped."""
+
 GRACE = 3.0
 """Seconds after which a process ends that was to end at the first signal, but whose main thread has not come out of XLA."""
 
@@ -43,7 +46,7 @@ class Interrupts:
     def __init__(self, own_process: bool) -> None:
         self.number: int | None = None
         self._own = own_process
-        self._handled = 0
+        self._handled, self._repeated = 0, 0
         self._finish, self._text = False, "stopped"
         self._reached, self._announced = threading.Event(), threading.Event()
         self._before: dict[int, Any] = {}
@@ -74,6 +77,7 @@ class Interrupts:
             self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
             self._thread.start()
             self._before_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+            self._before_hook, sys.unraisablehook = sys.unraisablehook, self._dropped
             self._before = {number: signal.getsignal(number) for number in SIGNALS}
             self.arm()
         return self
@@ -88,6 +92,8 @@ class Interrupts:
         if self._before:
             for number, handler in self._before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            self._before = {}
+            sys.unraisablehook = self._before_hook
             signal.set_wakeup_fd(self._before_fd)
             self._writer.close()  # the thread reads what is there, and ends
             self._thread.join(timeout=2 * TOGETHER)
@@ -102,6 +108,20 @@ class Interrupts:
         # In a process of its own a second signal is the thread's affair: here it would cut short what the first has begun.
         if (self._handled == 1 and not self._finish) or (self._handled > 1 and not self._own):
             raise Interrupted
+
+    def _dropped(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Python drops what is raised in a finaliser or a callback of its garbage collector: then it is raised anew."""
+        if issubclass(unraisable.exc_type, Interrupted):
+            again = threading.Timer(AGAIN, self._repeat)
+            again.daemon = True
+            again.start()
+        else:
+            self._before_hook(unraisable)
+
+    def _repeat(self) -> None:
+        if self._before and self.number is not None:
+            self._handled, self._repeated = 0, self._repeated + 1
+            signal.pthread_kill(threading.main_thread().ident or 0, self.number)
 
     def _watch(self) -> None:
         if not self._received():
@@ -127,7 +147,9 @@ class Interrupts:
                 return None
             if not numbers:
                 return False
-            if known := [number for number in numbers if number in SIGNALS]:
+            known = [number for number in numbers if number in SIGNALS]
+            known, self._repeated = known[self._repeated :], max(0, self._repeated - len(known))
+            if known:
                 self.number = self.number or known[0]
                 return True
         return None
