@@ -1,5 +1,6 @@
 """Settings of this package's tests: eight simulated CPU devices, and where reference data lie."""
 
+import importlib.metadata
 import os
 import pathlib
 import sys
@@ -7,6 +8,9 @@ from collections.abc import Iterator
 
 # Before JAX starts. Simulated devices exist on the CPU only, whatever else the machine has.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+if tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2]) >= (0, 10):
+    # A machine that stands still for a while is no deadlock: XLA would end the process after 40 s.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=300"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and compute little: without most of XLA's optimisations they take half the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
