@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from celo_core import Celo, CeloConfig, celo
 from celo_core.kernels import grouping, reductions, xla
-from celo_core.kernels.interface import Accumulators, Leaf
+from celo_core.kernels.interface import Accumulators, Finish, Leaf
 
 RULE_ONLY = CeloConfig(scheduler=None)
 
@@ -148,8 +148,10 @@ def test_plan_bounds_a_batch(monkeypatch):
     monkeypatch.setattr(reductions, "on_one_device", lambda: True)
     leaves = [Leaf(x, x, Accumulators((), x, (), ())) for x in [jax.ShapeDtypeStruct((256, 256), jnp.float32)] * 20]
     batches = grouping.plan(leaves)
-    assert [len(batch) for batch in batches] == [8, 8, 4]
+    assert [len(batch) for batch in batches] == [5, 5, 5, 5], "equal batches are one program"
     assert list(itertools.chain(*batches)) == list(range(20))
+    assert [len(batch) for batch in grouping.plan(leaves[:16])] == [8, 8]
+    assert [len(batch) for batch in grouping.plan(leaves[:11])] == [6, 5], "no more batches than twice the fewest"
 
 
 def test_short_vectors_are_one_batch_while_that_is_small(one_cpu):
@@ -279,6 +281,30 @@ def test_weights_may_differ_from_tensor_to_tensor(mode, monkeypatch):
     for leaf, theta, step in zip(leaves, thetas, steps, strict=True):
         alone, _ = xla.update_batch(RULE_ONLY.rule, theta, None, grouping.gather([leaf]), seed)
         assert_same(step, alone)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (64, 32), (300, 200)], ids=str)
+def test_means_for_what_finishes_a_step(theta, shape, one_cpu):
+    """Those of pass 1, those of a whole stack and those that are made where there is no pass 1, against float64."""
+    leaf = leaf_with_moments(shape, 0)
+    statistic = lambda values: jnp.square(values.momenta[0]) / (values.second_moment + 1e-3)
+    apply = lambda rule, scale, batch, step, new, means: (
+        step * 0 + jnp.reshape(scale * means[0] + means[1], (-1,) + (1,) * 2)
+    )
+    finish = Finish(lambda shape: True, statistic, apply)
+    seed, scale = jnp.uint32(1), jnp.float32(100.0)
+    batch = grouping.gather([leaf])
+    found, new = xla.update_batch(RULE_ONLY.rule, theta["update_rule"], None, batch, seed, finish, scale)
+    stack, _ = xla.update_batch(
+        RULE_ONLY.rule, theta["update_rule"], None, grouping.gather([leaf, leaf]), seed, finish, scale
+    )
+    wide = lambda x: np.asarray(x, np.float64)
+    expected = 100 * np.mean(wide(leaf.parameter) ** 2) + np.mean(
+        wide(new.momenta[0]) ** 2 / (wide(new.second_moment) + 1e-3)
+    )
+    direct = xla.means_for(RULE_ONLY.rule, finish, batch, new)
+    for value in (found[0], stack[0], stack[1], scale * direct[0] + direct[1]):
+        np.testing.assert_allclose(value, np.broadcast_to(expected, value.shape), rtol=1e-5)  # float32 sums
 
 
 def leaf_with_moments(shape, seed):

@@ -7,7 +7,6 @@ at a time, beside statistics of rows and columns, can find that direction.
 Source: Jordan et al., "Muon", 2024 (kellerjordan.github.io/posts/muon); Bernstein and Newhouse, arXiv 2409.20325.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -63,13 +62,21 @@ def orthogonalize(matrix: Array) -> Array:
     Returns:
       float32 (..., m, n), whatever the matrix was multiplied by.
     """
-    rows, columns = matrix.shape[-2:]
-    x = jnp.swapaxes(matrix, -1, -2) if rows > columns else matrix
     # In two steps, since the squares of small numbers are 0 in float32.
-    x = x / jnp.maximum(jnp.max(jnp.abs(x), axis=(-1, -2), keepdims=True), np.finfo(np.float32).tiny)
+    x = matrix / jnp.maximum(jnp.max(jnp.abs(matrix), axis=(-1, -2), keepdims=True), np.finfo(np.float32).tiny)
     x = x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=(-1, -2), keepdims=True), 1e-12))
-    x = _iterate_gram(x) if x.shape[-1] >= WIDE * x.shape[-2] else _iterate(x)
-    return jnp.swapaxes(x, -1, -2) if rows > columns else x
+    return _iterate_gram(x) if max(x.shape[-2:]) >= WIDE * min(x.shape[-2:]) else _iterate(x)
+
+
+def _gram(x: Array, **options: Any) -> Array:
+    """Products of the rows of a matrix with one another, or of its columns: the smaller of the two matrices."""
+    y = jnp.swapaxes(x, -1, -2)
+    return jnp.matmul(*((y, x) if x.shape[-2] > x.shape[-1] else (x, y)), **options)
+
+
+def _times(gram: Array, x: Array, **options: Any) -> Array:
+    """A polynomial of what `_gram` returns times the matrix, on the side that fits."""
+    return jnp.matmul(*((x, gram) if x.shape[-2] > x.shape[-1] else (gram, x)), **options)
 
 
 def _iterate(x: Array) -> Array:
@@ -77,22 +84,24 @@ def _iterate(x: Array) -> Array:
     first, third, fifth = COEFFICIENTS
 
     def once(_: Any, x: Array) -> Array:
-        gram = x @ jnp.swapaxes(x, -1, -2)
-        return first * x + (third * gram + fifth * gram @ gram) @ x
+        gram = _gram(x)
+        return first * x + _times(third * gram + fifth * gram @ gram, x)
 
     # A loop: a fifth of the products to be compiled.
     return jax.lax.fori_loop(np.int32(0), np.int32(ITERATIONS), once, x)
 
 
 def _iterate_gram(x: Array) -> Array:
-    """The same by ``gram = x x^T`` alone: ``x`` is multiplied twice in all, in place of ten times.
+    """The same by the Gram matrix alone: ``x`` is multiplied twice in all, in place of ten times.
 
     Every iterate is a polynomial of the first one's Gram matrix, times ``x``. Rounding may give the Gram matrix eigenvalues
     below 0, which the iteration blows up by twelve each time: harmless from 1e-7 on, not from TF32's 1e-3.
     """
-    product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    exact = jax.lax.Precision.HIGHEST
+    product = lambda a, b: jnp.matmul(a, b, precision=exact)
     first, third, fifth = COEFFICIENTS
-    identity = np.eye(x.shape[-2], dtype=np.float32).reshape((1,) * (x.ndim - 2) + (x.shape[-2],) * 2)
+    size = min(x.shape[-2:])
+    identity = np.eye(size, dtype=np.float32).reshape((1,) * (x.ndim - 2) + (size, size))
     polynomial = lambda gram: first * identity + third * gram + fifth * product(gram, gram)
 
     def once(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -100,11 +109,11 @@ def _iterate_gram(x: Array) -> Array:
         factor = polynomial(gram)
         return product(product(factor, gram), factor), product(factor, total)
 
-    gram = product(x, jnp.swapaxes(x, -1, -2))
+    gram = _gram(x, precision=exact)
     factor = polynomial(gram)
     carry = product(product(factor, gram), factor), factor
     gram, total = jax.lax.fori_loop(np.int32(0), np.int32(ITERATIONS - 2), once, carry)
-    return product(product(polynomial(gram), total), x)
+    return _times(product(polynomial(gram), total), x, precision=exact)
 
 
 def direction(tensors: Array) -> Array | None:
@@ -137,32 +146,40 @@ class Addition(NamedTuple):
     length: Array
 
 
-def add_direction(rule: UpdateRule, addition: Addition, batch: Batch, step: Array, new: Accumulators) -> Array:
-    """A batch's step with that along the orthogonalised momentum added; vectors' as it is.
+def add_direction(
+    rule: UpdateRule, addition: Addition, batch: Batch, step: Array, new: Accumulators, means: tuple[Array, Array]
+) -> Array:
+    """A batch's step with that along the orthogonalised momentum added.
 
     Args:
       rule: the update rule.
       addition: what is added.
-      batch: gradients and parameters.
+      batch: gradients and parameters, of matrices.
       step: (*batch, *s), in its dtype.
       new: the new moments.
+      means: as of `celo_core.kernels.interface.Finish`, of `momentum_over_deviation`.
     """
     wide = lambda x: x.astype(jnp.float32)
     gradient = interface.finite_gradient(batch.gradient, rule.gradient_clip)
     parts = [gradient, *(wide(m) for m in new.momenta)]
     blend = sum(addition.shares[k] * part for k, part in enumerate(parts))
     found = direction(blend if batch.stacked else blend[None])
-    if found is None:
-        return step
-    mean = functools.partial(jnp.mean, axis=batch.tensor_axes, keepdims=True)
-    mean_square = mean(jnp.square(wide(new.momenta[0])) / (wide(new.second_moment) + interface.ADAM_EPSILON))
-    sureness = addition.root * jnp.sqrt(mean_square + 1e-12)
-    parameter_square = mean(jnp.square(interface.finite_parameter(batch.parameter)))
-    if batch.scale_floor is not None:
-        parameter_square = parameter_square + networks.expand(jnp.square(batch.scale_floor), step.ndim)
-    scale = features_lib.parameter_scale(parameter_square)
-    length = scale * (addition.length[0] + addition.length[1] * sureness)
-    return interface.cast_finite(wide(step) + length * found.reshape(step.shape), step.dtype)
+    assert found is not None
+    parameter_square, ratio_square = means
+    sureness = addition.root * jnp.sqrt(ratio_square + 1e-12)
+    length = features_lib.parameter_scale(parameter_square) * (addition.length[0] + addition.length[1] * sureness)
+    return interface.cast_finite(
+        wide(step) + networks.expand(length, step.ndim) * found.reshape(step.shape), step.dtype
+    )
+
+
+def momentum_over_deviation(values: features_lib.Values) -> Array:
+    """``m_0^2 / (v + epsilon)``, elementwise: large where gradients have kept their sign."""
+    return jnp.square(values.momenta[0]) / (values.second_moment + interface.ADAM_EPSILON)
+
+
+FINISH = interface.Finish(lambda shape: matrix_shape(shape) is not None, momentum_over_deviation, add_direction)
+"""What the fused update does to the steps of matrices."""
 
 
 def _one_by_one(matrices: Array) -> Array:

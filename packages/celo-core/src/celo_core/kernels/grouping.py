@@ -33,16 +33,20 @@ BATCH = 524_288
 
 def plan(leaves: Sequence[Leaf]) -> list[list[int]]:
     """Which leaves make a batch together; every leaf is in one batch, in order of first appearance."""
-    groups: dict[Any, list[list[int]]] = {}
+    groups: dict[Any, list[int]] = {}
     for index, leaf in enumerate(leaves):
-        batches = groups.setdefault(_key(index, leaf), [[]])
-        members = [leaves[i] for i in batches[-1]]
-        size = max(leaf.size, *(member.size for member in members), 0)
-        count = leaf.count + sum(member.count for member in members)
-        if members and size * count > BATCH:
-            batches.append([])
-        batches[-1].append(index)
-    return _merged(groups, leaves)
+        groups.setdefault(_key(index, leaf), []).append(index)
+    return _merged({key: _split(leaves, group) for key, group in groups.items()}, leaves)
+
+
+def _split(leaves: Sequence[Leaf], group: Sequence[int]) -> list[list[int]]:
+    """A group as batches of at most some `BATCH` elements, of equally many leaves where that can be: they are one program."""
+    size = max(leaves[index].size for index in group)
+    count = sum(leaves[index].count for index in group)
+    batches = max(1, -(-size * count // BATCH))
+    batches = next((n for n in range(batches, min(2 * batches, len(group)) + 1) if len(group) % n == 0), batches)
+    length = -(-len(group) // batches)
+    return [list(group[first : first + length]) for first in range(0, len(group), length)]
 
 
 def _merged(groups: Mapping[Any, list[list[int]]], leaves: Sequence[Leaf]) -> list[list[int]]:

@@ -8,7 +8,7 @@ axes alone (Celo2, arXiv 2602.19142) makes the leading axes of a tensor part of 
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -217,6 +217,26 @@ def adam_direction(kernel: Array, values: features_lib.Values) -> Array:
 def kinds(batch: Batch) -> tuple[Kind, ...]:
     """Kinds of features that have the tensors' shape."""
     return ALL_KINDS if batch.axes is None else FULL_SIZE
+
+
+Statistic = Callable[[features_lib.Values], Array]
+"""Elementwise, from what features are made of to an array of the tensor's shape."""
+
+
+class Finish(NamedTuple):
+    """What is done to the step of each tensor after the update rule, by functions of a module: they are part of a key.
+
+    Attributes:
+      applies: whether anything is done, from a tensor's shape.
+      statistic: what the mean over each tensor is needed of.
+      apply: from the rule, arrays of its own, a batch, its step, its new moments and two means, float32 (*batch,), the step
+        in its place. The means are those of the squared parameter, with the square of the scale floor added, and of
+        ``statistic``.
+    """
+
+    applies: Callable[[Sequence[int]], bool]
+    statistic: Statistic
+    apply: Callable[[UpdateRule, Any, Batch, Array, Accumulators, tuple[Array, Array]], Array]
 
 
 Weights = Mapping[str, Mapping[str, Any]]

@@ -84,7 +84,9 @@ def sums(function: Function, arrays: Any, shape: Sequence[int], stacked: int, ou
     if size > LARGE:
         return _blocked(function, arrays, shape, outputs)
     axis = next((axis for axis, length in enumerate(shape) if length > 1), 0)
-    return _together([_sum_in_parts(x, axis) for x in function(arrays)])
+    # Parts of the few rows of a convolution's kernel would be written out.
+    in_parts = _sum_in_parts if shape[axis] >= PARTS else lambda x, axis: jnp.sum(x)
+    return _together([in_parts(x, axis) for x in function(arrays)])
 
 
 def _together(sums: Sequence[Array]) -> Array:

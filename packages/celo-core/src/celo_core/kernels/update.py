@@ -3,7 +3,7 @@
 import functools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from celo_core.kernels import grouping, reductions, xla
-from celo_core.kernels.interface import Accumulators, Batch, Leaf, UpdateRule, Weights
+from celo_core.kernels.interface import Accumulators, Batch, Finish, Leaf, UpdateRule, Weights
 
 Array = jax.Array
 
@@ -20,10 +20,6 @@ FEW = 8
 
 IMPLEMENTATIONS = ("auto", "xla", "pallas")
 """``auto`` takes the Pallas kernels on a CUDA GPU for tensors large enough, and XLA elsewhere."""
-
-
-Finish = Callable[[UpdateRule, Any, Batch, Array, Accumulators], Array]
-"""From the rule, arrays of its own, a batch, its step and its new moments, the step in its place."""
 
 
 def update_tree(
@@ -56,7 +52,7 @@ def update_tree(
       scale_floor: as in `Batch`, of all tensors in their order, float32 (tensors,); ``None`` for none.
       stacks: for each leaf, see `Leaf`; by default there is none.
       shardings: for each leaf, see `Leaf`; by default none is known.
-      finish: what is done to the step of each batch, or ``None``. A function of a module: it is part of a key.
+      finish: what is done to the step of each batch, or ``None``.
       finish_arguments: arrays that it takes.
 
     Returns:
@@ -173,7 +169,9 @@ def _update_batch(
         cuda=of(pallas.update_batch),
         default=of(xla.update_batch),
     )
-    return step if finish is None else finish(rule, finish_arguments, batch, step, new), new
+    if finish is None or not finish.applies(batch.gradient.shape[batch.stacked :]):
+        return step, new
+    return finish.apply(rule, finish_arguments, batch, step, new, xla.means_for(rule, finish, batch, new)), new
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -192,8 +190,7 @@ def _on_xla(
     """
     rule, stacked, finish, *_ = static
     batch = arrays._replace(stacked=stacked)
-    step, new = xla.update_batch(rule, weights, multiplier, batch, seed)
-    return step if finish is None else finish(rule, finish_arguments, batch, step, new), new
+    return xla.update_batch(rule, weights, multiplier, batch, seed, finish, finish_arguments)
 
 
 def _joined(parts: list[Any], like: Accumulators) -> Accumulators:

@@ -12,6 +12,7 @@ Source of the equations: Celo, arXiv 2501.12670, section 3.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from celo_core import networks
 from celo_core.accumulators import FACTORED_FLOOR
 from celo_core.features import Kind
 from celo_core.kernels import interface, reductions
-from celo_core.kernels.interface import Accumulators, Batch, Operands, UpdateRule, Weights
+from celo_core.kernels.interface import Accumulators, Batch, Finish, Operands, Statistic, UpdateRule, Weights
 
 Array = jax.Array
 
@@ -34,7 +35,13 @@ Store = Callable[[Array, Any, Array], Array]
 
 
 def update_batch(
-    rule: UpdateRule, weights: Weights, multiplier: Array | None, batch: Batch, seed: Array
+    rule: UpdateRule,
+    weights: Weights,
+    multiplier: Array | None,
+    batch: Batch,
+    seed: Array,
+    finish: Finish | None = None,
+    finish_arguments: Any = None,
 ) -> tuple[Array, Accumulators]:
     """One step of a batch of tensors.
 
@@ -44,6 +51,8 @@ def update_batch(
       multiplier: the scheduler's step-size multiplier, a float32 scalar, or ``None`` for 1.
       batch: gradients, parameters and moments.
       seed: uint32 scalar for stochastic rounding, different for every step and batch.
+      finish: what is done to the step, or ``None``.
+      finish_arguments: arrays that it takes.
 
     Returns:
       ``(step, accumulators)``: the step to be subtracted, (*batch, *s) in the gradient's dtype, and the new moments.
@@ -57,15 +66,23 @@ def update_batch(
         def one(x: Any) -> tuple[Array, Accumulators]:
             (tensor, its_weights), number = x
             each = tensor._replace(stacked=0)
-            return update_batch(rule, its_weights if own else weights, multiplier, each, seed + number)
+            rest = (multiplier, each, seed + number, finish, finish_arguments)
+            return update_batch(rule, its_weights if own else weights, *rest)
 
         results = (jax.ShapeDtypeStruct(batch.gradient.shape, batch.gradient.dtype), batch.accumulators)
         return reductions.one_by_one(one, (arrays, numbers), results)
     new = update_moments(rule, batch, seed)
     factored = None if batch.axes is None else factored_statistics(batch, new)
-    statistics = mean_squares(rule, batch, factored, sums_of_squares(rule, batch, new, factored))
+    finish = finish if finish is not None and finish.applies(batch.gradient.shape[batch.stacked :]) else None
+    statistic = None if finish is None else finish.statistic
+    sums = sums_of_squares(rule, batch, new, factored, statistic)
+    statistics = mean_squares(rule, batch, factored, sums)
     folded = fold(rule, weights, multiplier, factored, statistics)
-    return apply_rule(rule, weights, folded, operands(batch, new, factored), interface.kinds(batch)), new
+    step = apply_rule(rule, weights, folded, operands(batch, new, factored), interface.kinds(batch))
+    if finish is not None:
+        means = statistics[1], sums[..., -1] / batch.num_elements
+        step = finish.apply(rule, finish_arguments, batch, step, new, means)
+    return step, new
 
 
 def update_moments(rule: UpdateRule, batch: Batch, seed: Array) -> Accumulators:
@@ -133,6 +150,11 @@ class Factored(NamedTuple):
     row_factors: list[Array]
     column_factors: list[Array]
 
+    @property
+    def size(self) -> int:
+        """Elements of the batch."""
+        return math.prod(np.broadcast_shapes(self.rows[0].shape, self.columns[0].shape))
+
 
 def factored_statistics(batch: Batch, new: Accumulators) -> Factored:
     """The two factors of the preconditioner, and what they are made of."""
@@ -154,18 +176,21 @@ def operands(batch: Batch, new: Accumulators, factored: Factored | None) -> Oper
     return Operands(gradient, parameter, momenta, second_moment, row_factors, column_factors, full, batch.mask)
 
 
-def squares(rule: UpdateRule, x: Operands, kinds: Sequence[Kind]) -> list[Array]:
-    """Squares of the features of the tensor's shape, and of the parameter; 0 in padding."""
+def squares(rule: UpdateRule, x: Operands, kinds: Sequence[Kind], statistic: Statistic | None = None) -> list[Array]:
+    """Squares of the features of the tensor's shape, and of the parameter; 0 in padding. Last a ``statistic``, if any."""
     values = interface.full_size_values(rule, x)
     made = [*rule.make(values, kinds), values.parameter]
-    return [jnp.square(y) if x.mask is None else jnp.square(y) * x.mask for y in made]
+    made = [jnp.square(y) if x.mask is None else jnp.square(y) * x.mask for y in made]
+    return made if statistic is None else [*made, statistic(values)]
 
 
-def sums_of_squares(rule: UpdateRule, batch: Batch, new: Accumulators, factored: Factored | None) -> Array:
-    """Pass 1: sums over each tensor of what `squares` returns, float32 (*batch, features + 1)."""
+def sums_of_squares(
+    rule: UpdateRule, batch: Batch, new: Accumulators, factored: Factored | None, statistic: Statistic | None = None
+) -> Array:
+    """Pass 1: sums over each tensor of what `squares` returns, float32 (*batch, features + 1), or one more."""
     kinds = interface.kinds(batch)
-    outputs = len(rule.indices(kinds)) + 1
-    function = lambda x: squares(rule, x, kinds)
+    outputs = len(rule.indices(kinds)) + (1 if statistic is None else 2)
+    function = lambda x: squares(rule, x, kinds, statistic)
     return reductions.sums(function, operands(batch, new, factored), batch.gradient.shape, batch.stacked, outputs)
 
 
@@ -178,20 +203,28 @@ def mean_squares(rule: UpdateRule, batch: Batch, factored: Factored | None, sums
     """
     size = jnp.asarray(batch.num_elements, jnp.float32)
     means = sums / jnp.expand_dims(size, -1)
-    scale = means[..., -1]
+    places = rule.indices(interface.kinds(batch))
+    scale, means = means[..., len(places)], means[..., : len(places)]
     if batch.scale_floor is not None:
         scale = scale + jnp.square(batch.scale_floor)
-    parts, places = [means[..., :-1]], rule.indices(interface.kinds(batch))
-    if factored is not None:
-        for kind in (Kind.ROW, Kind.COLUMN):
-            # Each is repeated equally often in the whole tensor, so that its own mean is that over the tensor.
-            made = rule.make(interface.small_values(factored.rows, factored.columns), (kind,))
-            if made:
-                parts.append(jnp.mean(jnp.square(jnp.stack(made, axis=-1)), axis=batch.tensor_axes))
-                places = [*places, *rule.indices((kind,))]
+    parts = [means]
+    for kind, made in small_features(rule, factored):
+        # Each is repeated equally often in the whole tensor, so that its own mean is that over the tensor.
+        axes = tuple(axis + 1 for axis in batch.tensor_axes)
+        parts.append(jnp.moveaxis(jnp.mean(jnp.square(made), axis=axes), 0, -1))
+        places = [*places, *rule.indices((kind,))]
     if len(parts) == 1:
-        return parts[0], scale
+        return means, scale
     return jnp.concatenate(parts, axis=-1)[..., np.argsort(places)], scale
+
+
+def small_features(rule: UpdateRule, factored: Factored | None) -> list[tuple[Kind, Array]]:
+    """Row and column features, those of a kind stacked along a first axis, float32 (features, *batch, ...)."""
+    if factored is None:
+        return []
+    values = interface.small_values(factored.rows, factored.columns)
+    made = [(kind, rule.make(values, (kind,))) for kind in (Kind.ROW, Kind.COLUMN)]
+    return [(kind, jnp.stack(features)) for kind, features in made if features]
 
 
 class Folded(NamedTuple):
@@ -223,13 +256,27 @@ def fold(
     size = size if multiplier is None else size * multiplier
     units = range(kernel.shape[-1])
     rank_one: list[list[Array]] = []
-    if factored is not None:
-        small = interface.small_values(factored.rows, factored.columns)
-        for kind in (Kind.ROW, Kind.COLUMN):
-            if made := rule.make(small, (kind,)):
-                rank_one.append([networks.first_layer(kernel, made, rule.indices((kind,)), u) for u in units])
-    # Each scalar and each vector is computed once: without the barrier XLA would compute them again for every parameter.
+    for kind, made in small_features(rule, factored):
+        rows = rule.indices((kind,))
+        if kernel.ndim == 2 and reductions.on_one_cpu() and factored is not None and factored.size > reductions.LARGE:
+            # As one reduction: XLA would make plain sums one kernel with pass 2, and compute them for every parameter. That
+            # takes less time than one kernel more for small tensors alone.
+            part = kernel[np.asarray(rows)].reshape(len(rows), -1, *(1 for _ in made.shape[1:]))
+            rank_one.append(list(jnp.sum(part * made[:, None], axis=0)))
+        else:
+            rank_one.append([networks.first_layer(kernel, list(made), rows, unit) for unit in units])
+    # Without the barrier XLA's GPU back end would compute each scalar and each vector again for every parameter.
     return Folded(*jax.lax.optimization_barrier((kernel, size, rank_one)))
+
+
+def means_for(rule: UpdateRule, finish: Finish, batch: Batch, new: Accumulators) -> tuple[Array, Array]:
+    """The means that `Finish.apply` takes, where pass 1 has not made them."""
+    x = Operands(batch.gradient, batch.parameter, new.momenta, new.second_moment, (), (), None, batch.mask)
+    values = interface.full_size_values(rule, x)
+    square, statistic = (
+        jnp.mean(y, axis=batch.tensor_axes) for y in (jnp.square(values.parameter), finish.statistic(values))
+    )
+    return square if batch.scale_floor is None else square + jnp.square(batch.scale_floor), statistic
 
 
 def apply_rule(rule: UpdateRule, weights: Weights, folded: Folded, x: Operands, kinds: Sequence[Kind]) -> Array:
