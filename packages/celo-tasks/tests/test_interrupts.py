@@ -157,7 +157,7 @@ def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(dropped, ca
             time.sleep(0.1)  # what is raised anew comes into the next one too
 
     try:
-        with pytest.raises(Interrupted), Interrupts(own_process=False) as interrupts:  # noqa: PT012
+        with pytest.raises(Interrupted), Interrupts(own_process=False) as interrupts:
             interrupts.leave_with("text of the test")
             gc.callbacks.append(callback)
             until = time.monotonic() + 30
