@@ -47,6 +47,14 @@ def histories(estimator, windows=40, seed=0):
     return jax.device_get(jax.jit(lambda s, k: jax.lax.scan(body, s, k))(state, keys)[1])
 
 
+def test_pairs_begin_with_perturbations_of_their_own():
+    """Not only from their first reset on: a mean over pairs that share their noise is no better than one pair."""
+    state = NoiseReuseES(LearnedWalk(), Clock(), num_pairs=256).init(jax.random.key(0), THETA)
+    units = np.ravel(state.memory["pace"])
+    assert len(np.unique(units)) == 256
+    assert abs(units.mean()) < 5 / 16 and units.std() == pytest.approx(1.0, abs=5 / 22), "five standard errors"
+
+
 CASES = [(1, LogUniformLength(1, 4)), (3, LogUniformLength(2, 13)), (4, ConstantLength(4)), (5, LogUniformLength(2, 7)),
          (2, ConstantLength(9))]  # fmt: skip
 

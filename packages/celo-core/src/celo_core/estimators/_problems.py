@@ -232,9 +232,9 @@ class TruncatedEstimator(abc.ABC):
         thetas = jax.tree.map(lambda x: jnp.stack([x] * self.members), theta)
 
         def one(index: Array) -> ProblemState:
-            key_fresh, key_phase = jax.random.split(jax.random.fold_in(key, index))
+            key_fresh, key_phase, key_memory = jax.random.split(jax.random.fold_in(key, index), 3)
             estimates = jnp.zeros((), jnp.int32)
-            state = self.problems.begin(key_fresh, index, estimates, thetas, self._initial_memory(key, theta))
+            state = self.problems.begin(key_fresh, index, estimates, thetas, self._initial_memory(key_memory, theta))
             remaining = jax.random.uniform(key_phase, dtype=jnp.float32) * state.length
             # A shortened first life, so that later resets are spread evenly over time.
             return state._replace(length=jnp.maximum(1, remaining.astype(jnp.int32)))
