@@ -112,13 +112,14 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, import rules and formatting: nox -s lint -- --fix mends what it can."""
+    """Style, import rules, formatting, and names in docstrings: nox -s lint -- --fix mends what it can."""
     session.install("ruff>=0.9")
     fix = "--fix" in session.posargs
     for package in PACKAGES:
         session.run("ruff", "check", *session.posargs, folder(package))
     session.run("ruff", "check", *session.posargs, "noxfile.py", "tools")
     session.run("ruff", "format", *([] if fix else ["--check"]), ".")
+    session.run("python", "tools/check_names.py")
 
 
 @nox.session

@@ -38,7 +38,7 @@ CURVE_POINTS = 100
 
 
 def _mlp() -> TaskFamily:
-    # Layers of unequal width: `celo_tasks.families.SampledMLP`, which may be meta-trained on, has none.
+    # Layers of unequal width: `celo_tasks.families.SampledImageMLP`, which may be meta-trained on, has none.
     network = MLP((48, 24), 10, "tanh")
     return ImageClassifier("mlp_tanh_48x24", network, "fashion_mnist_small_8x8", (64,), batch_size=32)
 

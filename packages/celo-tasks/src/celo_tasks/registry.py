@@ -22,7 +22,7 @@ class Cost(NamedTuple):
       parameters: trained numbers.
       gflop: floating-point operations of a loss and its gradient, in 10^9, as XLA counts them: the
         body of a loop once, however often it runs.
-      milliseconds: time of a training step with Adam on one core of the machine that `MEASURED_ON` names; ``None`` where
+      milliseconds: time of a training step with Adam on one core of the machine that ``costs.json`` names; ``None`` where
         it was not measured.
     """
 
