@@ -29,35 +29,30 @@ Array = jax.Array
 
 
 def pair_gradient(
-    loss_difference: Array, mask: Array, restarted: Array, accumulator: Theta, perturbation: Theta, sigma: Any
+    loss_difference: Array, mask: Array, accumulator: Theta, perturbation: Theta, sigma: Any
 ) -> tuple[Theta, Theta]:
     """A pair's PES gradient over one window.
 
     Args:
       loss_difference: positive minus negative loss, (steps,).
       mask: steps that count, (steps,), bool.
-      restarted: steps that belong to a new problem which began within this window, (steps,), bool: for them only
-        this window's perturbation counts.
       accumulator: sum of the perturbations of earlier windows of the problem.
       perturbation: this window's perturbation.
       sigma: its standard deviation.
 
     Returns:
-      ``(gradient, accumulator)``: trees like theta. The new accumulator holds this window's perturbation alone if a
-      new problem began within the window.
+      ``(gradient, accumulator)``: trees like theta; the new accumulator holds this window's perturbation as well.
 
     Raises:
       AssertionError: the steps, or the trees, differ in shape.
     """
     chex.assert_rank(loss_difference, 1)
-    chex.assert_equal_shape([loss_difference, mask, restarted])
+    chex.assert_equal_shape([loss_difference, mask])
     chex.assert_trees_all_equal_shapes(accumulator, perturbation)
     weight = mask / jnp.maximum(jnp.sum(mask), 1) / (2 * sigma**2)
-    continued = jnp.sum(loss_difference * weight * ~restarted)
-    anew = jnp.sum(loss_difference * weight * restarted)
+    slope = jnp.sum(loss_difference * weight)
     total = jax.tree.map(jnp.add, accumulator, perturbation)
-    gradient = jax.tree.map(lambda t, e: continued * t + anew * e, total, perturbation)
-    return gradient, jax.tree.map(lambda t, e: jnp.where(restarted[-1], e, t), total, perturbation)
+    return jax.tree.map(lambda t: slope * t, total), total
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +83,6 @@ class TruncatedPES(AntitheticWindows):
         gradient, accumulator = pair_gradient(
             window.losses[:, 0] - window.losses[:, 1],
             window.mask,
-            jnp.zeros_like(window.mask),
             accumulator,
             perturbation,
             sigma,
