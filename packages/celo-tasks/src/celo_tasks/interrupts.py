@@ -89,10 +89,10 @@ class Interrupts:
                 signal.signal(number, self._handle)
 
     def __exit__(self, *_: object) -> None:
-        if self._before:
-            for number, handler in self._before.items():
+        before, self._before = self._before, {}  # at once: nothing is raised anew from here on
+        if before:
+            for number, handler in before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
-            self._before = {}
             sys.unraisablehook = self._before_hook
             signal.set_wakeup_fd(self._before_fd)
             self._writer.close()  # the thread reads what is there, and ends
