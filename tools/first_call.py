@@ -3,11 +3,13 @@
     python tools/first_call.py
 
 A training step is called once, without a compilation cache: loss, gradients and update, traced, compiled and run. It writes
-docs/results/first-call.json and the table of docs/using.md. Five minutes on an otherwise idle machine; no network.
+docs/results/first-call.json, of which tools/update_readme.py makes the table of docs/using.md. Some two minutes on an
+otherwise idle machine; no network.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -27,8 +29,7 @@ from celo_tasks.machine import hardware
 from celo_tasks.report import versions
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, PAGE = ROOT / "docs/results/first-call.json", ROOT / "docs/using.md"
-MARKS = "<!-- first call: begin -->\n", "\n<!-- first call: end -->"
+RESULTS = ROOT / "docs/results/first-call.json"
 
 REPEATS = 3
 WIDTH, LAYERS, WORDS, LENGTH = 192, 6, 512, 128
@@ -134,13 +135,13 @@ def main() -> int:
     if options.inside:
         print(json.dumps(measure(*options.inside)))
         return 0
-    measured = []
+    measured, environment = [], {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     for network in NETWORKS:
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in OPTIMIZERS}
         for _ in range(REPEATS):  # interleaved: the machine's speed changes
             for name in OPTIMIZERS:
                 command = [sys.executable, __file__, "--inside", network, name]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
                 runs[name].append(json.loads(done.stdout))
                 print(network, name, runs[name][-1], file=sys.stderr, flush=True)
         for name, found in runs.items():
@@ -148,9 +149,6 @@ def main() -> int:
             measured.append({"network": network, "optimizer": name, "parameters": found[0]["parameters"], **medians})
     results = {"machine": hardware(), "versions": versions(), "measured": measured}
     files.write_json(RESULTS, results)
-    text = PAGE.read_text()
-    before, rest = text.split(MARKS[0])
-    PAGE.write_text(before + MARKS[0] + table(results) + MARKS[1] + rest.split(MARKS[1])[1])
     return 0
 
 

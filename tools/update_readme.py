@@ -7,6 +7,7 @@ python tools/yardstick.py --data-dir arrays --out docs/results/yardstick.json ..
 celo-tasks bench-meta --out docs/results/bench-meta.json --plot docs/results/bench-meta.png
 python tools/learned_behaviour.py --weights celo --out docs/results/behaviour
 python tools/levers.py --out docs/results/levers
+python tools/first_call.py
 python tools/time_to_quality.py ... and python tools/estimator_comparison.py --out docs/results/estimators.json
 python tools/update_readme.py [--check]
 """
@@ -18,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import first_call
 import levers_report
 import meta_training_tables as meta_training
 
@@ -141,6 +143,7 @@ def main() -> int:
             "scale": meta_training.scale_table(read("behaviour/behaviour.json")),
             "schedule_adam": meta_training.schedule_table(read("behaviour-adam/behaviour.json")),
         },
+        "docs/using.md": {"first call": first_call.table(read("first-call.json"))},
         "docs/unstable.md": levers_report.tables(levers_report.read(ROOT / "docs/results/levers")),
         "docs/results/celo-2/README.md": {
             "stretches": meta_training.stretches_table(STRETCHES),

@@ -136,6 +136,8 @@ def _update_batch(
     """One batch by the implementation that is asked for and possible."""
     stacked = batch.stacked
     arrays = batch._replace(stacked=None)  # type: ignore[arg-type]
+    if finish is not None and not finish.applies(batch.gradient.shape[stacked:]):
+        finish = None
 
     def on_xla() -> tuple[Array, Accumulators]:
         static = (rule, stacked, finish, reductions.on_one_cpu(), reductions.on_one_device())
@@ -169,7 +171,7 @@ def _update_batch(
         cuda=of(pallas.update_batch),
         default=of(xla.update_batch),
     )
-    if finish is None or not finish.applies(batch.gradient.shape[batch.stacked :]):
+    if finish is None:
         return step, new
     return finish.apply(rule, finish_arguments, batch, step, new, xla.means_for(rule, finish, batch, new)), new
 

@@ -51,7 +51,7 @@ def update_batch(
       multiplier: the scheduler's step-size multiplier, a float32 scalar, or ``None`` for 1.
       batch: gradients, parameters and moments.
       seed: uint32 scalar for stochastic rounding, different for every step and batch.
-      finish: what is done to the step, or ``None``.
+      finish: what is done to the step, for tensors to which it applies; or ``None``.
       finish_arguments: arrays that it takes.
 
     Returns:
@@ -73,7 +73,6 @@ def update_batch(
         return reductions.one_by_one(one, (arrays, numbers), results)
     new = update_moments(rule, batch, seed)
     factored = None if batch.axes is None else factored_statistics(batch, new)
-    finish = finish if finish is not None and finish.applies(batch.gradient.shape[batch.stacked :]) else None
     statistic = None if finish is None else finish.statistic
     sums = sums_of_squares(rule, batch, new, factored, statistic)
     statistics = mean_squares(rule, batch, factored, sums)
