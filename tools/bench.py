@@ -28,7 +28,7 @@ import optax
 import celo_core
 from celo_core import files
 from celo_core.kernels import grouping, reductions
-from celo_tasks.machine import hardware
+from celo_tasks.reporting.machine import hardware
 
 Shapes = list[tuple[int, ...]]
 Makers = Mapping[str, Callable[[], optax.GradientTransformationExtraArgs]]

@@ -11,7 +11,7 @@ NEEDED = {
     "celo_tasks": [
         "celo_tasks/py.typed",
         "celo_tasks/datasets/embedded/",
-        "celo_tasks/suites/costs.json",
+        "celo_tasks/tasks/costs.json",
         "celo_tasks/evaluation/references/small-8.json",
     ],
     "celo_zoo": ["celo_zoo/py.typed", "celo_zoo/weights/celo/model.safetensors", "celo_zoo/index.json"],

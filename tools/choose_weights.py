@@ -2,7 +2,7 @@
 
     python tools/choose_weights.py --out docs/results/choice.json celo=celo mine=runs/mine/theta.npz
 
-The five tasks of `celo_tasks.meta_validation` are neither trained on nor in an evaluation suite, so that nothing is chosen by
+The five tasks of `celo_tasks.meta_training.validation` are neither trained on nor in a suite, so that nothing is chosen by
 what it is judged by later. Adam is tuned for each task and length. The file keeps Adam's part and what was measured before;
 the same command measures what is missing. REF is as in yardstick.py, or the folder of a run.
 """
@@ -17,9 +17,9 @@ from typing import Any
 from yardstick import load
 
 from celo_core import files
-from celo_tasks.machine import hardware
-from celo_tasks.meta_validation import MetaValidation
+from celo_tasks.meta_training.validation import MetaValidation
 from celo_tasks.report import versions
+from celo_tasks.reporting.machine import hardware
 
 
 def compare(named: dict[str, str], lengths: list[int], seeds: int, known: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -30,9 +30,9 @@ import numpy as np
 import celo_zoo
 from celo_core import Celo, CeloConfig, ConstantLength, files
 from celo_core.estimators import ESTIMATORS
-from celo_tasks import cli_common
+from celo_tasks.cli import common as cli_common
 from celo_tasks.families import ImageMLP
-from celo_tasks.machine import hardware
+from celo_tasks.reporting.machine import hardware
 
 PAIRS = 16
 

@@ -28,10 +28,10 @@ from matplotlib.figure import Figure
 import celo_zoo
 from celo_core import LSTMScheduler, files
 from celo_tasks.families import Reparametrized
-from celo_tasks.figures import png, tidy
-from celo_tasks.machine import hardware
-from celo_tasks.meta_validation import VALIDATION_TASKS
+from celo_tasks.meta_training.validation import VALIDATION_TASKS
 from celo_tasks.report import versions
+from celo_tasks.reporting.figures import png, tidy
+from celo_tasks.reporting.machine import hardware
 
 TASK = "mlp_tanh_48x24"
 LENGTHS = (200, 1000, 5000)

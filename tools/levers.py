@@ -33,10 +33,11 @@ import optax
 
 import celo_zoo
 from celo_core import files
-from celo_tasks import console, datasets
-from celo_tasks.figures import png
-from celo_tasks.machine import hardware
+from celo_tasks import datasets
+from celo_tasks.cli import console
 from celo_tasks.report import versions
+from celo_tasks.reporting.figures import png
+from celo_tasks.reporting.machine import hardware
 
 Array = jax.Array
 Make = Callable[[int], Any]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from celo_tasks.figures import Figure, ticker, tidy
+from celo_tasks.reporting.figures import Figure, ticker, tidy
 
 Record = Mapping[str, Any]
 

@@ -30,8 +30,10 @@ import time_to_quality
 
 import celo_core
 from celo_core import files
-from celo_tasks import bench_meta, cli, cli_common
-from celo_tasks.machine import hardware
+from celo_tasks.cli import common as cli_common
+from celo_tasks.cli import main as cli
+from celo_tasks.meta_training import bench as bench_meta
+from celo_tasks.reporting.machine import hardware
 
 KERNEL_SHAPES = [(2048, 1024), (1000, 777), (333_333,), (3, 3, 128, 256), (129, 65, 33)]
 

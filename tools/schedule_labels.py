@@ -12,7 +12,7 @@ each training, what the optimizer could have known then (`SIGNALS`). All heights
 The same command goes on where it was stopped, by --minutes or by a signal; it can be stopped at any time. It takes some 7 GB
 of memory, for the compiled programs. --summary writes summary.md and summary.png of the records that there are (see
 schedule_summary.py), and --check tries the signals on series for which they are known, and compares trainings at height 1
-with `celo_core.unroll.train`.
+with `celo_core.meta_training.unroll.train`.
 """
 
 import argparse
@@ -35,12 +35,12 @@ from numpy.typing import NDArray
 
 import celo_zoo
 from celo_core import files, get_architecture
+from celo_core.meta_training.unroll import InnerProblem, train
 from celo_core.progress import ProgressLine, format_seconds
-from celo_core.unroll import InnerProblem, train
-from celo_tasks import curves
-from celo_tasks.machine import hardware
-from celo_tasks.recipe import OFFLINE_DATASETS, PAPER_DATASETS
+from celo_tasks.evaluation import curves
+from celo_tasks.meta_training.recipe import OFFLINE_DATASETS, PAPER_DATASETS
 from celo_tasks.report import versions
+from celo_tasks.reporting.machine import hardware
 
 Array = jax.Array
 Floats = NDArray[np.floating]
@@ -203,7 +203,7 @@ class Grid:
         return jax.lax.scan(body, state, keys)
 
     def train(self, draw: schedule_tasks.Draw, num_steps: int) -> tuple[Step, Floats, Floats]:
-        """Trains a task at all heights, with the keys of `celo_core.unroll.train`.
+        """Trains a task at all heights, with the keys of `celo_core.meta_training.unroll.train`.
 
         Returns:
           The steps, each leaf (steps, heights, ...); the trained networks' losses on `CHUNK` further batches, (CHUNK,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from celo_core import files
 from celo_tasks.evaluation.scores import SMALLEST_LOSS
-from celo_tasks.figures import png, tidy
+from celo_tasks.reporting.figures import png, tidy
 
 Floats = NDArray[np.floating]
 

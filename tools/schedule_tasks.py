@@ -1,7 +1,7 @@
 """Small tasks whose best step size differs: the families of meta-training in other sizes, scales, batches and noise.
 
-The networks come from `celo_tasks.meta_families`, some of them wider; a regression is added, since classification has no
-scale of its targets. None of them is a task of an evaluation suite or of `celo_tasks.meta_validation`. What differs between
+The networks come from `celo_tasks.meta_training.families`, some of them wider; a regression is added, since classification has no
+scale of its targets. None of them is a task of a suite or of `celo_tasks.meta_training.validation`. What differs between
 two tasks of the same `Shape` is an argument of the compiled program, not a part of it, so that one program serves them all.
 """
 
@@ -19,7 +19,7 @@ from celo_tasks.families import ConvNet, ImageMLP, TransformerLM, VisionTransfor
 from celo_tasks.families.image_mlp import clip_loss
 from celo_tasks.families.image_sets import ImageAutoencoders
 from celo_tasks.families.recurrent import RecurrentLM
-from celo_tasks.meta_families import META_FAMILIES, Sources
+from celo_tasks.meta_training.families import META_FAMILIES, Sources
 
 Array = jax.Array
 

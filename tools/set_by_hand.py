@@ -17,7 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from celo_core import Celo, CeloConfig, LSTMSchedulerConfig, checkpoints, configs, get_architecture
+from celo_core import Celo, CeloConfig, LSTMSchedulerConfig, configs, get_architecture
+from celo_core.meta_training import checkpoints
 from celo_core.schedulers.loss_features import DECAYS, horizon_feature
 
 

@@ -20,11 +20,11 @@ import optax
 
 from celo_core import files
 from celo_tasks.evaluation.program import TrainingProgram, initial, parameter_count
-from celo_tasks.machine import hardware
-from celo_tasks.registry import TASKS
 from celo_tasks.report import versions
+from celo_tasks.reporting.machine import hardware
+from celo_tasks.tasks.registry import TASKS
 
-OUT = Path(__file__).resolve().parents[1] / "packages/celo-tasks/src/celo_tasks/suites/costs.json"
+OUT = Path(__file__).resolve().parents[1] / "packages/celo-tasks/src/celo_tasks/tasks/costs.json"
 
 
 def gflop(family: Any, data: Any) -> float:

@@ -27,13 +27,14 @@ import optax
 import yardstick
 
 import celo_zoo
-from celo_core import Celo, CeloConfig, LogUniformLength, checkpoints, files
+from celo_core import Celo, CeloConfig, LogUniformLength, files
 from celo_core.estimators import ESTIMATORS
-from celo_core.meta_train import MetaTrainConfig, MetaTrainer
+from celo_core.meta_training import checkpoints
+from celo_core.meta_training.trainer import MetaTrainConfig, MetaTrainer
 from celo_core.progress import ProgressLine
-from celo_tasks import cli_common
+from celo_tasks.cli import common as cli_common
 from celo_tasks.families import ImageMLP, reparametrize
-from celo_tasks.machine import hardware
+from celo_tasks.reporting.machine import hardware
 
 TARGETS = {"100": 1.98, "500": 1.41, "2000": 1.23}
 """The published update rule's values on 16 problems, as its reference implementation gives them."""

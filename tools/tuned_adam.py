@@ -15,7 +15,7 @@ from typing import Any
 from celo_core import files
 from celo_tasks.evaluation.store import Store
 from celo_tasks.evaluation.tuned_adam import candidates, tuned_adam
-from celo_tasks.registry import find_suite
+from celo_tasks.tasks.registry import find_suite
 
 FOLDER = Path(__file__).resolve().parents[1] / "packages/celo-tasks/src/celo_tasks/evaluation/references"
 

@@ -23,8 +23,8 @@ import first_call
 import levers_report
 import meta_training_tables as meta_training
 
-from celo_core.checkpoints import load_theta
 from celo_core.checks import flatten_theta
+from celo_core.meta_training.checkpoints import load_theta
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,10 +21,10 @@ import numpy as np
 
 import celo_zoo
 from celo_core import CeloConfig, files, get_architecture
-from celo_core.unroll import InnerProblem, train
+from celo_core.meta_training.unroll import InnerProblem, train
+from celo_tasks.evaluation.optimizers import MetaTrained
 from celo_tasks.families import ImageMLP, Reparametrized
-from celo_tasks.machine import hardware
-from celo_tasks.optimizers import MetaTrained
+from celo_tasks.reporting.machine import hardware
 
 DATASETS = ("mnist_8x8", "fashion_mnist_8x8", "cifar10_8x8", "cifar100_10of100_8x8")
 PROBLEMS, STEPS, HORIZONS, CLIP = 4, 2000, (100, 500, 2000), 5.0

@@ -11,7 +11,7 @@ import chex
 import numpy as np
 import pytest
 
-from celo_core import checkpoints
+from celo_core.meta_training import checkpoints
 
 SCRIPT = """
     import sys

@@ -18,21 +18,12 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import (
-    Celo,
-    CeloConfig,
-    ConstantLength,
-    MeanOfEstimators,
-    TruncatedES,
-    TruncatedPES,
-    checkpoints,
-    configs,
-    files,
-    meta_run,
-)
-from celo_core.divergence import Health
-from celo_core.meta_run import FORMAT, GOOD_EVERY, MOST_RETRIES, checkpoint_theta, run_phase
-from celo_core.meta_train import MetaTrainConfig, MetaTrainer
+from celo_core import Celo, CeloConfig, ConstantLength, MeanOfEstimators, TruncatedES, TruncatedPES, configs, files
+from celo_core.meta_training import checkpoints
+from celo_core.meta_training import run as meta_run
+from celo_core.meta_training.divergence import Health
+from celo_core.meta_training.run import FORMAT, GOOD_EVERY, MOST_RETRIES, checkpoint_theta, run_phase
+from celo_core.meta_training.trainer import MetaTrainConfig, MetaTrainer
 from celo_core.progress import ProgressLine
 from celo_core.testing.toys import Clock, LearnedSGD, LearnedWalk, Quadratic
 

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo_core import ConstantLength, TruncatedPES, checkpoints
-from celo_core.meta_run import run_phase
-from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer
+from celo_core import ConstantLength, TruncatedPES
+from celo_core.meta_training import checkpoints
+from celo_core.meta_training.run import run_phase
+from celo_core.meta_training.trainer import FrozenPart, MetaTrainConfig, MetaTrainer
 from celo_core.testing.toys import LearnedSGD, Quadratic
 
 CONFIG = MetaTrainConfig(iterations=12, learning_rate=0.05, weight_decay=0.1, block=3, average_decay=0.5)

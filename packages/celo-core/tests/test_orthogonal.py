@@ -11,8 +11,9 @@ import optax.contrib
 import pytest
 from test_adam_direction import gradients_of, trajectory
 
-from celo_core import Celo, CeloConfig, orthogonal, scale_by_celo
-from celo_core.orthogonal import COEFFICIENTS, ITERATIONS, direction, matrix_shape, orthogonalize
+from celo_core import Celo, CeloConfig, scale_by_celo
+from celo_core.directions import orthogonal
+from celo_core.directions.orthogonal import COEFFICIENTS, ITERATIONS, direction, matrix_shape, orthogonalize
 
 CONFIG = CeloConfig(scheduler=None, orthogonal=True)
 PLAIN = dataclasses.replace(CONFIG, orthogonal=False)

@@ -26,10 +26,10 @@ from celo_core import (
     get_architecture,
     task_embedding,
 )
-from celo_core.meta_train import FrozenPart
+from celo_core.meta_training.trainer import FrozenPart
+from celo_core.meta_training.unroll import InnerProblem, train
 from celo_core.schedulers.embedding import EMBEDDING_SIZE
 from celo_core.testing.toys import LearnedSGD, Quadratic
-from celo_core.unroll import InnerProblem, train
 
 SCHEDULER = LSTMSchedulerConfig(hidden_size=4, num_timescales=3, task_embedding=True)
 ADAM = CeloAdam(CeloAdamConfig(scheduler=SCHEDULER))

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo_tasks import bench_meta
-from celo_tasks.cli import main
+from celo_tasks.cli.main import main
 from celo_tasks.families import ImageMLP, reparametrize
+from celo_tasks.meta_training import bench as bench_meta
 
 COMMAND = ["bench-meta", "--datasets", "digits_8x8", "--truncation", "3", "--seconds", "0.001", "--repeats", "2"]
 PAIRS = (1, 2)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from celo_tasks.cli import main
+from celo_tasks.cli.main import main
 from celo_tasks.evaluation.competitors import resolve
 from celo_tasks.evaluation.store import Run, RunKey, Store
 from celo_tasks.evaluation.worker import Group, Worker, load_task

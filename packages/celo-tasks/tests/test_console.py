@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from celo_tasks import console
-from celo_tasks.cli import _parser, main
+from celo_tasks.cli import console
+from celo_tasks.cli.main import _parser, main
 
 COMMANDS = ("meta-train", "quickstart", "list", "evaluate", "report", "bench-meta", "prepare")
-PROGRAM = "import sys; from celo_tasks.cli import main; sys.exit(main())"
+PROGRAM = "import sys; from celo_tasks.cli.main import main; sys.exit(main())"
 SLOW = ("jax", "celo_core", "matplotlib", "sklearn", "tensorflow_datasets", "flax", "optax", "scipy")
 
 
@@ -36,7 +36,7 @@ def test_what_needs_no_jax_does_not_import_it(arguments, status, tmp_path):
     (folder / "dataset_info.json").write_text(json.dumps({"fileFormat": "array_record"}))
     script = f"""
 import sys
-from celo_tasks.cli import main
+from celo_tasks.cli.main import main
 try:
     status = main({arguments!r})
 except SystemExit as stop:

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from celo_tasks import curves
 from celo_tasks.baselines import BASELINES
 from celo_tasks.comparison import compare
-from celo_tasks.evaluation import runner
+from celo_tasks.evaluation import curves, runner
 from celo_tasks.evaluation.competitors import Spec, resolve
 from celo_tasks.evaluation.store import Store
 from celo_tasks.evaluation.worker import Group, Worker, load_task
-from celo_tasks.registry import TASKS
+from celo_tasks.tasks.registry import TASKS
 
 TASK = "small_vae"
 ADAM = Spec("adam", "adam")
@@ -142,7 +141,7 @@ def test_processes_and_batches_change_nothing(done: Store, tmp_path: Path) -> No
 def test_processes_end_with_the_first_one(number: int, tmp_path: Path) -> None:
     """Ctrl-C, which all processes of a terminal get, and a death of which nobody is told."""
     out = tmp_path / "results"
-    program = "import sys; from celo_tasks.cli import main; sys.exit(main())"
+    program = "import sys; from celo_tasks.cli.main import main; sys.exit(main())"
     settings = [
         "--task",
         TASK,
@@ -230,7 +229,7 @@ def test_weights_of_a_run(tmp_path: Path) -> None:
     import jax
 
     from celo_core import Celo, CeloConfig
-    from celo_core.checkpoints import save_theta
+    from celo_core.meta_training.checkpoints import save_theta
 
     theta = Celo(CeloConfig(scheduler=None)).init(jax.random.key(0))
     save_theta(tmp_path / "mine" / "theta.npz", theta, {})

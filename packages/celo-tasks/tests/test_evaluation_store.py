@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from celo_tasks import curves
+from celo_tasks.evaluation import curves
 from celo_tasks.evaluation import store as store_module
 from celo_tasks.evaluation.store import Run, Store, curve_steps, summarize
 

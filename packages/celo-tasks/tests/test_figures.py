@@ -12,7 +12,7 @@ import celo_tasks
 
 DRAW = """
 import os
-from celo_tasks.figures import Figure, png
+from celo_tasks.reporting.figures import Figure, png
 figure = Figure()
 figure.subplots().plot([1, 2])
 assert png(figure).startswith(b"\\x89PNG")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from celo_tasks.interrupts import Interrupted, Interrupts
+from celo_tasks.cli.interrupts import Interrupted, Interrupts
 
 LONG = 120
 """Seconds within which a process must have got somewhere: far more than it takes."""
@@ -20,8 +20,8 @@ LONG = 120
 STUCK = """
     import sys
     import jax
-    from celo_tasks import interrupts as interrupts_
-    from celo_tasks.interrupts import Interrupts
+    from celo_tasks.cli import interrupts as interrupts_
+    from celo_tasks.cli.interrupts import Interrupts
 
     # Billions of steps: as long a block as none of meta-training is.
     forever = jax.jit(lambda n: jax.lax.fori_loop(0, n, lambda i, x: x * 0.5 + 1.0, jax.numpy.float32(0)))
@@ -89,7 +89,7 @@ def test_a_signal_to_the_process_and_to_its_group_is_one(run):
     """As GNU timeout sends it."""
     process = run("""
         import sys, time
-        from celo_tasks.interrupts import Interrupts
+        from celo_tasks.cli.interrupts import Interrupts
         with Interrupts(own_process=True) as interrupts:
             interrupts.finish_with("text")
             print("ready", flush=True)

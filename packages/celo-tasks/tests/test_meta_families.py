@@ -10,18 +10,19 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import Celo, MeanOfEstimators, ScaleByCeloAdamState, TruncatedPES, checkpoints
-from celo_core.meta_run import FORMAT
-from celo_core.meta_train import MetaTrainState
+from celo_core import Celo, MeanOfEstimators, ScaleByCeloAdamState, TruncatedPES
+from celo_core.meta_training import checkpoints
+from celo_core.meta_training.run import FORMAT
+from celo_core.meta_training.trainer import MetaTrainState
 from celo_core.testing.toys import LearnedSGD
-from celo_tasks import meta_training
+from celo_tasks.evaluation.optimizers import load_weights
 from celo_tasks.families import ImageMLP, LogLoss
 from celo_tasks.families.image_sets import ImageNetworks
-from celo_tasks.meta_families import META_FAMILIES, Sources
-from celo_tasks.meta_validation import VALIDATION_TASKS
-from celo_tasks.optimizers import load_weights
-from celo_tasks.recipe import Recipe
-from celo_tasks.registry import TASKS
+from celo_tasks.meta_training import run as meta_training
+from celo_tasks.meta_training.families import META_FAMILIES, Sources
+from celo_tasks.meta_training.recipe import Recipe
+from celo_tasks.meta_training.validation import VALIDATION_TASKS
+from celo_tasks.tasks.registry import TASKS
 
 SOURCES = Sources(("digits_8x8",))
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from celo_tasks import meta_plots
-from celo_tasks.curves import smooth
+from celo_tasks.evaluation.curves import smooth
+from celo_tasks.reporting import meta_plots
 
 TASKS = ("mlp", "convnet", "lstm", "autoencoder")
 

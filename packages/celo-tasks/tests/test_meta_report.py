@@ -8,15 +8,17 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import ConstantLength, TruncatedPES, checkpoints
-from celo_core.meta_run import Moment, run_phase
-from celo_core.meta_train import MetaTrainConfig, MetaTrainer
+from celo_core import ConstantLength, TruncatedPES
+from celo_core.meta_training import checkpoints
+from celo_core.meta_training.run import Moment, run_phase
+from celo_core.meta_training.trainer import MetaTrainConfig, MetaTrainer
 from celo_core.testing.toys import LearnedSGD, Quadratic
-from celo_tasks import meta_report, meta_training
 from celo_tasks.families import ImageMLP
-from celo_tasks.meta_report import MetaReport
-from celo_tasks.meta_validation import MetaValidation, ValidationStopped
-from celo_tasks.recipe import Recipe
+from celo_tasks.meta_training import monitoring as meta_report
+from celo_tasks.meta_training import run as meta_training
+from celo_tasks.meta_training.monitoring import MetaReport
+from celo_tasks.meta_training.recipe import Recipe
+from celo_tasks.meta_training.validation import MetaValidation, ValidationStopped
 
 
 @pytest.fixture(autouse=True)

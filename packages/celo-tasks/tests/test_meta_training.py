@@ -12,12 +12,17 @@ import jax
 import numpy as np
 import pytest
 
-from celo_core import Celo, FullES, GrowingLength, NoiseReuseES, TruncatedBackprop, TruncatedPES, checkpoints
+from celo_core import Celo, FullES, GrowingLength, NoiseReuseES, TruncatedBackprop, TruncatedPES
+from celo_core.meta_training import checkpoints
 from celo_core.testing.toys import LearnedSGD
-from celo_tasks import cli, cli_common, cli_meta_training, meta_report, meta_training
+from celo_tasks.cli import common as cli_common
+from celo_tasks.cli import main as cli
+from celo_tasks.cli import meta_training as cli_meta_training
 from celo_tasks.families import ImageMLP
-from celo_tasks.meta_validation import MetaValidation
-from celo_tasks.recipe import OFFLINE_DATASETS, PAPER_DATASETS, PHASES, Recipe
+from celo_tasks.meta_training import monitoring as meta_report
+from celo_tasks.meta_training import run as meta_training
+from celo_tasks.meta_training.recipe import OFFLINE_DATASETS, PAPER_DATASETS, PHASES, Recipe
+from celo_tasks.meta_training.validation import MetaValidation
 
 SETTINGS = [
     "--datasets", "digits_8x8,fashion_mnist_small_8x8", "--iterations", "4", "--pairs", "2", "--truncation", "3",
@@ -88,7 +93,7 @@ def test_sigma_that_decays():
 
 def real_command(out):
     """The real command on a run that would take hours, with validations."""
-    program = "import sys; from celo_tasks.cli import main; sys.exit(main())"
+    program = "import sys; from celo_tasks.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "meta-train", "--out", str(out), *SETTINGS, "--iterations", "1000000"]
     command += ["--validate-every", "1000000"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -17,13 +17,22 @@ import optax
 import pytest
 
 from celo_core import Celo, CeloConfig, TaskFamily
-from celo_core.meta_train import FrozenPart
+from celo_core.meta_training.trainer import FrozenPart
 from celo_core.testing.toys import LearnedSGD, Quadratic
-from celo_tasks import curves, meta_validation, quickstart, registry
+from celo_tasks import quickstart
+from celo_tasks.evaluation import curves
 from celo_tasks.evaluation.program import parameter_count
 from celo_tasks.evaluation.worker import identity
 from celo_tasks.families import ImageMLP
-from celo_tasks.meta_validation import CURVE_POINTS, VALIDATION_TASKS, MetaValidation, ValidationStopped, scalars
+from celo_tasks.meta_training import validation as meta_validation
+from celo_tasks.meta_training.validation import (
+    CURVE_POINTS,
+    VALIDATION_TASKS,
+    MetaValidation,
+    ValidationStopped,
+    scalars,
+)
+from celo_tasks.tasks import registry
 
 TASK = "mlp_tanh_48x24"
 
@@ -311,5 +320,5 @@ def test_no_task_is_judged_on_elsewhere_or_meta_trained_on() -> None:
 
 
 def test_importing_reads_no_data() -> None:
-    code = "import sys, celo_tasks.meta_validation; sys.exit('tensorflow_datasets' in sys.modules)"
+    code = "import sys, celo_tasks.meta_training.validation; sys.exit('tensorflow_datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,7 +16,8 @@ import pytest
 
 from celo_core import TaskFamily, files
 from celo_core.progress import ProgressLine
-from celo_tasks import cli, plots, quickstart
+from celo_tasks import plots, quickstart
+from celo_tasks.cli import main as cli
 from celo_tasks.families import MLP, ImageClassifier
 from celo_tasks.quickstart import Settings
 
@@ -142,7 +143,7 @@ def test_missing_optimizer_is_said_before_training(
 ) -> None:
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [])
     monkeypatch.setattr(quickstart, "compare", lambda *_, **__: pytest.fail("trained"))
-    monkeypatch.setattr("celo_tasks.optimizers.pretrained_names", lambda: ())
+    monkeypatch.setattr("celo_tasks.evaluation.optimizers.pretrained_names", lambda: ())
     assert cli.main(["quickstart", "--out", str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()
     assert "pip install celo-zoo" in captured.err and len(captured.err.splitlines()) == 1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from celo_tasks import curves
+from celo_tasks.evaluation import curves
 
 
 def test_smoothing_has_no_bias_towards_the_start() -> None:

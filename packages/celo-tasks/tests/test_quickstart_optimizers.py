@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from celo_tasks import optimizers
 from celo_tasks.baselines import BASELINES
+from celo_tasks.evaluation import optimizers
 
 NUM_STEPS = 20
 

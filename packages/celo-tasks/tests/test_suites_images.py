@@ -10,7 +10,7 @@ import pytest
 from celo_core import TaskFamily
 from celo_tasks.comparison import HeldOut
 from celo_tasks.datasets import IMAGE_SPECS
-from celo_tasks.suites import small_images, velodrome_images
+from celo_tasks.tasks import small_images, velodrome_images
 
 
 def dense(*sizes: int) -> int:

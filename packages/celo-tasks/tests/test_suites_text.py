@@ -11,7 +11,7 @@ from celo_core import TaskFamily
 from celo_tasks import datasets
 from celo_tasks.comparison import HeldOut
 from celo_tasks.families import LanguageModel, RecurrentLM
-from celo_tasks.suites import small_text, velodrome_meta, velodrome_text
+from celo_tasks.tasks import small_text, velodrome_meta, velodrome_text
 
 
 def dense(inputs: int, outputs: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from celo_tasks.trackers import tensorboard
+from celo_tasks.meta_training.trackers import tensorboard
 
 
 def records(path: Path) -> list[bytes]:
@@ -87,5 +87,5 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_importing_asks_for_nothing() -> None:
-    code = "import sys, celo_tasks.trackers; sys.exit('tensorboardX' in sys.modules)"
+    code = "import sys, celo_tasks.meta_training.trackers; sys.exit('tensorboardX' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

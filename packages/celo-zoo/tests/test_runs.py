@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import celo_zoo
-from celo_core import CeloConfig, LSTMSchedulerConfig, checkpoints, configs
+from celo_core import CeloConfig, LSTMSchedulerConfig, configs
 from celo_core.checks import flatten_theta
+from celo_core.meta_training import checkpoints
 from celo_zoo import runs
 
 CONFIG = CeloConfig(hidden_sizes=(2,), scheduler=LSTMSchedulerConfig(hidden_size=3))

@@ -20,6 +20,9 @@ from celo_core.estimators import ResumeBuffer as ResumeBuffer
 from celo_core.estimators import TruncatedBackprop as TruncatedBackprop
 from celo_core.estimators import TruncatedES as TruncatedES
 from celo_core.estimators import TruncatedPES as TruncatedPES
+from celo_core.meta_training.lengths import ConstantLength as ConstantLength
+from celo_core.meta_training.lengths import GrowingLength as GrowingLength
+from celo_core.meta_training.lengths import LogUniformLength as LogUniformLength
 from celo_core.protocols import GradientEstimator as GradientEstimator
 from celo_core.protocols import LearnedOptimizer as LearnedOptimizer
 from celo_core.protocols import TaskFamily as TaskFamily
@@ -30,8 +33,5 @@ from celo_core.schedulers import embed_task as embed_task
 from celo_core.schedulers import task_embedding as task_embedding
 from celo_core.training import TrainState as TrainState
 from celo_core.training import restore_structure as restore_structure
-from celo_core.truncation import ConstantLength as ConstantLength
-from celo_core.truncation import GrowingLength as GrowingLength
-from celo_core.truncation import LogUniformLength as LogUniformLength
 
 __version__ = "0.1.0"

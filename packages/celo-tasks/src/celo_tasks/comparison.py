@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from celo_core import TaskFamily
 from celo_core.progress import ProgressLine, format_seconds
-from celo_tasks import curves
 from celo_tasks.baselines import Contestant
+from celo_tasks.evaluation import curves
 from celo_tasks.evaluation.program import Trainee, initial, split_seed, training_step
 
 Array = jax.Array

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from celo_tasks.comparison import Comparison, Outcome
-from celo_tasks.figures import Axes, Figure, png, ticker
+from celo_tasks.reporting.figures import Axes, Figure, png, ticker
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; pretrained optimizers take the reds.
 _BASELINE_COLORS = {"adam": "#0072B2", "adamw": "#009E73"}

@@ -11,8 +11,9 @@ import jaxlib
 import numpy as np
 import optax
 
-from celo_tasks import __version__, curves
+from celo_tasks import __version__
 from celo_tasks.comparison import Candidate, Comparison, Outcome
+from celo_tasks.evaluation import curves
 
 CURVE_POINTS = 200
 """Points to which a curve is thinned out in the JSON file."""

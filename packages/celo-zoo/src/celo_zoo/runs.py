@@ -5,7 +5,8 @@ import os
 import pathlib
 from typing import Any
 
-from celo_core import checkpoints, get_architecture
+from celo_core import get_architecture
+from celo_core.meta_training import checkpoints
 from celo_zoo import folders, models
 from celo_zoo.errors import FormatError, NotFoundError
 

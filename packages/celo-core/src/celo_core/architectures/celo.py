@@ -24,9 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from celo_core import accumulators, checks, kernels, orthogonal
+from celo_core import accumulators, checks, kernels
 from celo_core import features as features_lib
 from celo_core.architectures import _common
+from celo_core.directions import orthogonal
 from celo_core.kernels import interface
 from celo_core.networks import PerParameterMLP
 from celo_core.schedulers import LSTMScheduler, LSTMSchedulerConfig
@@ -57,7 +58,7 @@ class CeloConfig:
       adam: whether Adam's direction is added to the network's: ``a = sum_k 10 w_k m_k / sqrt(v)``, bias-corrected, with
         one more meta-parameter for each momentum. Every feature is divided by its root mean square over the tensor, so that
         the network alone cannot take smaller steps where the gradient is mostly noise.
-      orthogonal: whether matrices have an orthogonalised momentum added (see `celo_core.orthogonal`):
+      orthogonal: whether matrices have an orthogonalised momentum added (see `celo_core.directions.orthogonal`):
         ``o = 10 (u_0 + u_1 r) sqrt(max(m, n)) orthogonalize(c_0 g + sum_k c_k m_k)``, with bias-corrected momenta and r
         the root mean square of ``m_0 / sqrt(v)``: how sure the gradient's signs are. All of u and c are meta-parameters.
     """

@@ -16,8 +16,8 @@ from celo_core.estimators._problems import (
     mean_over_problems,
     summarize,
 )
+from celo_core.meta_training.lengths import LengthSchedule, LogUniformLength
 from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
-from celo_core.truncation import LengthSchedule, LogUniformLength
 
 Array = jax.Array
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from celo_core import checks
 from celo_core.estimators.resume import ResumeBuffer
+from celo_core.meta_training.lengths import LengthSchedule, LogUniformLength
+from celo_core.meta_training.unroll import InnerProblem, Trainee
 from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
 from celo_core.schedulers.embedding import EMBEDDING_SIZE
-from celo_core.truncation import LengthSchedule, LogUniformLength
-from celo_core.unroll import InnerProblem, Trainee
 
 Array = jax.Array
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import optax
 
-from celo_tasks.optimizers import PretrainedOptimizer
+from celo_tasks.evaluation.optimizers import PretrainedOptimizer
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 """Half decades, from too small to too large for the small networks of the quickstart."""

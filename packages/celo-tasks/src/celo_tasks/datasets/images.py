@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from celo_tasks.console import nearest
+from celo_tasks.cli.console import nearest
 from celo_tasks.datasets.prepared import ImageData as ImageData
 from celo_tasks.datasets.prepared import check_images, read_prepared
 from celo_tasks.datasets.resize import area_average

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from celo_tasks.console import nearest
+from celo_tasks.cli.console import nearest
 from celo_tasks.datasets.images import IMAGE_SPECS
 from celo_tasks.datasets.text import TEXT_SPECS
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from celo_tasks.console import nearest
+from celo_tasks.cli.console import nearest
 from celo_tasks.datasets.tfds_builders import directory, lies_prepared
 
 BYTES = 256

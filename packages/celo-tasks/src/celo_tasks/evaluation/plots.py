@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celo_tasks.evaluation.statistics import Interval
-from celo_tasks.figures import Axes, Figure, Line2D, png, ticker, tidy
+from celo_tasks.reporting.figures import Axes, Figure, Line2D, png, ticker, tidy
 
 Palette = Mapping[str, str]
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from celo_core import files
 from celo_tasks import __version__
-from celo_tasks.curves import six_digits
 from celo_tasks.evaluation import plots, statistics
+from celo_tasks.evaluation.curves import six_digits
 from celo_tasks.evaluation.scores import Score, Scores, scores
 from celo_tasks.evaluation.statistics import Interval, stratified_bootstrap
 from celo_tasks.evaluation.store import Store, curve_steps
-from celo_tasks.registry import TASKS
+from celo_tasks.tasks.registry import TASKS
 
 PICTURES = {"curves.png": "training curves", "intervals.png": "aggregates", "profiles.png": "performance profiles"}
 

@@ -20,7 +20,7 @@ from celo_tasks.evaluation import extension, reference
 from celo_tasks.evaluation.competitors import UNTUNED, Spec, resolve
 from celo_tasks.evaluation.store import Run, RunKey, Store
 from celo_tasks.evaluation.worker import Group, Worker, attempt, task_identity, work
-from celo_tasks.registry import find_task
+from celo_tasks.tasks.registry import find_task
 
 BASELINE = "adam"
 """What final-loss ratios and speed-ups are relative to."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celo_core import files
-from celo_tasks import curves
+from celo_tasks.evaluation import curves
 
 FORMAT = 1
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celo_tasks.curves import six_digits
+from celo_tasks.evaluation.curves import six_digits
 from celo_tasks.evaluation.store import Run, curve_steps
 
 Curve = NDArray[np.float64]

@@ -21,9 +21,9 @@ from celo_tasks.comparison import HeldOut
 from celo_tasks.evaluation.competitors import Competitor, Spec, resolve
 from celo_tasks.evaluation.program import TrainingProgram, parameter_count
 from celo_tasks.evaluation.store import Run, RunKey, summarize
-from celo_tasks.machine import hardware
-from celo_tasks.registry import find_task
 from celo_tasks.report import versions
+from celo_tasks.reporting.machine import hardware
+from celo_tasks.tasks.registry import find_task
 
 REPORT_SECONDS = 1.0
 """Trainings are advanced by as many steps at a time as take about this long."""
@@ -73,7 +73,7 @@ class LoadedTask(NamedTuple):
 
 
 def load_task(name: str, data_dir: str | None) -> LoadedTask:
-    """Makes a task and loads its data; errors as `celo_tasks.registry.TaskEntry.make`."""
+    """Makes a task and loads its data; errors as `celo_tasks.tasks.registry.TaskEntry.make`."""
     entry = find_task(name)
     family = entry.make(data_dir)
     data = family.load()

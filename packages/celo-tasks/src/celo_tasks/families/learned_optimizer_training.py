@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from celo_core import LearnedOptimizer
-from celo_core.unroll import InnerProblem
+from celo_core.meta_training.unroll import InnerProblem
 from celo_tasks.families.adafac_mlp import AdafacMLP
 from celo_tasks.families.image_classifier import ImageClassifier
 

@@ -33,21 +33,21 @@ from celo_core import (
     LSTMSchedulerConfig,
     MeanOfEstimators,
     ResumeBuffer,
-    checkpoints,
     configs,
     files,
 )
 from celo_core.checks import check_choice, flatten_theta
 from celo_core.estimators import ESTIMATORS
-from celo_core.meta_run import checkpoint_theta, run_phase
-from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer
-from celo_core.truncation import LengthSchedule
+from celo_core.meta_training import checkpoints
+from celo_core.meta_training.lengths import LengthSchedule
+from celo_core.meta_training.run import checkpoint_theta, run_phase
+from celo_core.meta_training.trainer import FrozenPart, MetaTrainConfig, MetaTrainer
 from celo_tasks.evaluation import competitors
 from celo_tasks.families import LogLoss, reparametrize
-from celo_tasks.machine import hardware
-from celo_tasks.meta_families import META_FAMILIES, Sources
-from celo_tasks.meta_report import MetaReport
-from celo_tasks.recipe import ARCHITECTURES, PHASES, Recipe
+from celo_tasks.meta_training.families import META_FAMILIES, Sources
+from celo_tasks.meta_training.monitoring import MetaReport
+from celo_tasks.meta_training.recipe import ARCHITECTURES, PHASES, Recipe
+from celo_tasks.reporting.machine import hardware
 
 
 def meta_train(
@@ -77,8 +77,8 @@ def meta_train(
         after no more validation and before another phase.
       command: recorded as provenance.
       devices: devices to split the problems over; by default as many as divide their number.
-      on_divergence: see `celo_core.meta_run.run_phase`.
-      validate_every: meta-iterations between validations (see `celo_tasks.meta_validation`); 0 for none.
+      on_divergence: see `celo_core.meta_training.run.run_phase`.
+      validate_every: meta-iterations between validations (see `celo_tasks.meta_training.validation`); 0 for none.
       tensorboard: folder for TensorBoard; ``None`` for none.
 
     Returns:
@@ -89,7 +89,7 @@ def meta_train(
       ValueError: settings contradict each other or do not fit the folder's checkpoint, or the scheduler's phase has no
         update rule to start from.
       OSError: the folder cannot be written to.
-      FloatingPointError: see `celo_core.meta_run.run_phase`.
+      FloatingPointError: see `celo_core.meta_training.run.run_phase`.
     """
     folder = pathlib.Path(folder)
     check_choice("architecture", recipe.architecture, ARCHITECTURES)

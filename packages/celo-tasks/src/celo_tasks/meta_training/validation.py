@@ -21,9 +21,10 @@ import optax
 from numpy.typing import NDArray
 
 from celo_core import LearnedOptimizer, TaskFamily, files
+from celo_core.meta_training.unroll import InnerProblem, train
 from celo_core.progress import ProgressLine
-from celo_core.unroll import InnerProblem, train
-from celo_tasks import baselines, curves
+from celo_tasks import baselines
+from celo_tasks.evaluation import curves
 from celo_tasks.evaluation.scores import SMALLEST_LOSS
 from celo_tasks.evaluation.statistics import iqm
 from celo_tasks.evaluation.worker import identity
@@ -163,8 +164,8 @@ class MetaValidation:
     def measure(self, architecture: LearnedOptimizer, theta: Any) -> dict[str, Any]:
         """Trains every task under ``theta``.
 
-        An architecture is compiled on its first call (a `celo_core.meta_train.FrozenPart` counts as another one each time
-        that it is made); after that another theta costs no compilation.
+        An architecture is compiled on its first call (a `celo_core.meta_training.trainer.FrozenPart` counts as another one
+        each time that it is made); after that another theta costs no compilation.
 
         Args:
           architecture: the learned optimizer.

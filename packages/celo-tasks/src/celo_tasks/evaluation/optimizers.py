@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 import optax
 
-from celo_core import Celo, CeloConfig, checkpoints, get_architecture
-from celo_tasks.console import nearest
+from celo_core import Celo, CeloConfig, get_architecture
+from celo_core.meta_training import checkpoints
+from celo_tasks.cli.console import nearest
 
 GROUP = "celo.optimizers"
 WEIGHTS_GROUP = "celo.weights"

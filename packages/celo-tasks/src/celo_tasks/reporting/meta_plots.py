@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celo_tasks.curves import smooth
-from celo_tasks.figures import Axes, Figure, png, ticker, tidy
+from celo_tasks.evaluation.curves import smooth
+from celo_tasks.reporting.figures import Axes, Figure, png, ticker, tidy
 
 Curve = NDArray[np.float64]
 Folder = str | os.PathLike[str]
@@ -38,8 +38,8 @@ def draw_meta_loss(folder: Folder) -> bytes:
 
     Args:
       folder: of a phase: it has a ``log.jsonl``, and may have an ``events.jsonl`` (for both see
-        `celo_core.meta_run.run_phase`) and a ``validation.jsonl``, whose lines are what
-        `celo_tasks.meta_validation.MetaValidation.measure` returned, with the fields ``"iteration"`` and ``"seconds"``.
+        `celo_core.meta_training.run.run_phase`) and a ``validation.jsonl``, whose lines are what
+        `celo_tasks.meta_training.validation.MetaValidation.measure` returned, with the fields ``"iteration"`` and ``"seconds"``.
 
     Raises:
       ValueError: there is no log, or it has no whole line yet.

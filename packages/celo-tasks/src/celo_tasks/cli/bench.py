@@ -31,7 +31,7 @@ examples:
 
 def add_commands(commands: Any) -> None:
     """Adds ``bench-meta``."""
-    from celo_tasks.cli_common import default_cpu_devices
+    from celo_tasks.cli.common import default_cpu_devices
 
     parser = commands.add_parser(
         "bench-meta",
@@ -63,8 +63,8 @@ def _bench_meta(options: argparse.Namespace) -> int:
     import jax
 
     from celo_core import files
-    from celo_tasks import bench_meta
-    from celo_tasks.cli_common import default_datasets, names
+    from celo_tasks.cli.common import default_datasets, names
+    from celo_tasks.meta_training import bench as bench_meta
 
     # Whatever can be said about the options is said before minutes of measuring.
     pairs = None if options.pairs is None else _integers(options.pairs)

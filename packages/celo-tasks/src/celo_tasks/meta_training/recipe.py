@@ -50,7 +50,7 @@ class Recipe:
         unrolls: see `celo_core.TruncatedPES`.
       resume_probability: share of new problems that begin from a snapshot of an earlier life.
       architecture: ``"celo"`` or ``"celo_adam"``.
-      families: pairs (name in `celo_tasks.meta_families.META_FAMILIES`, antithetic pairs of problems of it); empty for the
+      families: pairs (name in `celo_tasks.meta_training.families.META_FAMILIES`, antithetic pairs of problems of it); empty for the
         paper's, ``num_pairs`` of "mlp".
       text: what the families of language models read, see `celo_tasks.datasets.load_text`.
       objective: of what the mean over a problem's steps is minimised, ``"loss"`` or ``"log_loss"`` (see

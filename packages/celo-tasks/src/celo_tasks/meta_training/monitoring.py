@@ -11,18 +11,18 @@ import jax
 import numpy as np
 
 from celo_core import LearnedOptimizer, files
-from celo_core.meta_run import Moment
+from celo_core.meta_training.run import Moment
 from celo_core.progress import ProgressLine
-from celo_tasks import meta_plots
-from celo_tasks.meta_validation import MetaValidation, ValidationStopped, scalars
-from celo_tasks.trackers import TensorBoard, tensorboard
+from celo_tasks.meta_training.trackers import TensorBoard, tensorboard
+from celo_tasks.meta_training.validation import MetaValidation, ValidationStopped, scalars
+from celo_tasks.reporting import meta_plots
 
 PICTURES_SECONDS = 120.0
 """Time between pictures."""
 
 
 class MetaReport:
-    """Watches a phase (`celo_core.meta_run.run_phase`'s ``watch``), in the first of several processes.
+    """Watches a phase (`celo_core.meta_training.run.run_phase`'s ``watch``), in the first of several processes.
 
     Writes ``validation.jsonl``, ``meta_loss.png`` and ``step_sizes.png`` into the phase's folder, and
     ``validation_adam.json``, tuned Adam on the validation tasks, into the run's.

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from celo_core import checkpoints, checks, configs, files
-from celo_core.divergence import Health
-from celo_core.meta_train import MetaTrainer, MetaTrainState
+from celo_core import checks, configs, files
+from celo_core.meta_training import checkpoints
+from celo_core.meta_training.divergence import Health
+from celo_core.meta_training.trainer import MetaTrainer, MetaTrainState
 from celo_core.progress import ProgressLine, format_seconds
 from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
 

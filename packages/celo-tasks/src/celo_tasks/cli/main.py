@@ -7,9 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from celo_tasks import __version__, cli_bench, cli_evaluation, cli_meta_training, console
-from celo_tasks.cli_common import names, numbers
-from celo_tasks.interrupts import Interrupts
+from celo_tasks import __version__
+from celo_tasks.cli import bench as cli_bench
+from celo_tasks.cli import console
+from celo_tasks.cli import evaluation as cli_evaluation
+from celo_tasks.cli import meta_training as cli_meta_training
+from celo_tasks.cli.common import names, numbers
+from celo_tasks.cli.interrupts import Interrupts
 
 _QUICKSTART = """\
 Train three networks that meta-training never saw, on real data from inside the package, with the pretrained Celo (which

@@ -1,7 +1,7 @@
 """The families that meta-training may draw its problems from, by name: small networks of many kinds.
 
-None is in an evaluation suite, nor among the tasks of `celo_tasks.meta_validation`. All are of 8x8 images or of bytes, so that
-one step of one network costs some hundred microseconds of a CPU core at most.
+None is in a suite, nor among the tasks of `celo_tasks.meta_training.validation`. All are of 8x8 images or of bytes, so
+that one step of one network costs some hundred microseconds of a CPU core at most.
 """
 
 import dataclasses

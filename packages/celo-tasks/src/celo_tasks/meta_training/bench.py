@@ -19,13 +19,13 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from celo_core import Celo, CeloConfig, TruncatedPES
-from celo_core.meta_train import FrozenPart, MetaTrainConfig, MetaTrainer
+from celo_core.meta_training.trainer import FrozenPart, MetaTrainConfig, MetaTrainer
+from celo_core.meta_training.unroll import InnerProblem, Trainee
 from celo_core.progress import ProgressLine
 from celo_core.testing.toys import LearnedSGD
-from celo_core.unroll import InnerProblem, Trainee
 from celo_tasks.families import ImageMLP, Reparametrized, reparametrize
-from celo_tasks.figures import Axes, Figure, png, ticker
-from celo_tasks.machine import hardware
+from celo_tasks.reporting.figures import Axes, Figure, png, ticker
+from celo_tasks.reporting.machine import hardware
 
 Array = jax.Array
 

@@ -55,7 +55,7 @@ def _add_list(commands: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from celo_tasks import registry
+    from celo_tasks.tasks import registry
 
     names = registry.find_suite(options.suite).tasks if options.suite else tuple(registry.TASKS)
     suite_of = {task: name for name, suite in registry.SUITES.items() for task in suite.tasks}
@@ -184,10 +184,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _settings(options: argparse.Namespace) -> Any:
     """What the options ask for, as `celo_tasks.evaluation.runner.Settings`."""
-    from celo_tasks import baselines, registry
-    from celo_tasks.cli_common import default_cpu_devices
+    from celo_tasks import baselines
+    from celo_tasks.cli.common import default_cpu_devices
     from celo_tasks.evaluation import runner
     from celo_tasks.evaluation.competitors import Spec
+    from celo_tasks.tasks import registry
 
     if bool(options.suite) == bool(options.task):
         raise ValueError("say what to evaluate on: --suite small-8, or one or more --task NAME.")

@@ -6,8 +6,8 @@ import os
 import sys
 from typing import Any
 
-from celo_tasks.cli_common import default_cpu_devices, default_datasets, names
-from celo_tasks.recipe import ARCHITECTURES, RECIPES, Recipe
+from celo_tasks.cli.common import default_cpu_devices, default_datasets, names
+from celo_tasks.meta_training.recipe import ARCHITECTURES, RECIPES, Recipe
 
 _DESCRIPTION = """\
 Meta-train Celo in two phases: first the update rule with a step-size multiplier of 1, then the scheduler on top of it.
@@ -174,7 +174,8 @@ def _run(options: argparse.Namespace) -> int:
 
     import jax
 
-    from celo_tasks import meta_report, meta_training
+    from celo_tasks.meta_training import monitoring as meta_report
+    from celo_tasks.meta_training import run as meta_training
 
     _join(options)
     interrupts.arm()

@@ -2,7 +2,7 @@
 
 The recipe is Celo's (arXiv 2501.12670, section 4): the update rule is trained first, with a step-size multiplier of 1,
 and then the scheduler, with the update rule frozen. A phase sees its own part of theta only (`FrozenPart`), so nothing,
-weight decay included, can move the other part. `celo_core.meta_run.run_phase` runs a phase in stretches that can be
+weight decay included, can move the other part. `celo_core.meta_training.run.run_phase` runs a phase in stretches that can be
 stopped and resumed bit for bit.
 """
 
@@ -17,8 +17,8 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from celo_core import checkpoints
 from celo_core.checks import check_theta_shapes
+from celo_core.meta_training import checkpoints
 from celo_core.protocols import GradientEstimator, LearnedOptimizer, Theta
 
 Array = jax.Array
@@ -249,7 +249,7 @@ class MetaTrainer:
         return jax.tree.map(np.asarray, state)
 
     def save(self, path: Any, state: MetaTrainState, metadata: Mapping[str, Any]) -> None:
-        """Writes a checkpoint, by the first process; see `celo_core.checkpoints.save_checkpoint`."""
+        """Writes a checkpoint, by the first process; see `celo_core.meta_training.checkpoints.save_checkpoint`."""
         fetched = self.fetch(state)
         if jax.process_index() == 0:
             checkpoints.save_checkpoint(path, fetched, metadata)

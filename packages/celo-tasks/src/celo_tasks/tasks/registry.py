@@ -9,7 +9,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from celo_tasks.console import nearest
+from celo_tasks.cli.console import nearest
 
 if TYPE_CHECKING:  # with celo_core comes JAX, which a list of tasks need not wait for
     from celo_core import TaskFamily
@@ -38,7 +38,7 @@ class TaskEntry:
     Attributes:
       name: its name.
       kind: what is trained, in a few words.
-      module: the module of `celo_tasks.suites` with a function of the task's name; called with the name, the data set and
+      module: the module of `celo_tasks.tasks` with a function of the task's name; called with the name, the data set and
         the data folder, it returns the `celo_core.TaskFamily`.
       datasets: data sets that it can be trained on; the first that is on this machine is taken.
       published: its name in the public task library, and what differs here; ``None`` for a task of our own.
@@ -70,7 +70,7 @@ class TaskEntry:
 
     def make_with(self, dataset: str, data_dir: str | None = None) -> "TaskFamily":
         """The task's family on a data set, whether or not that is on this machine: for its shapes, say."""
-        module = importlib.import_module(f"celo_tasks.suites.{self.module}")
+        module = importlib.import_module(f"celo_tasks.tasks.{self.module}")
         return getattr(module, self.name)(self.name, dataset, data_dir)
 
     def cost(self) -> Cost | None:
@@ -89,7 +89,7 @@ def _is_available(name: str, data_dir: str | None) -> bool:
 
 @functools.cache
 def _costs() -> dict:
-    return json.loads((files("celo_tasks.suites") / "costs.json").read_text())
+    return json.loads((files("celo_tasks.tasks") / "costs.json").read_text())
 
 
 def measured_on() -> str:

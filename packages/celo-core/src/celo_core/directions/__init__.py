@@ -1,0 +1,1 @@
+"""Directions: the kinds of step that a learned optimizer adds up."""

@@ -1,0 +1,1 @@
+"""What results look like: plots, tables, and the machine that they were measured on."""

@@ -1,0 +1,1 @@
+"""Evaluation tasks and suites: `celo_tasks.tasks.registry` knows them by name."""
