@@ -1,11 +1,18 @@
 """Errors at the border: each says in one sentence what was wrong and what to do."""
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``", did you mean a or b?"`` without the question mark, or nothing where no known name is like ``name``."""
+    similar = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f", did you mean {' or '.join(similar)}" if similar else ""
 
 
 def flatten_theta(theta: Any, prefix: str = "") -> dict[str, Any]:
@@ -71,7 +78,8 @@ def check_num_steps(num_steps: Any) -> None:
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raises ValueError, naming the choices, unless ``value`` is one of them."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+        meant = nearest(value, choices) if isinstance(value, str) else ""
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}{meant}.")
 
 
 def check_family(family: Any, data: Any, samples: int = 4) -> None:
