@@ -68,7 +68,7 @@ def bundle(
     if bundled:
         files = found.read_files()
         folders.write(package / "weights" / name, {file: files[file] for file in folders.LISTED}, overwrite=True)
-    entry = index.Entry(found.architecture, found.digest, repository, commit, bundled)
+    entry = index.Entry(found.architecture.name, found.digest, repository, commit, bundled)
     index_file = package / "index.json"
     listed = json.loads(index_file.read_text()) | {name: dataclasses.asdict(entry)}
     write_json(index_file, dict(sorted(listed.items())))

@@ -1,7 +1,9 @@
 """Celo: learned optimizers as Optax gradient transformations, and the means to meta-train them."""
 
 from celo_core.architectures import ARCHITECTURES as ARCHITECTURES
+from celo_core.architectures import architecture_names as architecture_names
 from celo_core.architectures import get_architecture as get_architecture
+from celo_core.architectures.celo import ORTHOGONAL as ORTHOGONAL
 from celo_core.architectures.celo import Celo as Celo
 from celo_core.architectures.celo import CeloConfig as CeloConfig
 from celo_core.architectures.celo import ScaleByCeloState as ScaleByCeloState
@@ -27,8 +29,8 @@ from celo_core.protocols import GradientEstimator as GradientEstimator
 from celo_core.protocols import LearnedOptimizer as LearnedOptimizer
 from celo_core.protocols import TaskFamily as TaskFamily
 from celo_core.schedulers import EMBEDDING_NAMES as EMBEDDING_NAMES
-from celo_core.schedulers import LSTMScheduler as LSTMScheduler
-from celo_core.schedulers import LSTMSchedulerConfig as LSTMSchedulerConfig
+from celo_core.schedulers import Scheduler as Scheduler
+from celo_core.schedulers import SchedulerConfig as SchedulerConfig
 from celo_core.schedulers import embed_task as embed_task
 from celo_core.schedulers import task_embedding as task_embedding
 from celo_core.training import TrainState as TrainState

@@ -13,6 +13,7 @@ Recurrences (Celo, arXiv 2501.12670, section 3; Adafactor, arXiv 1804.04235, for
 There is no bias correction.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,32 @@ Array = jax.Array
 
 FACTORED_FLOOR = 1e-30
 """Added to the squared gradient in factored second moments, so that they are never zero."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Which moments an optimizer keeps.
+
+    Attributes:
+      momentum_decays: decays of the momenta.
+      second_moment_decay: decay of the second moment.
+      factored_decays: decays of the factored second moments; as many as momentum decays, with which they are combined.
+      gradient_clip: gradients are clipped elementwise to plus or minus this.
+
+    Raises:
+      ValueError: there is not one factored decay for each momentum.
+    """
+
+    momentum_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
+    second_moment_decay: float = 0.999
+    factored_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
+    gradient_clip: float = 1000.0
+
+    def __post_init__(self) -> None:
+        if len(self.momentum_decays) != len(self.factored_decays):
+            raise ValueError(
+                "momentum_decays and factored_decays must have the same length: they are combined pairwise."
+            )
 
 
 class FactoredMoment(NamedTuple):

@@ -1,4 +1,4 @@
-"""The three protocols of Celo. They are structural: nothing needs to inherit from them."""
+"""The three protocols of Celo. They are structural: nothing needs to inherit from them, but who does gets their defaults."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -25,6 +25,16 @@ class LearnedOptimizer(Protocol):
     def config(self) -> Any:
         """A frozen dataclass that, with theta, is enough to rebuild the optimizer."""
         ...
+
+    @property
+    def config_class(self) -> type:
+        """The class of its configs."""
+        return type(self.config)
+
+    @property
+    def reads_task_embedding(self) -> bool:
+        """Whether ``build`` needs the option ``task_embedding``, see `celo_core.task_embedding`."""
+        return False
 
     def init(self, key: Array) -> Theta:
         """Random meta-parameters."""

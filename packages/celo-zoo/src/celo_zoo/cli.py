@@ -222,7 +222,7 @@ def _summary(found: Any) -> dict[str, Any]:
         "digest": found.digest,
         "reference": found.reference,
         "folder": str(found.folder),
-        "architecture": found.architecture,
+        "architecture": found.architecture.name,
         "values": found.num_values,
     }
 
@@ -234,7 +234,7 @@ def _show(options: argparse.Namespace) -> Any:
     if not options.json:
         say(f"source: {found.source}")
         say(f"digest: sha256:{found.digest}")
-        say(f"architecture: {found.architecture}, {found.num_values:,} values")
+        say(f"architecture: {found.architecture.name}, {found.num_values:,} values")
         for title in ("config", "provenance"):
             say(f"{title}:" if found.document[title] else f"{title}: nothing recorded")
             for key, value in found.document[title].items():

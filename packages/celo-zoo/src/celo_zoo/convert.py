@@ -103,7 +103,7 @@ def convert_published(path: str | os.PathLike[str], architecture: str | None = N
     leaves = _check_leaves(leaves, architecture, path.name)
     theta: dict[str, Any] = {"scheduler": _scheduler(leaves)}
     if architecture == "celo":
-        theta["update_rule"] = _update_rule(leaves)
+        theta["update_rule"] = {"mlp": _mlp(leaves)}
     _logger.info("left out, as it influences nothing: %s", ", ".join(DROPPED[architecture]))
     target: LearnedOptimizer = get_architecture(architecture)
     models.check_theta(theta, target)
@@ -211,7 +211,7 @@ def _scheduler(leaves: Mapping[Path, np.ndarray]) -> dict[str, Any]:
     # linear_2 is the direct input layer, and linear_1 the one whose output went through a maximum over tensors.
     layers = {"input": "linear_2", "pooled_input": "linear_1", "gates": "rnn/linear", "step_size": "step_size"}
     return {
-        "network": {
+        **{
             name: {"kernel": leaves[_RNN, published, "w"], "bias": leaves[_RNN, published, "b"]}
             for name, published in layers.items()
         },
@@ -220,7 +220,7 @@ def _scheduler(leaves: Mapping[Path, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def _update_rule(leaves: Mapping[Path, np.ndarray]) -> dict[str, Any]:
+def _mlp(leaves: Mapping[Path, np.ndarray]) -> dict[str, Any]:
     first = [leaves[(*_MLP, f"w0__{group}")][0] for group in range(len(_GROUP_SIZES))]
     take = lambda name: leaves[(*_MLP, name)][0]
     return {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from celo_core import LearnedOptimizer, get_architecture
+from celo_core import LearnedOptimizer
 from celo_core.checks import check_theta_shapes
 from celo_zoo import folders, hub, index, references, schema, tensors
 from celo_zoo.errors import ChecksumError, FormatError, ZooError
@@ -32,7 +32,7 @@ class Pretrained:
 
     Attributes:
       theta: nested dict of read-only NumPy arrays, in the dtype they were stored in.
-      config: the architecture's frozen config dataclass.
+      architecture: the learned optimizer that theta is of, with its config.
       document: the content of config.json in the present version, see `celo_zoo.schema`.
       source: what it was loaded from: a known name, a folder, or ``owner/repo@commit``.
       commit: of the repository on the Hub, 40 hexadecimal digits; ``None`` for what came from elsewhere.
@@ -41,7 +41,7 @@ class Pretrained:
     """
 
     theta: dict[str, Any]
-    config: Any
+    architecture: LearnedOptimizer
     document: dict[str, Any]
     source: str
     commit: str | None
@@ -53,9 +53,9 @@ class Pretrained:
         return iter((self.theta, self.config))
 
     @property
-    def architecture(self) -> str:
-        """Name in `celo_core.ARCHITECTURES`."""
-        return str(self.document["architecture"])
+    def config(self) -> Any:
+        """The architecture's frozen config dataclass."""
+        return self.architecture.config
 
     @property
     def reference(self) -> str:
@@ -65,7 +65,7 @@ class Pretrained:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of what decides its updates, weights, architecture and config: it outlives a new card or new results."""
-        decides = {"architecture": self.architecture, "config": self.document["config"]}
+        decides = {"architecture": self.architecture.name, "config": self.document["config"]}
         return hashlib.sha256(tensors.encode(self.theta) + json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -101,8 +101,7 @@ class Pretrained:
         }
         # What is left at its default is not passed on: an architecture of somebody else's may lack it.
         given = {name: value for name, (value, default) in options.items() if not _is(value, default)}
-        architecture: LearnedOptimizer = get_architecture(self.architecture, self.config)
-        return architecture.build(self.theta, num_steps, **given)
+        return self.architecture.build(self.theta, num_steps, **given)
 
 
 def _is(value: Any, default: Any) -> bool:
@@ -142,7 +141,7 @@ def load(
     Example:
       >>> import celo_core, celo_zoo
       >>> theta, config = celo_zoo.load("celo")
-      >>> tx = celo_core.celo(theta, num_steps=1000, config=config)
+      >>> tx = celo_core.celo(theta, num_steps=1000)  # with config=config for weights of other configs than those in celo-zoo
     """
     options = hub.Options(cache_dir, token, endpoint, local_files_only)
     reference = references.parse(ref, revision)
@@ -251,13 +250,16 @@ def read_folder(
     """
     where = str(folder) if where is None else where
     files = folders.read(folder, where, digest=digest)
-    document, architecture = schema.decode(files[folders.CONFIG], where)
     try:
         theta = tensors.decode(files[folders.WEIGHTS])
+    except FormatError as error:
+        raise FormatError(f"{where}: {error}") from error
+    document, architecture, theta = schema.decode(files[folders.CONFIG], theta, where)
+    try:
         check_theta(theta, architecture)
     except FormatError as error:
         raise FormatError(f"{where}: {error}") from error
-    return Pretrained(theta, architecture.config, document, where, commit, folders.digest_of(files), folder)
+    return Pretrained(theta, architecture, document, where, commit, folders.digest_of(files), folder)
 
 
 def check_theta(theta: Any, architecture: LearnedOptimizer) -> None:

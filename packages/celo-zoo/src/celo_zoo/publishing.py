@@ -145,7 +145,9 @@ def publish(
         )
         if dry_run:
             return planned
-        commit = _commit(remote, state, files, message or f"Publish {checked.architecture} weights", private, progress)
+        commit = _commit(
+            remote, state, files, message or f"Publish {checked.architecture.name} weights", private, progress
+        )
         progress("downloading it anew to verify it")
         unverified = (
             f"{repository} has the commit {commit}, but it could not be verified by downloading it, and got no tag"

@@ -7,7 +7,7 @@ from typing import Any
 
 from celo_core import get_architecture
 from celo_core.meta_training import checkpoints
-from celo_zoo import folders, models
+from celo_zoo import folders, models, schema, tensors, upgrades
 from celo_zoo.errors import FormatError, NotFoundError
 
 THETA = "theta.npz"
@@ -43,8 +43,12 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], Any, dict[
             raise NotFoundError(f"{path} has no {name}: finish its meta-training first, or name another folder.")
     try:
         metadata = json.loads(folders.read_text(path / RECORD, "the record of a meta-training"))
-        architecture = get_architecture(metadata.pop("architecture", "celo"), metadata.pop("config"))
+        name, config = metadata.pop("architecture", "celo"), metadata.pop("config")
         theta = checkpoints.load_theta(path / THETA)
+        if metadata.pop("format_version", 2) < schema.FORMAT_VERSION:
+            config, leaves = upgrades.upgrade_config(name, config, tensors.flatten(theta))
+            theta = tensors.unflatten(leaves)
+        architecture = get_architecture(name, config)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{path} is no folder of a meta-training ({error}): name another one.") from error
     except OSError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from celo_core import ARCHITECTURES, LearnedOptimizer, get_architecture
+from celo_core import LearnedOptimizer, architecture_names, get_architecture
 from celo_zoo import card as card_lib
 from celo_zoo import evaluation as evaluation_lib
 from celo_zoo import folders, models, references, schema, tensors
@@ -95,12 +95,12 @@ def write_card(document: Mapping[str, Any], theta: Any) -> str:
 
 
 def _architecture_of(config: Any) -> LearnedOptimizer:
-    for name in ARCHITECTURES:
+    for name in architecture_names():
         if type(get_architecture(name).config) is type(config):
             return get_architecture(name, config)
     raise FormatError(
         f"no architecture has a config of type {type(config).__name__}: pass the config dataclass of one of "
-        f"{', '.join(sorted(ARCHITECTURES))}, not its JSON form."
+        f"{', '.join(architecture_names())}, not its JSON form."
     )
 
 

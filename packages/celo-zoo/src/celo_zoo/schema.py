@@ -1,34 +1,35 @@
 """config.json: everything but theta that rebuilds a learned optimizer, in versions that stay readable.
 
-Version 2 has the keys
+Version 3 has the keys
 
-* ``format_version``: 2
+* ``format_version``: 3
 * ``requires``: lowest versions that read it, ``{"celo-zoo": "0.1.0", "celo-core": "0.1.0"}``
-* ``architecture``: name in `celo_core.ARCHITECTURES`
-* ``config``: JSON form of the architecture's config dataclass
+* ``architecture``: name known to `celo_core.get_architecture`
+* ``config``: JSON form of the architecture's config dataclass, see `celo_core.configs`
 * ``provenance``: object; see `celo_zoo.save`
 * ``evaluation``: list of results, see `celo_zoo.evaluation`
 * ``repository``: ``owner/name`` on the Hub that the folder is meant for, or null
 
-Version 1 had neither ``requires``, ``evaluation`` nor ``repository``, and float32 weights only.
+Version 2 had configs of flags, and theta by other names, see `celo_zoo.upgrades`. Version 1 had neither ``requires``,
+``evaluation`` nor ``repository``, and float32 weights only.
 """
 
 import functools
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 import celo_core
-from celo_core import ARCHITECTURES, LearnedOptimizer, configs, get_architecture
+from celo_core import LearnedOptimizer, architecture_names, configs, get_architecture
 from celo_zoo import evaluation as evaluation_lib
-from celo_zoo import folders
+from celo_zoo import folders, tensors, upgrades
 from celo_zoo.errors import BackendError, FormatError, NewerFormatError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 READABLE_SINCE = "0.1.0"
 """The celo-zoo that reads `FORMAT_VERSION` first."""
@@ -82,20 +83,21 @@ def encode(document: Mapping[str, Any]) -> bytes:
     return data
 
 
-def decode(data: bytes, where: str) -> tuple[dict[str, Any], LearnedOptimizer]:
-    """The document, brought to the present version, and the architecture that it describes.
+def decode(data: bytes, theta: Any, where: str) -> tuple[dict[str, Any], LearnedOptimizer, Any]:
+    """The document, brought to the present version, the architecture that it describes, and theta by its present names.
 
     Nothing in ``data`` is trusted: what is built from it is bounded by `LARGEST_NUMBER` and `LONGEST_LIST`.
 
     Args:
       data: content of config.json, of any version up to `FORMAT_VERSION`.
+      theta: nested dict of arrays.
       where: what to call the folder in messages.
 
     Raises:
       NewerFormatError: of a newer version, or of an architecture that the installed celo-core does not know.
       FormatError: not such a file.
     """
-    document = _upgraded(_parse(data, where), where)
+    document, theta = _upgraded(_parse(data, where), theta, where)
     name, config = document.get("architecture"), document.get("config")
     if (
         not isinstance(name, str)
@@ -107,10 +109,7 @@ def decode(data: bytes, where: str) -> tuple[dict[str, Any], LearnedOptimizer]:
         raise FormatError(
             f"{where}: {folders.CONFIG} lacks an architecture, a config, a provenance or another field: get it again."
         )
-    try:
-        _check_sizes(config, where)
-    except RecursionError:
-        raise FormatError(f"{where}: {folders.CONFIG} has a config that is nested too deep: get it again.") from None
+    _check_sizes(config, where)
     try:
         evaluation_lib.check_all(document["evaluation"])
     except ValueError as error:
@@ -124,10 +123,10 @@ def decode(data: bytes, where: str) -> tuple[dict[str, Any], LearnedOptimizer]:
         _check_backend(name, error)
         text = " ".join(str(error).split())[:300]
         message = f"{where}: {folders.CONFIG} does not fit the installed celo-core {celo_core.__version__} ({text})"
-        if name not in ARCHITECTURES or _is_newer(_required(document, "celo-core"), celo_core.__version__):
+        if name not in architecture_names() or _is_newer(_required(document, "celo-core"), celo_core.__version__):
             raise NewerFormatError(f"{message}: {_advice(document, 'celo-core')}.") from error
         raise FormatError(f"{message}: get it again.") from error
-    return document, architecture
+    return document, architecture, theta
 
 
 def is_meant_for(data: bytes, repository: str) -> bool:
@@ -182,27 +181,36 @@ def _advice(document: Mapping[str, Any], package: str) -> str:
     return f"upgrade {package} (pip install -U {package})"
 
 
-def _from_1(document: dict[str, Any]) -> dict[str, Any]:
-    return {**document, "requires": {}, "evaluation": [], "repository": None}
-
-
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
-"""Version -> what makes the next one of it."""
-
-
-def _upgraded(document: dict[str, Any], where: str) -> dict[str, Any]:
+def _upgraded(document: dict[str, Any], theta: Any, where: str) -> tuple[dict[str, Any], Any]:
+    if document["format_version"] == FORMAT_VERSION:
+        return document, theta
+    _check_sizes(document.get("config"), where)  # before anything is made of it
+    leaves = tensors.flatten(theta)
     for version in range(document["format_version"], FORMAT_VERSION):
-        document = {**_UPGRADES[version](document), "format_version": version + 1}
-    return document
+        try:
+            document, leaves = upgrades.UPGRADES[version](document, leaves)
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+            raise FormatError(
+                f"{where}: {folders.CONFIG} does not fit format {version} ({error}): get it again."
+            ) from error
+        document = {**document, "format_version": version + 1}
+    return document, tensors.unflatten(leaves)
 
 
 def _check_sizes(value: Any, where: str) -> None:
     """Refuses a config that would take much time or memory to build, before anything is built of it."""
+    try:
+        _check_size(value, where)
+    except RecursionError:
+        raise FormatError(f"{where}: {folders.CONFIG} has a config that is nested too deep: get it again.") from None
+
+
+def _check_size(value: Any, where: str) -> None:
     if isinstance(value, Mapping | list):
         if len(value) > LONGEST_LIST:
             raise FormatError(f"{where}: {folders.CONFIG} has a config with {len(value):,} entries: get it again.")
         for item in value.values() if isinstance(value, Mapping) else value:
-            _check_sizes(item, where)
+            _check_size(item, where)
     elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
         raise FormatError(
             f"{where}: {folders.CONFIG} has a config with the size {str(value)[:40]}, more than the {LARGEST_NUMBER:,} "
@@ -212,7 +220,7 @@ def _check_sizes(value: Any, where: str) -> None:
 
 def _check_backend(name: Any, error: Exception) -> None:
     """Raises `BackendError` if JAX fails on the machine, and so whatever the config is: with the default one, too."""
-    if name not in ARCHITECTURES:
+    if name not in architecture_names():
         return
     if not isinstance(error, jax.errors.JaxRuntimeError):
         try:

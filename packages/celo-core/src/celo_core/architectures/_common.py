@@ -1,18 +1,22 @@
 """Pieces that the architectures share: what Optax and its users meet, around the mathematics of each."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from celo_core import checks
-from celo_core.schedulers import LSTMScheduler
+from celo_core.kernels import interface
+from celo_core.schedulers import Scheduler, SchedulerConfig, Signal
+from celo_core.schedulers.embedding import check_task_embedding
+from celo_core.schedulers.statistics import STATISTICS, Observed
 from celo_core.sharding import KeepsShardings, explicit_key
 
 Array = jax.Array
+Config = TypeVar("Config")
 
 
 class Layout(NamedTuple):
@@ -88,11 +92,86 @@ def direction(
     return optax.GradientTransformationExtraArgs(checked_init, checked_update)
 
 
-def decay_of(scheduler: Any, num_steps: Any) -> Callable[[Array], Array]:
-    """The share of their height that steps have after ``count`` steps by a scheduler's config; 1 without a scheduler."""
-    if scheduler is None:
-        return lambda count: jnp.ones((), jnp.float32)
-    return functools.partial(LSTMScheduler(scheduler).decay, num_steps=num_steps)
+def config_that_fits(
+    known: Mapping[str, Config], theta: Any, shapes: Callable[[Config], Any], architecture: str
+) -> Config:
+    """The first of some configs whose theta has the names and shapes of ``theta``.
+
+    Args:
+      known: by name.
+      theta: nested mapping of arrays.
+      shapes: those of a config's theta.
+      architecture: name for the message.
+
+    Raises:
+      ValueError: there is none; the message is about the first of them.
+    """
+    errors = []
+    for config in known.values():
+        try:
+            checks.check_theta_shapes(theta, shapes(config), architecture)
+        except ValueError as error:
+            errors.append(error)
+        else:
+            return config
+    raise errors[0]
+
+
+class Scheduling:
+    """The scheduler of an architecture, with its theta and what it is told once for a whole training.
+
+    Args:
+      config: of the scheduler, ``None`` for a multiplier of 1.
+      theta: of the scheduler, as the user gave it: of what is traced it cannot be told whether the loss is read.
+      arrays: the same as arrays.
+      num_steps: planned number of updates.
+      task_embedding: as the user gave it.
+
+    Raises:
+      ValueError: num_steps is less than 1, or a task embedding is missing or misshapen.
+    """
+
+    def __init__(
+        self, config: SchedulerConfig | None, theta: Any, arrays: Any, num_steps: Any, task_embedding: Any
+    ) -> None:
+        checks.check_num_steps(num_steps)
+        self._scheduler = None if config is None else Scheduler(config)
+        self._theta, self._num_steps = arrays, num_steps
+        self._embedding = check_task_embedding(task_embedding, config is not None and config.reads_task_embedding)
+        self._statistics = () if config is None else config.statistics
+        self.reads_loss = self._scheduler is not None and self._scheduler.reads_loss(theta)
+
+    def init(self) -> Any:
+        """Its state before the first step, ``None`` without a scheduler."""
+        return None if self._scheduler is None else self._scheduler.init_state(self._theta)
+
+    def step(self, state: Any, count: Array, value: Any, observed: Callable[[], Observed]) -> tuple[Any, Any]:
+        """Controls of a step, ``None`` without a scheduler, and the new state; ``observed`` is called if it is needed."""
+        if self._scheduler is None:
+            return None, None
+        seen = observed() if self._statistics else None
+        statistics = {name: STATISTICS[name](seen) for name in self._statistics if seen is not None}
+        signal = Signal(count, value, self._num_steps, self._embedding, statistics)
+        return self._scheduler.step(self._theta, state, signal)
+
+    def decay(self, count: Array) -> Array:
+        """The share of their height that steps have after ``count`` steps, which weight decay follows."""
+        if self._scheduler is None:
+            return jnp.ones((), jnp.float32)
+        return self._scheduler.decay(count, self._num_steps)
+
+
+def observed(updates: Any, params: Any, momentum: Any, bound: float) -> Observed:
+    """What statistics are computed from: of the tensors that have a gradient.
+
+    Args:
+      updates: gradients.
+      params: parameters.
+      momentum: tree like the parameters.
+      bound: of the gradients.
+    """
+    pairs = [pair for pair in zip(*leaves_like(params, updates, momentum), strict=True) if pair[0] is not None]
+    return Observed([interface.finite_gradient(g, bound) for g, _ in pairs], [m for _, m in pairs])
 
 
 def leaves_like(tree: Any, *others: Any) -> list[list[Any]]:

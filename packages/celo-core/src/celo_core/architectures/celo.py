@@ -1,22 +1,22 @@
-r"""Celo: a per-parameter MLP update rule and a learned scheduler.
+r"""Celo: directions whose steps add up, relative to each tensor, times a scheduler's multiplier.
 
-For every tensor, with features :math:`x` (see `celo_core.features`), parameters :math:`p` and the scheduler's
-multiplier :math:`\eta` (one scalar per step; 1 without a scheduler)::
+For every tensor, with directions :math:`d_i` (see `celo_core.directions`), parameters :math:`p` and the scheduler's multiplier
+:math:`\eta` (one scalar per step; 1 without a scheduler)::
 
-    d, s = MLP(x)
-    step = eta * (d * exp(1e-3 s) + a + o) * sqrt(mean p^2 + floor^2 + 1e-9) * 1e-3
+    step = eta * sum_i d_i * sqrt(mean p^2 + floor^2 + 1e-9) * 1e-3
     p <- p - step
 
-The floor, a and o are 0 in the paper; see `CeloConfig.zero_init_scale`, `CeloConfig.adam` and `CeloConfig.orthogonal`.
+In the paper the one direction is that of a network, ``d = MLP(x)[0] * exp(1e-3 MLP(x)[1])`` of features x (see
+`celo_core.features`), and the floor is 0. `ORTHOGONAL` is another config of the same parts.
 
 Reference: Moudgil et al., "Celo: Training Versatile Learned Optimizers on a Compute Diet", arXiv 2501.12670, section 3.
-The third output of the published MLP is unused, so this one has two outputs.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -25,77 +25,77 @@ import numpy as np
 import optax
 
 from celo_core import accumulators, checks, kernels
-from celo_core import features as features_lib
+from celo_core.accumulators import Moments
 from celo_core.architectures import _common
-from celo_core.directions import orthogonal
+from celo_core.directions import MLP, Adam, Direction, Orthogonal
+from celo_core.directions.orthogonal import matrix_shape
 from celo_core.kernels import interface
-from celo_core.networks import PerParameterMLP
-from celo_core.schedulers import LSTMScheduler, LSTMSchedulerConfig
-from celo_core.schedulers.embedding import check_task_embedding
+from celo_core.schedulers import Cosine, Scheduler, SchedulerConfig
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class CeloConfig:
-    """All that is needed, beside theta, to rebuild a Celo optimizer.
+class ParameterScale:
+    """Steps are relative to each tensor's root mean square.
 
     Attributes:
-      features: feature groups in the order of the first layer's kernel rows.
-      hidden_sizes: widths of the MLP's hidden layers.
-      momentum_decays: decays of the momenta.
-      second_moment_decay: decay of the second moment.
-      factored_decays: decays of the factored second moments; as many as momentum decays.
-      gradient_clip: gradients are clipped elementwise to plus or minus this.
-      step_scale: factor on every step.
-      magnitude_scale: factor on the log-magnitude output.
-      scheduler: the scheduler, or ``None`` for a multiplier of 1 (as in the first phase of meta-training).
-      zero_init_scale: what a tensor that is all zeros at initialisation has for a scale: this times the smallest root mean
-        square of the other tensors, added in quadrature to its own. Where all are zeros it is this times ``1 / sqrt(n)``, n
-        the longest side of any of them as a vector or matrix: the smallest root mean square that they would have if each
-        had been drawn with a variance of 1 over its inputs. 0, as published, leaves it next to none, so that biases, and
-        output layers that begin at zero, need hundreds of steps to grow.
-      adam: whether Adam's direction is added to the network's: ``a = sum_k 10 w_k m_k / sqrt(v)``, bias-corrected, with
-        one more meta-parameter for each momentum. Every feature is divided by its root mean square over the tensor, so that
-        the network alone cannot take smaller steps where the gradient is mostly noise.
-      orthogonal: whether matrices have an orthogonalised momentum added (see `celo_core.directions.orthogonal`):
-        ``o = 10 (u_0 + u_1 r) sqrt(max(m, n)) orthogonalize(c_0 g + sum_k c_k m_k)``, with bias-corrected momenta and r
-        the root mean square of ``m_0 / sqrt(v)``: how sure the gradient's signs are. All of u and c are meta-parameters.
+      zero_init: what a tensor that is all zeros at initialisation has for a scale: this times the smallest root mean square of
+        the other tensors, added in quadrature to its own. Where all are zeros it is this times ``1 / sqrt(n)``, n the longest
+        side of any of them as a vector or matrix: the smallest root mean square that they would have if each had been drawn
+        with a variance of 1 over its inputs. 0, as published, leaves it next to none, so that biases, and output layers that
+        begin at zero, need hundreds of steps to grow.
     """
 
-    features: tuple[str, ...] = features_lib.CELO_FEATURES
-    hidden_sizes: tuple[int, ...] = (4, 4)
-    momentum_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
-    second_moment_decay: float = 0.999
-    factored_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
-    gradient_clip: float = 1000.0
-    step_scale: float = 1e-3
-    magnitude_scale: float = 1e-3
-    scheduler: LSTMSchedulerConfig | None = LSTMSchedulerConfig()
-    zero_init_scale: float = 0.0
-    adam: bool = False
-    orthogonal: bool = False
+    zero_init: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.zero_init_scale < math.inf:
-            raise ValueError(f"zero_init_scale must be at least 0, not {self.zero_init_scale}.")
-        if unknown := sorted(set(self.features) - set(features_lib.FEATURES)):
-            raise ValueError(f"unknown features {unknown}: choose from {', '.join(features_lib.FEATURES)}.")
-        if len(self.momentum_decays) != len(self.factored_decays):
-            raise ValueError(
-                "momentum_decays and factored_decays must have the same length: they are combined pairwise."
-            )
+        if not 0 <= self.zero_init < math.inf:
+            raise ValueError(f"zero_init must be at least 0, not {self.zero_init}.")
 
-    @property
-    def num_features(self) -> int:
-        """Number of inputs of the MLP."""
-        return features_lib.num_features(self.features, len(self.momentum_decays))
+
+@dataclasses.dataclass(frozen=True)
+class CeloConfig:
+    """All that is needed besides theta to rebuild a Celo optimizer; the defaults are the paper's.
+
+    Attributes:
+      moments: what is kept of the gradients.
+      directions: what steps are made of, each type once.
+      scale: what steps are relative to; ``None`` for nothing, steps are absolute then.
+      step_scale: factor on every step.
+      scheduler: the scheduler, or ``None`` for a multiplier of 1 (as in the first phase of meta-training).
+
+    Raises:
+      ValueError: no direction, or two of a type.
+    """
+
+    moments: Moments = Moments()
+    directions: tuple[Direction, ...] = (MLP(),)
+    scale: ParameterScale | None = ParameterScale()
+    step_scale: float = 1e-3
+    scheduler: SchedulerConfig | None = SchedulerConfig()
+
+    def __post_init__(self) -> None:
+        kinds = [one.type for one in self.directions]
+        if not kinds or len(set(kinds)) < len(kinds):
+            raise ValueError(f"there must be directions, each type once, not {', '.join(kinds) or 'none'}.")
 
     @property
     def rule(self) -> kernels.UpdateRule:
         """The part of it that the fused update needs."""
-        names = [field.name for field in dataclasses.fields(kernels.UpdateRule)]
-        return kernels.UpdateRule(**{name: getattr(self, name) for name in names})
+        split = lambda is_elementwise: tuple(d for d in self.directions if d.is_elementwise == is_elementwise)
+        return kernels.UpdateRule(self.moments, split(True), split(False), self.scale is not None, self.step_scale)  # type: ignore[arg-type]
+
+
+ORTHOGONAL = CeloConfig(
+    directions=(MLP(), Adam(), Orthogonal()),
+    scale=ParameterScale(zero_init=1.0),
+    scheduler=SchedulerConfig(inputs=(), network=None, prior=Cosine(peak=1.0, exponent=0.7, shortest=500.0)),
+)
+"""The network's direction, Adam's and an orthogonalised momentum, under a cosine decay: the config of "celo" in celo-zoo."""
+
+CONFIGS: Mapping[str, CeloConfig] = MappingProxyType({"the paper's": CeloConfig(), "ORTHOGONAL": ORTHOGONAL})
+"""Those that `celo` tells by theta."""
 
 
 class ScaleByCeloState(NamedTuple):
@@ -109,8 +109,10 @@ class ScaleByCeloState(NamedTuple):
         parameters, accumulator_dtype.
       scheduler: state of the scheduler, or ``None`` without one.
       scale_floor: what is added in quadrature to each tensor's root mean square, float32 (number of tensors,), in the tree's
-        order, each of a stack counted, from the parameters that ``init`` got; ``None`` where the config's
-        ``zero_init_scale`` is 0, or there are no tensors.
+        order, each of a stack counted, from the parameters that ``init`` got; ``None`` where the scale's ``zero_init`` is 0,
+        or there are no tensors.
+      directions: for each direction per tensor its state, a tree like the parameters with ``None`` or a tree of arrays like the
+        parameter in the place of each.
     """
 
     count: Any
@@ -119,100 +121,41 @@ class ScaleByCeloState(NamedTuple):
     factored: Any
     scheduler: Any
     scale_floor: Any = None
+    directions: Any = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Celo:
     """The `celo_core.protocols.LearnedOptimizer` of Celo.
 
-    theta: ``{"update_rule": {"hidden_0", "hidden_1", "output"}, "scheduler": ...}``, without ``"scheduler"`` where the
-    config has none, and with ``"adam"`` and ``"orthogonal"`` in the update rule where the config says so.
+    theta: ``{"update_rule": {"mlp": ..., ...}, "scheduler": ...}``: of each direction by its type, and of the scheduler where
+    it has meta-parameters.
     """
 
     config: CeloConfig = CeloConfig()
     name = "celo"
     config_class = CeloConfig
 
+    @property
+    def reads_task_embedding(self) -> bool:
+        """Whether ``build`` is to be given a task embedding."""
+        return self.config.scheduler is not None and self.config.scheduler.reads_task_embedding
+
     def init(self, key: Array) -> dict[str, Any]:
         """Random meta-parameters, float32."""
         key_rule, key_scheduler = jax.random.split(key)
-        variables = _mlp(self.config).init(key_rule, jnp.zeros((self.config.num_features,)))
-        theta: dict[str, Any] = {"update_rule": dict(variables["params"])}
-        if self.config.adam:
-            # Adam, with steps of some 3 % of the parameters, which the network's are small beside at first.
-            first = [[3.0], *[[0.0]] * (len(self.config.momentum_decays) - 1)]
-            theta["update_rule"]["adam"] = {"kernel": jnp.array(first, jnp.float32)}
-        if self.config.orthogonal:
-            # Nesterov's momentum of the first decay, and steps of 1 to 3 % of the parameters.
-            momentum = [0.1, 0.9, *[0.0] * (len(self.config.momentum_decays) - 1)]
-            theta["update_rule"]["orthogonal"] = {
-                "momentum": jnp.array(momentum, jnp.float32),
-                "length": jnp.array([1.0, 2.0], jnp.float32),
-            }
-        if self.config.scheduler is not None:
-            theta["scheduler"] = LSTMScheduler(self.config.scheduler).init(key_scheduler)
+        # The first direction has the key itself: whatever is added after it, it begins alike.
+        keys = [key_rule, *(jax.random.fold_in(key_rule, n) for n in range(1, len(self.config.directions)))]
+        rule = {d.type: d.init(k, self.config.moments) for d, k in zip(self.config.directions, keys, strict=True)}
+        theta: dict[str, Any] = {"update_rule": rule}
+        if self.config.scheduler is not None and (scheduler := Scheduler(self.config.scheduler).init(key_scheduler)):
+            theta["scheduler"] = scheduler
         return theta
 
-    def build(
-        self,
-        theta: Any,
-        num_steps: Any,
-        *,
-        weight_decay: Any = 0.0,
-        mask: Any = None,
-        step_multiplier: Any = 1.0,
-        accumulator_dtype: Any = "float32",
-        task_embedding: Any = None,
-        num_stacked_axes: Any = None,
-        implementation: str = "auto",
-    ) -> optax.GradientTransformationExtraArgs:
-        """The whole optimizer; see `celo`."""
-        return celo(
-            theta,
-            num_steps,
-            config=self.config,
-            weight_decay=weight_decay,
-            mask=mask,
-            step_multiplier=step_multiplier,
-            accumulator_dtype=accumulator_dtype,
-            task_embedding=task_embedding,
-            num_stacked_axes=num_stacked_axes,
-            implementation=implementation,
-        )
-
-
-def _mlp(config: CeloConfig) -> PerParameterMLP:
-    return PerParameterMLP(hidden_sizes=config.hidden_sizes, num_outputs=2)
-
-
-DIRECTION_SCALE = 10.0
-"""Factor on the weights of the directions beside the network's, so that a perturbation that suits the network's suits them."""
-
-
-def _correction(decay: float, count: Array) -> Array:
-    """What a running mean that began at 0 is to be divided by, after ``count`` steps and one more."""
-    steps = count.astype(jnp.float32) + 1.0
-    return -jnp.expm1(steps * math.log(decay)) if decay > 0 else jnp.ones_like(steps)
-
-
-def _weights(config: CeloConfig, weights: Any, count: Array) -> Any:
-    """What the fused update needs of the meta-parameters; Adam's directions with their factor and the bias corrections."""
-    weights = {name: part for name, part in weights.items() if name != "orthogonal"}
-    if not config.adam:
-        return weights
-    root = jnp.sqrt(_correction(config.second_moment_decay, count))
-    factors = jnp.stack([DIRECTION_SCALE * root / _correction(decay, count) for decay in config.momentum_decays])
-    return {**weights, "adam": {"kernel": weights["adam"]["kernel"] * factors[:, None]}}
-
-
-def _addition(config: CeloConfig, weights: Any, multiplier: Array | None, count: Array) -> orthogonal.Addition:
-    """What is added to steps along orthogonalised momenta; see `CeloConfig.orthogonal`."""
-    corrections = [_correction(decay, count) for decay in config.momentum_decays]
-    return orthogonal.Addition(
-        shares=weights["momentum"] / jnp.stack([jnp.ones_like(corrections[0]), *corrections]),
-        root=jnp.sqrt(_correction(config.second_moment_decay, count)) / corrections[0],
-        length=DIRECTION_SCALE * config.step_scale * (1.0 if multiplier is None else multiplier) * weights["length"],
-    )
+    @property
+    def build(self) -> Callable[..., optax.GradientTransformationExtraArgs]:
+        """`celo` with this config."""
+        return functools.partial(celo, config=self.config)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -221,7 +164,7 @@ def _scale_floor(params: Any, stacks: tuple[tuple[int, ...] | None, ...], factor
     scales, sides = [], [1]
     for p, stack in zip(jax.tree.leaves(params), stacks, strict=True):
         own = p.shape[len(stack or ()) :]
-        sides.append(max(orthogonal.matrix_shape(own) or (math.prod(own),)))
+        sides.append(max(matrix_shape(own) or (math.prod(own),)))
         # Of no elements the mean would be NaN.
         axes, count = tuple(range(len(stack or ()), p.ndim)), max(math.prod(own), 1)
         sums = jnp.sum(jnp.square(interface.finite_parameter(p)), axis=axes)
@@ -244,11 +187,16 @@ def _theta_shapes(config: CeloConfig) -> Any:
     return jax.eval_shape(Celo(config).init, jax.random.key(0))
 
 
+def config_of(theta: Any) -> CeloConfig:
+    """The one of `CONFIGS` whose theta has these names and shapes; ValueError if there is none."""
+    return _common.config_that_fits(CONFIGS, theta, _theta_shapes, "celo")
+
+
 def scale_by_celo(
     theta: Any,
     num_steps: Any,
     *,
-    config: CeloConfig = CeloConfig(),
+    config: CeloConfig | None = None,
     accumulator_dtype: Any = "float32",
     task_embedding: Any = None,
     num_stacked_axes: Any = None,
@@ -268,7 +216,7 @@ def scale_by_celo(
         differentiated.
       num_steps: planned number of updates, at least 1; may be traced. Inside `optax.MultiSteps` that is the number of
         updates, not of gradients.
-      config: the architecture's configuration.
+      config: the architecture's configuration: what theta came with. ``None`` for the one of `CONFIGS` that theta fits.
       accumulator_dtype: dtype in which moments are kept; arithmetic is in float32. bfloat16 halves the state and is rounded
         to stochastically (see `celo_core.accumulators.store`); float16 underflows.
       task_embedding: what `celo_core.task_embedding` returned, for a config whose scheduler reads it; others ignore it.
@@ -284,63 +232,82 @@ def scale_by_celo(
       are all 0) ``value`` may be left out, and is ignored.
 
     Raises:
-      ValueError: theta does not fit the config, num_steps is less than 1, a task embedding is missing or misshapen, or an
-        implementation is unknown.
+      ValueError: theta does not fit the config, or none of `CONFIGS`; num_steps is less than 1, a task embedding is missing or
+        misshapen, or an implementation is unknown.
     """
+    config = config_of(theta) if config is None else config
     arrays = checks.check_theta(theta, _theta_shapes(config), "celo")
-    scheduler = None if config.scheduler is None else LSTMScheduler(config.scheduler)
-    reads_loss = scheduler is not None and scheduler.reads_loss(theta["scheduler"])
-    theta = arrays  # inside a trace they are traced, and whether the loss is read could not be told of them
     checks.check_choice("implementation", implementation, kernels.IMPLEMENTATIONS)
-    checks.check_num_steps(num_steps)
-    embedding = check_task_embedding(task_embedding, config.scheduler is not None and config.scheduler.task_embedding)
+    scheduling = _scheduling(config, theta, arrays, num_steps, task_embedding)
+    rule, weights = config.rule, arrays["update_rule"]
 
     def init(params: Any, stacks: Sequence[tuple[int, ...] | None]) -> ScaleByCeloState:
+        zeros = lambda: _common.zeros_like(params, accumulator_dtype)
+        factor = 0.0 if config.scale is None else config.scale.zero_init
         return ScaleByCeloState(
             count=jnp.zeros((), jnp.int32),
-            momentum=tuple(_common.zeros_like(params, accumulator_dtype) for _ in config.momentum_decays),
-            second_moment=_common.zeros_like(params, accumulator_dtype),
-            factored=accumulators.init_factored_trees(params, len(config.factored_decays), accumulator_dtype, stacks),
-            scheduler=None if scheduler is None else scheduler.init_state(theta["scheduler"]),
-            scale_floor=_scale_floor(params, tuple(stacks), config.zero_init_scale) if config.zero_init_scale else None,
+            momentum=tuple(zeros() for _ in config.moments.momentum_decays),
+            second_moment=zeros(),
+            factored=accumulators.init_factored_trees(
+                params, len(config.moments.factored_decays), accumulator_dtype, stacks
+            ),
+            scheduler=scheduling.init(),
+            scale_floor=_scale_floor(params, tuple(stacks), factor) if factor else None,
+            directions=tuple(_init_states(one, params, stacks, accumulator_dtype) for one in rule.per_tensor),
         )
 
     def update(
         updates: Any, state: ScaleByCeloState, params: Any, value: Any, layout: _common.Layout
     ) -> tuple[Any, ScaleByCeloState]:
-        if scheduler is None:
-            multiplier, scheduler_state = None, None
-        else:
-            multiplier, scheduler_state = scheduler.step(
-                theta["scheduler"], state.scheduler, state.count, value, num_steps, embedding
-            )
-        old = kernels.Accumulators(state.momentum, state.second_moment, *state.factored)
-        finish, extra = None, None
-        if config.orthogonal:
-            finish = orthogonal.FINISH
-            extra = _addition(config, theta["update_rule"]["orthogonal"], multiplier, state.count)
-        steps, new = kernels.update_tree(
-            config.rule,
-            _weights(config, theta["update_rule"], state.count),
+        seen = lambda: _common.observed(updates, params, state.momentum[0], config.moments.gradient_clip)
+        controls, scheduler_state = scheduling.step(state.scheduler, state.count, value, seen)
+        multiplier, own = _split(controls, state.scale_floor)
+        prepared = lambda parts: tuple(d.prepare(weights[d.type], config.moments, state.count) for d in parts)
+        steps, new, states = kernels.update_tree(
+            rule,
+            kernels.Weights(prepared(rule.elementwise), prepared(rule.per_tensor)),
             multiplier,
             updates,
             params,
-            old,
+            kernels.Accumulators(state.momentum, state.second_moment, *state.factored),
             state.count,
             implementation,
-            state.scale_floor,
-            layout.stacks,
-            layout.shardings,
-            finish,
-            extra,
+            states=state.directions,
+            own=own,
+            stacks=layout.stacks,
+            shardings=layout.shardings,
         )
         count = optax.safe_increment(state.count)
         factored = accumulators.FactoredMoment(new.rows, new.columns)
-        return steps, ScaleByCeloState(
-            count, new.momenta, new.second_moment, factored, scheduler_state, state.scale_floor
-        )
+        kept = (scheduler_state, state.scale_floor, states)
+        return steps, ScaleByCeloState(count, new.momenta, new.second_moment, factored, *kept)
 
+    reads_loss = scheduling.reads_loss
     return _common.direction("celo", init, update, reads_loss=reads_loss, num_stacked_axes=num_stacked_axes)
+
+
+def _scheduling(config: CeloConfig, theta: Any, arrays: Any, num_steps: Any, task_embedding: Any) -> _common.Scheduling:
+    part = lambda tree: tree.get("scheduler", {})
+    return _common.Scheduling(config.scheduler, part(theta), part(arrays), num_steps, task_embedding)
+
+
+def _split(controls: Any, scale_floor: Array | None) -> tuple[Array | None, dict[str, Any]]:
+    """The multiplier of all tensors, if there is one, and what each has of its own."""
+    own: dict[str, Any] = {} if scale_floor is None else {"scale_floor": scale_floor}
+    if controls is None:
+        return None, own
+    own |= controls.directions
+    if jnp.ndim(controls.multiplier) == 0:
+        return controls.multiplier, own
+    return None, own | {"multiplier": controls.multiplier}
+
+
+def _init_states(one: Any, params: Any, stacks: Sequence[tuple[int, ...] | None], dtype: Any) -> Any:
+    """State of a direction per tensor: a tree like the parameters, ``None`` where it does not apply."""
+    leaves, treedef = jax.tree.flatten(params)
+    applies = lambda p, stack: one.applies(p.shape[len(stack or ()) :])
+    made = [one.init_state(p, dtype) if applies(p, s) else None for p, s in zip(leaves, stacks, strict=True)]
+    return jax.tree.unflatten(treedef, made)
 
 
 def celo(
@@ -350,7 +317,7 @@ def celo(
     weight_decay: Any = 0.0,
     mask: Any | Callable[[Any], Any] | None = None,
     step_multiplier: Any = 1.0,
-    config: CeloConfig = CeloConfig(),
+    config: CeloConfig | None = None,
     accumulator_dtype: Any = "float32",
     task_embedding: Any = None,
     num_stacked_axes: Any = None,
@@ -367,12 +334,13 @@ def celo(
       num_steps: planned number of updates, at least 1; may be traced. Inside `optax.MultiSteps` that is the number of
         updates, not of gradients.
       weight_decay: fraction of each parameter that is subtracted per step (what AdamW calls learning rate times weight
-        decay) at the height of the schedule; it falls with the decay that the scheduler's config has, and ends with it.
+        decay) at the height of the schedule; it follows the decay of the scheduler's prior, and ends with it.
       mask: which leaves decay: a tree of booleans or a function of the parameters, as in `optax.adamw`.
       step_multiplier: what each step, weight decay included, is multiplied by: a number, or a function of the steps taken, such
         as Optax's schedules. 1 is what was learned; smaller numbers are for trainings that go unstable and for networks
         that are trained already.
-      config: the architecture's configuration: what theta came with.
+      config: the architecture's configuration: what theta came with. ``None`` for the one of `CONFIGS` that theta fits, which
+        is right for theta of celo-zoo; of theta of your own a config with other constants would not be told.
       accumulator_dtype: dtype in which moments are kept.
       task_embedding: what `celo_core.task_embedding` returned, for a config whose scheduler reads it; others ignore it.
       num_stacked_axes: see `scale_by_celo`.
@@ -387,7 +355,7 @@ def celo(
     Example:
       >>> import jax, jax.numpy as jnp, optax
       >>> from celo_core import Celo, celo
-      >>> theta = Celo().init(jax.random.key(0))  # or theta, config = celo_zoo.load("celo"), and pass config=config below
+      >>> theta = Celo().init(jax.random.key(0))  # or theta, config = celo_zoo.load("celo")
       >>> tx = celo(theta, num_steps=100)
       >>> params = {"w": jnp.ones((3, 2))}
       >>> state = tx.init(params)
@@ -395,6 +363,7 @@ def celo(
       >>> updates, state = tx.update(grads, state, params, value=loss)
       >>> params = optax.apply_updates(params, updates)
     """
+    config = config_of(theta) if config is None else config
     direction = scale_by_celo(
         theta,
         num_steps,
@@ -404,5 +373,6 @@ def celo(
         num_stacked_axes=num_stacked_axes,
         implementation=implementation,
     )
-    decay = _common.decay_of(config.scheduler, num_steps)
+    part = theta.get("scheduler", {})
+    decay = _common.Scheduling(config.scheduler, part, part, num_steps, task_embedding).decay
     return _common.descend(direction, decay, weight_decay=weight_decay, mask=mask, step_multiplier=step_multiplier)

@@ -12,7 +12,8 @@ Reference: Celo, arXiv 2501.12670, section 5 (ablation of the update rule).
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -22,15 +23,14 @@ import optax
 from celo_core import accumulators, checks, kernels
 from celo_core.architectures import _common
 from celo_core.kernels import interface
-from celo_core.schedulers import LSTMScheduler, LSTMSchedulerConfig
-from celo_core.schedulers.embedding import check_task_embedding
+from celo_core.schedulers import Cosine, Horizon, Linear, Loss, Scheduler, SchedulerConfig, Time
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class CeloAdamConfig:
-    """All that is needed, beside theta, to rebuild a Celo-Adam optimizer.
+    """All that is needed besides theta to rebuild a Celo-Adam optimizer.
 
     Attributes:
       b1: decay of the first moment.
@@ -48,7 +48,7 @@ class CeloAdamConfig:
     eps_root: float = 1e-10
     gradient_clip: float = 1000.0
     step_scale: float = 1e-3
-    scheduler: LSTMSchedulerConfig = LSTMSchedulerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
 
 
 class ScaleByCeloAdamState(NamedTuple):
@@ -75,36 +75,28 @@ class CeloAdam:
     name = "celo_adam"
     config_class = CeloAdamConfig
 
+    @property
+    def reads_task_embedding(self) -> bool:
+        """Whether ``build`` is to be given a task embedding."""
+        return self.config.scheduler.reads_task_embedding
+
     def init(self, key: Array) -> dict[str, Any]:
         """Random meta-parameters, float32."""
-        return {"scheduler": LSTMScheduler(self.config.scheduler).init(key)}
+        return {"scheduler": Scheduler(self.config.scheduler).init(key)}
 
-    def build(
-        self,
-        theta: Any,
-        num_steps: Any,
-        *,
-        weight_decay: Any = 0.0,
-        mask: Any = None,
-        step_multiplier: Any = 1.0,
-        accumulator_dtype: Any = "float32",
-        task_embedding: Any = None,
-        num_stacked_axes: Any = None,
-        implementation: str = "auto",
-    ) -> optax.GradientTransformationExtraArgs:
-        """The whole optimizer; see `celo_adam`."""
-        return celo_adam(
-            theta,
-            num_steps,
-            config=self.config,
-            weight_decay=weight_decay,
-            mask=mask,
-            step_multiplier=step_multiplier,
-            accumulator_dtype=accumulator_dtype,
-            task_embedding=task_embedding,
-            num_stacked_axes=num_stacked_axes,
-            implementation=implementation,
-        )
+    @property
+    def build(self) -> Callable[..., optax.GradientTransformationExtraArgs]:
+        """`celo_adam` with this config."""
+        return functools.partial(celo_adam, config=self.config)
+
+
+LINEAR = CeloAdamConfig(
+    scheduler=SchedulerConfig(inputs=(Time(), Loss(), Horizon()), network=Linear(), prior=Cosine(peak=0.1))
+)
+"""A linear scheduler under a cosine decay, which reads the length of training too: the config of "celo_adam" in celo-zoo."""
+
+CONFIGS: Mapping[str, CeloAdamConfig] = MappingProxyType({"the paper's": CeloAdamConfig(), "LINEAR": LINEAR})
+"""Those that `celo_adam` tells by theta."""
 
 
 @functools.cache
@@ -112,11 +104,16 @@ def _theta_shapes(config: CeloAdamConfig) -> Any:
     return jax.eval_shape(CeloAdam(config).init, jax.random.key(0))
 
 
+def config_of(theta: Any) -> CeloAdamConfig:
+    """The one of `CONFIGS` whose theta has these names and shapes; ValueError if there is none."""
+    return _common.config_that_fits(CONFIGS, theta, _theta_shapes, "celo_adam")
+
+
 def scale_by_celo_adam(
     theta: Any,
     num_steps: Any,
     *,
-    config: CeloAdamConfig = CeloAdamConfig(),
+    config: CeloAdamConfig | None = None,
     accumulator_dtype: Any = "float32",
     task_embedding: Any = None,
     num_stacked_axes: Any = None,
@@ -127,13 +124,11 @@ def scale_by_celo_adam(
     Arguments, treatment of non-finite numbers and errors are those of `celo_core.scale_by_celo`. Steps are elementwise, so that
     ``num_stacked_axes`` changes nothing, and there is one ``implementation``.
     """
+    config = config_of(theta) if config is None else config
     arrays = checks.check_theta(theta, _theta_shapes(config), "celo_adam")
-    scheduler = LSTMScheduler(config.scheduler)
-    reads_loss = scheduler.reads_loss(theta["scheduler"])
-    theta = arrays  # inside a trace they are traced, and whether the loss is read could not be told of them
     checks.check_choice("implementation", implementation, kernels.IMPLEMENTATIONS)
-    checks.check_num_steps(num_steps)
-    embedding = check_task_embedding(task_embedding, config.scheduler.task_embedding)
+    parts = (theta["scheduler"], arrays["scheduler"])
+    scheduling = _common.Scheduling(config.scheduler, *parts, num_steps, task_embedding)
 
     def init(params: Any, stacks: Any) -> ScaleByCeloAdamState:
         del stacks
@@ -141,16 +136,15 @@ def scale_by_celo_adam(
             count=jnp.zeros((), jnp.int32),
             momentum=_common.zeros_like(params, accumulator_dtype),
             second_moment=_common.zeros_like(params, accumulator_dtype),
-            scheduler=scheduler.init_state(theta["scheduler"]),
+            scheduler=scheduling.init(),
         )
 
     def update(
         updates: Any, state: ScaleByCeloAdamState, params: Any, value: Any, layout: Any
     ) -> tuple[Any, ScaleByCeloAdamState]:
         del layout
-        multiplier, scheduler_state = scheduler.step(
-            theta["scheduler"], state.scheduler, state.count, value, num_steps, embedding
-        )
+        seen = lambda: _common.observed(updates, params, state.momentum, config.gradient_clip)
+        controls, scheduler_state = scheduling.step(state.scheduler, state.count, value, seen)
         count = optax.safe_increment(state.count)
         k = count.astype(jnp.float32)
         # 1 - b^k without the cancellation at small k.
@@ -165,7 +159,7 @@ def scale_by_celo_adam(
             new_m = accumulators.decay_average(m, gradient, config.b1)
             new_v = accumulators.decay_average(v, jnp.square(gradient), config.b2)
             direction = (new_m / correction1) / (config.eps + jnp.sqrt(new_v / correction2 + config.eps_root))
-            step = multiplier * config.step_scale * direction
+            step = controls.multiplier * config.step_scale * direction
             first, second = (kernels.step_seed(state.count, next(numbers)) for _ in range(2))
             kept = accumulators.store(new_m, m.dtype, first), accumulators.store(new_v, v.dtype, second)
             return interface.cast_finite(step, g.dtype), kept[:1], kept[1:]
@@ -175,6 +169,7 @@ def scale_by_celo_adam(
         )
         return steps, ScaleByCeloAdamState(count, momentum, second_moment, scheduler_state)
 
+    reads_loss = scheduling.reads_loss
     return _common.direction("celo_adam", init, update, reads_loss=reads_loss, num_stacked_axes=num_stacked_axes)
 
 
@@ -185,13 +180,14 @@ def celo_adam(
     weight_decay: Any = 0.0,
     mask: Any | Callable[[Any], Any] | None = None,
     step_multiplier: Any = 1.0,
-    config: CeloAdamConfig = CeloAdamConfig(),
+    config: CeloAdamConfig | None = None,
     accumulator_dtype: Any = "float32",
     task_embedding: Any = None,
     num_stacked_axes: Any = None,
     implementation: str = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     """The Celo-Adam optimizer; arguments as for `celo_core.celo`."""
+    config = config_of(theta) if config is None else config
     direction = scale_by_celo_adam(
         theta,
         num_steps,
@@ -201,5 +197,6 @@ def celo_adam(
         num_stacked_axes=num_stacked_axes,
         implementation=implementation,
     )
-    decay = _common.decay_of(config.scheduler, num_steps)
+    part = theta["scheduler"]
+    decay = _common.Scheduling(config.scheduler, part, part, num_steps, task_embedding).decay
     return _common.descend(direction, decay, weight_decay=weight_decay, mask=mask, step_multiplier=step_multiplier)

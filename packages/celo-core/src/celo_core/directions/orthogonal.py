@@ -7,6 +7,7 @@ at a time, beside statistics of rows and columns, can find that direction.
 Source: Jordan et al., "Muon", 2024 (kellerjordan.github.io/posts/muon); Bernstein and Newhouse, arXiv 2409.20325.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from celo_core import features as features_lib
-from celo_core import networks
+from celo_core.accumulators import Moments
+from celo_core.directions.base import ADAM_EPSILON, SCALE, Direction, correction
 from celo_core.kernels import interface, reductions
-from celo_core.kernels.interface import Accumulators, Batch, UpdateRule
+from celo_core.kernels.interface import Accumulators, Batch
 
 Array = jax.Array
 
@@ -29,7 +31,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of X, X X^T X and (X X^T)^2 X: Muon's, which lift small singular values fast and leave all between 0.7 and 1.2."""
 
 WIDE = 2
-"""From this ratio of its sides on, a matrix is orthogonalised by way of its Gram matrix."""
+"""From this ratio of its sides on, a matrix is orthogonalised via its Gram matrix."""
 
 STACKED = 131_072
 """Of stacked matrices, those of more elements are orthogonalised one by one."""
@@ -130,15 +132,18 @@ def direction(tensors: Array) -> Array | None:
     return (math.sqrt(max(shape)) * _one_by_one(tensors.reshape(-1, *shape))).reshape(tensors.shape)
 
 
-class Addition(NamedTuple):
-    """What is added to the steps of matrices; see `celo_core.CeloConfig.orthogonal`.
+def momentum_over_deviation(values: features_lib.Values) -> Array:
+    """``m_0^2 / (v + epsilon)``, elementwise: large where gradients have kept their sign."""
+    return jnp.square(values.momenta[0]) / (values.second_moment + ADAM_EPSILON)
+
+
+class Prepared(NamedTuple):
+    """Meta-parameters in a step, with their factor and bias corrections.
 
     Attributes:
       shares: float32 (1 + momenta,), of the gradient and of each momentum in what is orthogonalised.
-      root: float32 (), on the root mean square of the first momentum over the root of the second moment: their bias
-        corrections.
-      length: float32 (2,), constant part of the length and that which is proportional to this root mean square, of a tensor
-        whose own is 1.
+      root: float32 (), on the root mean square of the first momentum over the root of the second moment.
+      length: float32 (2,), constant part of the length and that which is proportional to this root mean square.
     """
 
     shares: Array
@@ -146,40 +151,54 @@ class Addition(NamedTuple):
     length: Array
 
 
-def add_direction(
-    rule: UpdateRule, addition: Addition, batch: Batch, step: Array, new: Accumulators, means: tuple[Array, Array]
-) -> Array:
-    """A batch's step with that along the orthogonalised momentum added.
+@dataclasses.dataclass(frozen=True)
+class Orthogonal(Direction, type="orthogonal"):
+    """The orthogonalised momentum of matrices, with learned shares of the momenta and a learned length.
 
-    Args:
-      rule: the update rule.
-      addition: what is added.
-      batch: gradients and parameters, of matrices.
-      step: (*batch, *s), in its dtype.
-      new: the new moments.
-      means: as of `celo_core.kernels.interface.Finish`, of `momentum_over_deviation`.
+    ``o = 10 (u_0 + u_1 r) sqrt(max(m, n)) orthogonalize(c_0 g + sum_k c_k m_k)``, with bias-corrected momenta and r the root
+    mean square of ``m_0 / sqrt(v)``: how sure the gradient's signs are. theta: ``{"momentum": c, "length": u}``.
     """
-    wide = lambda x: x.astype(jnp.float32)
-    gradient = interface.finite_gradient(batch.gradient, rule.gradient_clip)
-    parts = [gradient, *(wide(m) for m in new.momenta)]
-    blend = sum(addition.shares[k] * part for k, part in enumerate(parts))
-    found = direction(blend if batch.stacked else blend[None])
-    assert found is not None
-    parameter_square, ratio_square = means
-    sureness = addition.root * jnp.sqrt(ratio_square + 1e-12)
-    length = features_lib.parameter_scale(parameter_square) * (addition.length[0] + addition.length[1] * sureness)
-    return interface.cast_finite(
-        wide(step) + networks.expand(length, step.ndim) * found.reshape(step.shape), step.dtype
-    )
 
+    is_elementwise = False
 
-def momentum_over_deviation(values: features_lib.Values) -> Array:
-    """``m_0^2 / (v + epsilon)``, elementwise: large where gradients have kept their sign."""
-    return jnp.square(values.momenta[0]) / (values.second_moment + interface.ADAM_EPSILON)
+    def init(self, key: Array, moments: Moments) -> dict[str, Any]:
+        """Nesterov's momentum of the first decay, and steps of 1 to 3 % of the parameters."""
+        del key
+        momentum = [0.1, 0.9, *[0.0] * (len(moments.momentum_decays) - 1)]
+        return {"momentum": jnp.array(momentum, jnp.float32), "length": jnp.array([1.0, 2.0], jnp.float32)}
 
+    def prepare(self, weights: dict[str, Any], moments: Moments, count: Array) -> Prepared:
+        """See `Prepared`."""
+        corrections = [correction(decay, count) for decay in moments.momentum_decays]
+        return Prepared(
+            shares=weights["momentum"] / jnp.stack([jnp.ones_like(corrections[0]), *corrections]),
+            root=jnp.sqrt(correction(moments.second_moment_decay, count)) / corrections[0],
+            length=SCALE * weights["length"],
+        )
 
-FINISH = interface.Finish(lambda shape: matrix_shape(shape) is not None, momentum_over_deviation, add_direction)
-"""What the fused update does to the steps of matrices."""
+    def init_state(self, parameter: Array, dtype: Any) -> None:
+        """It keeps none."""
+
+    def applies(self, shape: Sequence[int]) -> bool:
+        """To matrices, see `matrix_shape`."""
+        return matrix_shape(shape) is not None
+
+    def statistic(self, values: features_lib.Values) -> Array:
+        """See `celo_core.kernels.interface.PerTensor`."""
+        return momentum_over_deviation(values)
+
+    def step(
+        self, moments: Moments, weights: Prepared, batch: Batch, new: Accumulators, mean: Array, state: Any
+    ) -> tuple[Array, Any]:
+        """See `celo_core.kernels.interface.PerTensor`."""
+        gradient = interface.finite_gradient(batch.gradient, moments.gradient_clip)
+        parts = [gradient, *(m.astype(jnp.float32) for m in new.momenta)]
+        blend: Any = sum(weights.shares[k] * part for k, part in enumerate(parts))
+        found = direction(blend if batch.stacked else blend[None])
+        assert found is not None
+        sureness = weights.root * jnp.sqrt(mean + 1e-12)
+        length = weights.length[0] + weights.length[1] * sureness
+        return interface.expand(length, batch.gradient.ndim) * found.reshape(batch.gradient.shape), state
 
 
 def _one_by_one(matrices: Array) -> Array:

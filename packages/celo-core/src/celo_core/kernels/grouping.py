@@ -76,7 +76,7 @@ def _key(index: int, leaf: Leaf) -> Any:
     """Leaves with equal keys can share a batch."""
     if leaf.size > STACKED or not may_stack(leaf):
         return index
-    dtypes = tuple(x.dtype for x in jax.tree.leaves((leaf.gradient, leaf.parameter, leaf.accumulators)))
+    dtypes = tuple(x.dtype for x in jax.tree.leaves((leaf.gradient, leaf.parameter, leaf.accumulators, leaf.states)))
     if len(leaf.shape) < 2 and leaf.size <= PACKED and reductions.on_one_cpu():
         # Lengths within a factor of four, so that no more than three quarters of a batch are padding.
         return ("packed", int(np.log2(max(leaf.size, 1))) // 2, dtypes)
@@ -93,11 +93,11 @@ def gather(leaves: Sequence[Leaf]) -> Batch:
 
     Scalars count as vectors of length one, and shorter vectors are padded with zeros.
     """
-    arrays = [(leaf.gradient, leaf.parameter, leaf.accumulators) for leaf in leaves]
+    arrays = [(leaf.gradient, leaf.parameter, leaf.accumulators, leaf.states) for leaf in leaves]
     if not is_stacked(leaves):
         alone = lambda x: x.reshape(x.shape or (1,))
-        gradient, parameter, accumulators = jax.tree.map(alone, arrays[0])
-        return Batch(gradient, parameter, accumulators, None, 0, leaves[0].scale_floor)
+        gradient, parameter, accumulators, states = jax.tree.map(alone, arrays[0])
+        return Batch(gradient, parameter, accumulators, None, 0, states, dict(leaves[0].own))
     length = max(leaf.size for leaf in leaves)
 
     def tensors(leaf: Leaf, x: Array) -> Array:
@@ -111,27 +111,28 @@ def gather(leaves: Sequence[Leaf]) -> Batch:
         parts = [tensors(leaf, x) for leaf, x in zip(leaves, arrays, strict=True)]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
-    gradient, parameter, accumulators = jax.tree.map(together, *arrays)
-    floor = None
-    floors = [jnp.reshape(leaf.scale_floor, (leaf.count,)) for leaf in leaves if leaf.scale_floor is not None]
-    if floors:
-        floor = jnp.concatenate(floors)
+    gradient, parameter, accumulators, states = jax.tree.map(together, *arrays)
+
+    def by_tensor(leaf: Leaf) -> Any:
+        """What its tensors have of their own, along one axis."""
+        return jax.tree.map(lambda x: x.reshape(leaf.count, *x.shape[len(leaf.stack or ()) :]), dict(leaf.own))
+
+    own = jax.tree.map(lambda *parts: jnp.concatenate(parts), *map(by_tensor, leaves))
     mask = None
     if len({leaf.size for leaf in leaves}) > 1:
         sizes = np.repeat([leaf.size for leaf in leaves], [leaf.count for leaf in leaves])
         mask = jnp.asarray(np.arange(gradient.shape[-1]) < sizes[:, None], jnp.float32)
-    return Batch(gradient, parameter, accumulators, mask, 1, floor)
+    return Batch(gradient, parameter, accumulators, mask, 1, states, own)
 
 
 def scatter(
-    leaves: Sequence[Leaf], step: Array, accumulators: Accumulators, places: Sequence[Array] | None = None
-) -> list[tuple[Array, Accumulators]]:
-    """Step and new moments of each leaf of a batch, in the leaves' own shapes: the inverse of `gather`.
+    leaves: Sequence[Leaf], results: tuple[Array, Accumulators, tuple[Any, ...]], places: Sequence[Array] | None = None
+) -> list[tuple[Array, Accumulators, tuple[Any, ...]]]:
+    """Step, new moments and states of each leaf of a batch, in the leaves' own shapes: the inverse of `gather`.
 
     Args:
       leaves: of the batch.
-      step: of the batch.
-      accumulators: of the batch.
+      results: step, new moments and states of the batch.
       places: what `celo_core.kernels.reductions.indices` returns, for at least as many tensors, or ``None``.
     """
     counts = [leaf.count for leaf in leaves]
@@ -151,8 +152,8 @@ def scatter(
     return [
         jax.tree.map(
             lambda like, x, leaf=leaf, first=first: one(leaf, first, like, x),
-            (leaf.gradient, leaf.accumulators),
-            (step, accumulators),
+            (leaf.gradient, leaf.accumulators, leaf.states),
+            tuple(results),
         )
         for leaf, first in zip(leaves, firsts, strict=True)
     ]

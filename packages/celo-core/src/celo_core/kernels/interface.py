@@ -1,23 +1,22 @@
 """What an implementation of the fused update takes and returns; `celo_core.kernels.xla` and ``pallas`` share it.
 
-A batch is one tensor as it is, or some tensors of one shape stacked along a first axis. The interface is that of
-per-parameter MLP optimizers in general: weights may differ from tensor to tensor (VeLO, arXiv 2211.09760, mixes a bank of
-networks for each), and since statistics are taken per element of the batch, an optimizer that normalises over the last two
-axes alone (Celo2, arXiv 2602.19142) makes the leading axes of a tensor part of the batch.
+A batch is one tensor as it is, or some tensors of one shape stacked along a first axis. What is done to it is an `UpdateRule`:
+moments, and directions whose steps add up. Weights of a direction may differ from tensor to tensor (VeLO, arXiv 2211.09760,
+mixes a bank of networks for each), and since statistics are taken per element of the batch, an optimizer that normalises over
+the last two axes alone (Celo2, arXiv 2602.19142) makes the leading axes of a tensor part of the batch.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from celo_core import features as features_lib
-from celo_core import networks
-from celo_core.accumulators import factored_axes
+from celo_core.accumulators import Moments, factored_axes
 from celo_core.features import Kind
 
 Array = jax.Array
@@ -28,32 +27,31 @@ LARGEST_EXPONENT = 80.0
 LARGEST_PARAMETER = 1e15
 """Bound on a parameter as the rule sees it: its square, summed over a tensor, is finite in float32."""
 
-ADAM_EPSILON = 1e-16
-"""Added to the second moment under Adam's root; the square of its usual epsilon."""
-
 FULL_SIZE = (Kind.POINTWISE, Kind.FACTORED)
 ALL_KINDS = tuple(Kind)
 
 
 @dataclasses.dataclass(frozen=True)
 class UpdateRule:
-    """The static part of a per-parameter MLP update rule; see `celo_core.CeloConfig` for the attributes."""
+    """The static part of an update: ``scale * (sum of elementwise directions + sum of those per tensor)``.
 
-    features: tuple[str, ...]
-    momentum_decays: tuple[float, ...]
-    second_moment_decay: float
-    factored_decays: tuple[float, ...]
-    gradient_clip: float
-    step_scale: float
-    magnitude_scale: float
+    Attributes:
+      moments: what is kept.
+      elementwise: directions that are computed for each parameter on its own, from features and statistics of its tensor.
+      per_tensor: directions of whole tensors, computed after the others.
+      relative: whether steps are relative to each tensor's root mean square.
+      step_scale: factor on every step.
+    """
 
-    def indices(self, kinds: Sequence[Kind]) -> list[int]:
-        """Places of the features of some kinds."""
-        return features_lib.indices(self.features, len(self.momentum_decays), kinds)
+    moments: Moments
+    elementwise: tuple["Elementwise", ...]
+    per_tensor: tuple["PerTensor", ...] = ()
+    relative: bool = True
+    step_scale: float = 1e-3
 
-    def make(self, values: features_lib.Values, kinds: Sequence[Kind]) -> list[Array]:
-        """The features of some kinds."""
-        return features_lib.make(self.features, values, kinds)
+    def applying(self, shape: Sequence[int]) -> list[int]:
+        """Places of the directions per tensor that apply to tensors of a shape."""
+        return [place for place, one in enumerate(self.per_tensor) if one.applies(shape)]
 
 
 class Accumulators(NamedTuple):
@@ -80,7 +78,8 @@ class Leaf:
       gradient: (*stack, *s).
       parameter: (*stack, *s).
       accumulators: moments as of `Accumulators`, (*stack, ...) each.
-      scale_floor: ``None``, or float32 (*stack,), as in `Batch`.
+      states: of the directions per tensor, as in `Batch`, (*stack, ...) each.
+      own: as in `Batch`, (*stack, ...) each.
       stack: lengths of the leading axes that are a stack, or ``None`` for a single tensor.
       sharding: what leaves must have in common to be stacked, where that is known; see `celo_core.sharding`.
     """
@@ -88,7 +87,8 @@ class Leaf:
     gradient: Any
     parameter: Any
     accumulators: Accumulators
-    scale_floor: Array | None = None
+    states: tuple[Any, ...] = ()
+    own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stack: tuple[int, ...] | None = None
     sharding: Any = None
 
@@ -117,8 +117,9 @@ class Batch(NamedTuple):
       accumulators: their running moments.
       mask: ``None``, or float32 (*batch, *s): 1 where there is an element and 0 in padding. Rank 1 only.
       stacked: 1 if there is a batch axis, else 0.
-      scale_floor: ``None``, or float32 (*batch,): added in quadrature to the tensor's root mean square, to which steps
-        are relative.
+      states: of each direction per tensor a tree of arrays (*batch, *s), or ``None``.
+      own: what each tensor has of its own, float32 (*batch, ...): ``"scale_floor"``, which is added in quadrature to its root
+        mean square; ``"multiplier"``, on its steps; and by type of direction what that takes from the scheduler.
     """
 
     gradient: Array
@@ -126,7 +127,8 @@ class Batch(NamedTuple):
     accumulators: Accumulators
     mask: Array | None
     stacked: int
-    scale_floor: Array | None = None
+    states: tuple[Any, ...] = ()
+    own: Mapping[str, Any] = {}
 
     @property
     def axes(self) -> tuple[int, int] | None:
@@ -170,7 +172,7 @@ class Operands(NamedTuple):
     mask: Array | None
 
 
-def full_size_values(rule: UpdateRule, x: Operands) -> features_lib.Values:
+def full_size_values(moments: Moments, x: Operands) -> features_lib.Values:
     """Values of the features that have the tensor's shape: pointwise and factored ones, for rank < 2 all."""
     wide = lambda y: y.astype(jnp.float32)
     momenta, second_moment = [wide(m) for m in x.momenta], wide(x.second_moment)
@@ -184,7 +186,7 @@ def full_size_values(rule: UpdateRule, x: Operands) -> features_lib.Values:
         factors = [features_lib.safe_rsqrt(y + 1e-9) for y in full]
         momentum_factors = [jax.lax.rsqrt(y) for y in full]
     return features_lib.Values(
-        gradient=finite_gradient(x.gradient, rule.gradient_clip),
+        gradient=finite_gradient(x.gradient, moments.gradient_clip),
         parameter=finite_parameter(x.parameter),
         momenta=momenta,
         second_moment=second_moment,
@@ -202,49 +204,111 @@ def small_values(rows: Sequence[Array], columns: Sequence[Array]) -> features_li
     return features_lib.Values(none, none, (), none, none, (), (), rows, columns)
 
 
-def adam_direction(kernel: Array, values: features_lib.Values) -> Array:
-    """``sum_k kernel[k] m_k / sqrt(v)``, float32 in the tensor's shape.
-
-    Not normalised over the tensor, as the features are: how long it is tells how much of the gradient is noise.
-
-    Source: Kingma and Ba, "Adam", arXiv 1412.6980, section 2 (its bias corrections are in the kernel).
-    """
-    momenta = values.momenta
-    total = networks.first_layer(kernel, momenta, range(len(momenta)), 0)
-    return total * jax.lax.rsqrt(values.second_moment + ADAM_EPSILON)
-
-
 def kinds(batch: Batch) -> tuple[Kind, ...]:
     """Kinds of features that have the tensors' shape."""
     return ALL_KINDS if batch.axes is None else FULL_SIZE
 
 
-Statistic = Callable[[features_lib.Values], Array]
-"""Elementwise, from what features are made of to an array of the tensor's shape."""
-
-
-class Finish(NamedTuple):
-    """What is done to the step of each tensor after the update rule, by functions of a module: they are part of a key.
+class Folded(NamedTuple):
+    """What an elementwise direction needs in pass 2, made from its weights and the statistics of pass 1.
 
     Attributes:
-      applies: whether anything is done, from a tensor's shape.
-      statistic: what the mean over each tensor is needed of.
-      apply: from the rule, arrays of its own, a batch, its step, its new moments and two means, float32 (*batch,), the step
-        in its place. The means are those of the squared parameter, with the square of the scale floor added, and of
-        ``statistic``.
+      shared: a tree of arrays that all tensors of a batch have in common.
+      own: a tree of float32 (*batch, ...), of each tensor.
+      arrays: a tree of arrays that broadcast against the batch's, such as terms of rows.
     """
 
-    applies: Callable[[Sequence[int]], bool]
-    statistic: Statistic
-    apply: Callable[[UpdateRule, Any, Batch, Array, Accumulators, tuple[Array, Array]], Array]
+    shared: Any = ()
+    own: Any = ()
+    arrays: Any = ()
 
 
-Weights = Mapping[str, Mapping[str, Any]]
-"""theta of a `celo_core.networks.PerParameterMLP`, each leaf possibly with a leading batch axis.
+class Elementwise(Protocol):
+    """A direction that is computed for each parameter on its own: in one pass with the others, and on pieces of a tensor."""
 
-With ``{"adam": {"kernel": (momenta, 1)}}`` besides, the momenta over the root of the second moment are added to the network's
-direction, each times its entry.
-"""
+    @property
+    def type(self) -> str:
+        """Name of its weights."""
+        ...
+
+    def num_statistics(self, moments: Moments, kinds: Sequence[Kind]) -> int:
+        """How many `statistics` there are."""
+        ...
+
+    def statistics(self, moments: Moments, values: features_lib.Values, kinds: Sequence[Kind]) -> list[Array]:
+        """What the means over each tensor are needed of: arrays of the tensor's shape, elementwise in ``values``.
+
+        Args:
+          moments: of the rule.
+          values: what features are made of.
+          kinds: kinds of features that have the tensor's shape.
+        """
+        ...
+
+    def mix(self, weights: Any, control: Any) -> Any:
+        """Weights of each tensor, with leading axes (*batch,), from what the scheduler says of it."""
+        ...
+
+    def fold(
+        self, moments: Moments, weights: Any, is_own: bool, means: Array, factored: Any, kinds: Sequence[Kind]
+    ) -> Folded:
+        """Between the passes.
+
+        Args:
+          moments: of the rule.
+          weights: of this direction.
+          is_own: whether they have a batch axis.
+          means: of the statistics, float32 (*batch, num_statistics).
+          factored: row and column statistics, see `celo_core.kernels.xla.Factored`, or ``None`` for rank < 2.
+          kinds: see `statistics`.
+        """
+        ...
+
+    def step(self, moments: Moments, folded: Folded, values: features_lib.Values, kinds: Sequence[Kind]) -> Array:
+        """The step, float32, before it is scaled; elementwise in ``values``."""
+        ...
+
+
+class PerTensor(Protocol):
+    """A direction of whole tensors, which may keep a state."""
+
+    @property
+    def type(self) -> str:
+        """Name of its weights."""
+        ...
+
+    def applies(self, shape: Sequence[int]) -> bool:
+        """Whether tensors of a shape have such a step."""
+        ...
+
+    def statistic(self, values: features_lib.Values) -> Array:
+        """What the mean over each tensor is needed of: an array of the tensor's shape, elementwise in ``values``."""
+        ...
+
+    def step(
+        self, moments: Moments, weights: Any, batch: "Batch", new: "Accumulators", mean: Array, state: Any
+    ) -> tuple[Array, Any]:
+        """The step and the new state.
+
+        Args:
+          moments: of the rule.
+          weights: of this direction.
+          batch: gradients and parameters.
+          new: the new moments.
+          mean: of the statistic, float32 (*batch,).
+          state: of the batch, or ``None``.
+
+        Returns:
+          The step, float32 (*batch, *s), before it is scaled, and the state, whose arrays are like those of ``state``.
+        """
+        ...
+
+
+class Weights(NamedTuple):
+    """Meta-parameters of the directions of an `UpdateRule`, in their order, with bias corrections and the like in them."""
+
+    elementwise: tuple[Any, ...]
+    per_tensor: tuple[Any, ...] = ()
 
 
 def finite_gradient(gradient: Array, bound: float) -> Array:
@@ -267,3 +331,8 @@ def cast_finite(step: Array, dtype: Any) -> Array:
     """``step`` in ``dtype``, limited to its finite range (which matters for float16)."""
     limit = float(jnp.finfo(dtype).max)
     return _within(step, limit).astype(dtype) if limit < 1e30 else step.astype(dtype)
+
+
+def expand(x: Array, ndim: int) -> Array:
+    """``x`` with axes of length one behind its own, until it has ``ndim`` (a scalar stays one)."""
+    return x if x.ndim == 0 else x.reshape(x.shape + (1,) * (ndim - x.ndim))

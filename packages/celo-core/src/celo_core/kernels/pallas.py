@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from celo_core import accumulators as moments
+from celo_core import accumulators as accumulators_lib
 from celo_core.kernels import interface, reductions, xla
 from celo_core.kernels.interface import Accumulators, Batch, Operands, UpdateRule, Weights
 
@@ -85,27 +85,25 @@ def update_batch(
     seed: Array,
     *,
     interpret: bool = False,
-) -> tuple[Array, Accumulators]:
-    """One step of a batch of tensors; takes and returns what `celo_core.kernels.xla.update_batch` does.
+) -> xla.Results:
+    """One step of a batch of tensors, without the directions per tensor; else as `celo_core.kernels.xla.update_batch`.
 
     The moments are updated in place where their buffers are donated or not used again, and copied first elsewhere.
 
     Args:
       rule: the update rule.
-      weights: meta-parameters of its network.
+      weights: meta-parameters of its directions.
       multiplier: the scheduler's step-size multiplier, a float32 scalar, or ``None`` for 1.
       batch: gradients, parameters and moments.
       seed: uint32 scalar for stochastic rounding, different for every step and batch. Bits are those of XLA's
         implementation where that takes a stack of tensors at once, as it does on GPUs.
       interpret: run the kernels as plain JAX, on any back end: slow, for tests.
-
-    Returns:
-      ``(step, accumulators)``: the step to be subtracted, (*batch, *s) in the gradient's dtype, and the new moments.
     """
     arrays, stacked = batch._replace(stacked=None), batch.stacked  # type: ignore[arg-type]
     of = lambda update: lambda w, m, x, seed: update(rule, w, m, x._replace(stacked=stacked), seed)
     fused = jax.custom_jvp(of(functools.partial(_update_batch, interpret=interpret)))
-    fused.defjvp(functools.partial(_jvp, of(xla.update_batch)), symbolic_zeros=True)
+    in_xla = functools.partial(xla.update_batch, finished=False)
+    fused.defjvp(functools.partial(_jvp, of(in_xla)), symbolic_zeros=True)
     return fused(weights, multiplier, arrays, seed)
 
 
@@ -128,18 +126,19 @@ def _jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple
 
 def _update_batch(
     rule: UpdateRule, weights: Weights, multiplier: Array | None, batch: Batch, seed: Array, *, interpret: bool
-) -> tuple[Array, Accumulators]:
+) -> xla.Results:
     """`update_batch` itself."""
     old, factored = batch.accumulators, None
     if batch.axes is not None:
-        old = xla.factored_moments(rule, batch, old, seed)
+        old = xla.factored_moments(rule.moments, batch, old, seed)
         factored = xla.factored_statistics(batch, old)
     inputs = _inputs(batch, factored, seed)
     sums = _statistics(rule, batch, inputs, interpret)
-    folded = xla.fold(rule, weights, multiplier, factored, xla.mean_squares(rule, batch, factored, sums))
-    step, new = _update(rule, weights, folded, batch, inputs, interpret)
+    folded = xla.fold(rule, weights, multiplier, batch, factored, sums)
+    step, new = _update(rule, folded, batch, inputs, interpret)
     step, new = jax.tree.map(lambda x: x.reshape(batch.gradient.shape), (step, new))
-    return step, new._replace(rows=new.rows if factored is None else old.rows, columns=old.columns)
+    new = new._replace(rows=new.rows if factored is None else old.rows, columns=old.columns)
+    return xla.Results(step, new, batch.states)
 
 
 class Inputs(NamedTuple):
@@ -292,8 +291,8 @@ def _new(rule: UpdateRule, tiling: Tiling, refs: Inputs) -> tuple[Accumulators, 
     """In a kernel: the new moments of a tile, rounded, and what its features are computed from."""
     x: Inputs = tiling.load(refs._replace(seed=None))
     full = len(x.accumulators.rows) > 0
-    store = functools.partial(moments.store, place=tiling.places)
-    new = xla.full_size_moments(rule, x.gradient, x.accumulators, refs.seed[0], full, store)
+    store = functools.partial(accumulators_lib.store, place=tiling.places)
+    new = xla.full_size_moments(rule.moments, x.gradient, x.accumulators, refs.seed[0], full, store)
     mask = x.mask
     if mask is None and (inside := tiling.inside(x.gradient.shape)) is not None:
         mask = inside.astype(jnp.float32)
@@ -304,16 +303,19 @@ def _new(rule: UpdateRule, tiling: Tiling, refs: Inputs) -> tuple[Accumulators, 
 
 
 def _statistics(rule: UpdateRule, batch: Batch, inputs: Inputs, interpret: bool) -> Array:
-    """Pass 1: sums over each tensor of what `celo_core.kernels.xla.squares` returns, float32 (*batch, features + 1)."""
+    """Pass 1: sums over each tensor of what `celo_core.kernels.xla.statistics` returns, float32 (*batch, statistics)."""
     tiling, kinds = _tiling(batch, STATISTICS_TILE), interface.kinds(batch)
-    outputs = len(rule.indices(kinds)) + 1
+    outputs = xla.num_statistics(rule, kinds)
+    if outputs == 0:
+        return jnp.zeros((*batch.gradient.shape[: batch.stacked], 0), jnp.float32)
 
     def celo_statistics(refs: Inputs, sums: Any) -> None:
         _, x = _new(rule, tiling, refs)
-        *features, parameter = xla.squares(rule, x, kinds)
-        # On the GPU a NaN does not survive the bounds of `finite_parameter`: it must, to be seen in the step.
-        parameter = jnp.where(x.parameter != x.parameter, x.parameter.astype(jnp.float32), parameter)
-        for index, y in enumerate([*features, parameter]):
+        made = xla.statistics(rule, x, kinds)
+        if rule.relative:
+            # On the GPU a NaN does not survive the bounds of `finite_parameter`: it must, to be seen in the step.
+            made[-1] = jnp.where(x.parameter != x.parameter, x.parameter.astype(jnp.float32), made[-1])
+        for index, y in enumerate(made):
             sums[index] = jnp.sum(jnp.sum(y, axis=0))  # the axis that lies within a thread first
 
     sums = _call(
@@ -330,37 +332,32 @@ def _statistics(rule: UpdateRule, batch: Batch, inputs: Inputs, interpret: bool)
 
 
 def _update(
-    rule: UpdateRule, weights: Weights, folded: xla.Folded, batch: Batch, inputs: Inputs, interpret: bool
+    rule: UpdateRule, folded: xla.FoldedRule, batch: Batch, inputs: Inputs, interpret: bool
 ) -> tuple[Array, Accumulators]:
     """Pass 2: step and new moments of the tensor's shape, as arrays of six axes."""
     tiling, kinds = _tiling(batch, UPDATE_TILE), interface.kinds(batch)
-
-    def per_tensor(x: Array, ndim: int) -> Array:
-        """With a batch axis, of length one where all tensors share it."""
-        return x if x.ndim > ndim else x[None]
+    # All with an axis for the batch, of length one where all tensors share what there is. No array has no other axis.
+    beside = lambda tree: jax.tree.map(lambda x: x[None], tree)
+    own = (folded.size[..., None], [one.own for one in folded.directions])
+    scalars = (own if batch.stacked else beside(own), beside([one.shared for one in folded.directions]))
+    arrays_of = [jax.tree.map(lambda x: x.reshape(_six(batch, x.shape)), one.arrays) for one in folded.directions]
 
     def spec_per_tensor(x: Array) -> Any:
         index = lambda *ids: (ids[5] if x.shape[0] > 1 else 0, *(0,) * (x.ndim - 1))
         return pl.BlockSpec((None, *x.shape[1:]), index)
 
-    # The first layer's kernel is the folded one.
-    later = {**weights, "hidden_0": {"bias": weights["hidden_0"]["bias"]}}
-    own_ndim = {"bias": 1, "kernel": 2}
-    later = {layer: {name: per_tensor(x, own_ndim[name]) for name, x in of.items()} for layer, of in later.items()}
-    scalars = (later, per_tensor(folded.kernel, 2), per_tensor(folded.size, 0)[:, None])
-    rank_one = jax.tree.map(lambda x: x.reshape(_six(batch, x.shape)), folded.rank_one)
-
-    def celo_update(refs: Inputs, scalars: Any, rank_one: Any, step: Any, moments: Any) -> None:
-        later, kernel, size = scalars
+    def celo_update(refs: Inputs, scalars: Any, arrays_of: Any, step: Any, moments: Any) -> None:
+        (size, own), shared = scalars
         new, x = _new(rule, tiling, refs)
-        here = xla.Folded(kernel, size[0], tiling.load(rank_one))
-        tiling.store((step, moments), (xla.apply_rule(rule, later, here, x, kinds), new))
+        parts = zip(shared, own, tiling.load(arrays_of), strict=True)
+        here = xla.FoldedRule(size[0], tuple(interface.Folded(*part) for part in parts))
+        tiling.store((step, moments), (xla.apply_rule(rule, here, x, kinds), new))
 
-    arrays = (inputs, scalars, rank_one)
+    arrays = (inputs, scalars, arrays_of)
     specs = (
         _specs(tiling, inputs),
         jax.tree.map(spec_per_tensor, scalars),
-        jax.tree.map(lambda x: tiling.spec(x.shape), rank_one),
+        jax.tree.map(lambda x: tiling.spec(x.shape), arrays_of),
     )
     outputs = (inputs.gradient, inputs.accumulators)
     # Gradient and parameter come before the moments in the inputs, the step before them in the outputs.

@@ -3,7 +3,8 @@
 import functools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from celo_core.kernels import grouping, reductions, xla
-from celo_core.kernels.interface import Accumulators, Batch, Finish, Leaf, UpdateRule, Weights
+from celo_core.kernels.interface import Accumulators, Batch, Leaf, UpdateRule, Weights
 
 Array = jax.Array
 
@@ -31,17 +32,17 @@ def update_tree(
     accumulators: Accumulators,
     count: Array,
     implementation: str = "auto",
-    scale_floor: Array | None = None,
+    *,
+    states: Sequence[Any] = (),
+    own: Mapping[str, Any] = MappingProxyType({}),
     stacks: Sequence[tuple[int, ...] | None] | None = None,
     shardings: Sequence[Any] | None = None,
-    finish: Finish | None = None,
-    finish_arguments: Any = None,
-) -> tuple[Any, Accumulators]:
+) -> tuple[Any, Accumulators, tuple[Any, ...]]:
     """One step of every tensor of a tree.
 
     Args:
       rule: the update rule.
-      weights: meta-parameters of its network.
+      weights: meta-parameters of its directions.
       multiplier: the scheduler's multiplier, a float32 scalar, or ``None`` for 1.
       gradients: tree of gradients like ``params``. A leaf with ``None`` for one gets no step, and keeps its moments; so
         does one without elements.
@@ -49,14 +50,14 @@ def update_tree(
       accumulators: as `Accumulators`, with a tree like ``params`` in place of each array.
       count: steps taken, int32 ().
       implementation: one of `IMPLEMENTATIONS`; see `celo_core.scale_by_celo`.
-      scale_floor: as in `Batch`, of all tensors in their order, float32 (tensors,); ``None`` for none.
+      states: for each direction per tensor a tree like ``params`` with a tree of arrays like the parameter, or ``None``, in
+        place of each parameter.
+      own: as in `celo_core.kernels.Batch`, of all tensors in their order and each of a stack counted: float32 (tensors, ...).
       stacks: for each leaf, see `Leaf`; by default there is none.
       shardings: for each leaf, see `Leaf`; by default none is known.
-      finish: what is done to the step of each batch, or ``None``.
-      finish_arguments: arrays that it takes.
 
     Returns:
-      The tree of steps, each in its gradient's dtype, and the new accumulators, as trees.
+      The tree of steps, each in its gradient's dtype, the new accumulators, as trees, and the new states.
     """
     treedef: Any
     flat_params, treedef = jax.tree.flatten(params)
@@ -64,53 +65,55 @@ def update_tree(
     trees = [*accumulators.momenta, accumulators.second_moment, *accumulators.rows, *accumulators.columns]
     columns = [treedef.flatten_up_to(tree) for tree in trees]
     by_leaf = [[column[i] for column in columns] for i in range(len(flat))]
+    states_by_leaf = list(zip(*(treedef.flatten_up_to(tree) for tree in states), strict=True)) or [()] * len(flat)
     stacks = [None] * len(flat) if stacks is None else stacks
     shardings = [None] * len(flat) if shardings is None else shardings
     tensors = sum(math.prod(stack or ()) for stack in stacks)
     places = reductions.indices(tensors) if len(flat) > FEW and reductions.on_one_cpu() else None
-    floors = floors_of(scale_floor, stacks, places)
     leaves = [
-        Leaf(g, p, _joined(parts, accumulators), floor, stack, sharding)
-        for g, p, parts, floor, stack, sharding in zip(
-            flat, flat_params, by_leaf, floors, stacks, shardings, strict=True
+        Leaf(g, p, _joined(parts, accumulators), state, mine, stack, sharding)
+        for g, p, parts, state, mine, stack, sharding in zip(
+            flat, flat_params, by_leaf, states_by_leaf, own_of(own, stacks, places), stacks, shardings, strict=True
         )
     ]
-    results: list[Any] = [(leaf.gradient, leaf.accumulators) for leaf in leaves]
+    results: list[Any] = [(leaf.gradient, leaf.accumulators, leaf.states) for leaf in leaves]
     moving = [i for i, leaf in enumerate(leaves) if leaf.gradient is not None and leaf.gradient.size > 0]
     for number, batch in enumerate(grouping.plan([leaves[i] for i in moving])):
         indices = [moving[place] for place in batch]
         members = [leaves[i] for i in indices]
-        seed = step_seed(count, number)
-        arrays = (weights, multiplier, grouping.gather(members), seed, finish_arguments)
-        step, new = _update_batch(rule, *arrays, implementation, finish)
-        for index, result in zip(indices, grouping.scatter(members, step, new, places), strict=True):
+        arrays = (weights, multiplier, grouping.gather(members), step_seed(count, number))
+        made = _update_batch(rule, *arrays, implementation)
+        for index, result in zip(indices, grouping.scatter(members, made, places), strict=True):
             results[index] = result
-    steps = treedef.unflatten([step for step, _ in results])
-    parts = [[*new.momenta, new.second_moment, *new.rows, *new.columns] for _, new in results]
+    steps = treedef.unflatten([step for step, _, _ in results])
+    parts = [[*new.momenta, new.second_moment, *new.rows, *new.columns] for _, new, _ in results]
     new_trees = [treedef.unflatten([part[k] for part in parts]) for k in range(len(trees))]
-    return steps, _joined(new_trees, accumulators)
+    new_states = tuple(treedef.unflatten([kept[k] for *_, kept in results]) for k in range(len(states)))
+    return steps, _joined(new_trees, accumulators), new_states
 
 
-def floors_of(
-    scale_floor: Array | None, stacks: Sequence[tuple[int, ...] | None], places: Sequence[Array] | None = None
-) -> list[Array | None]:
-    """The part of each leaf, float32 (*stack,), in a floor of all tensors, float32 (tensors,).
+def own_of(
+    own: Mapping[str, Any], stacks: Sequence[tuple[int, ...] | None], places: Sequence[Array] | None = None
+) -> list[dict[str, Any]]:
+    """The part of each leaf, (*stack, ...), in what is known of all tensors, (tensors, ...).
 
     With ``places``, see `celo_core.kernels.reductions.indices`, it is cut out there.
     """
-    if scale_floor is None:
-        return [None] * len(stacks)
-    floors: list[Array | None] = []
+    parts: list[dict[str, Any]] = []
     first = 0
     for stack in stacks:
         count = math.prod(stack or ())
-        if places is None or count == 0:
-            part = scale_floor[first : first + count]
-        else:
-            part = jax.lax.dynamic_slice_in_dim(scale_floor, places[first], count)
-        floors.append(part.reshape(stack or ()))
+
+        def cut(x: Array, first: int = first, count: int = count, stack: tuple[int, ...] = stack or ()) -> Array:
+            if places is None or count == 0:
+                part = x[first : first + count]
+            else:
+                part = jax.lax.dynamic_slice_in_dim(x, places[first], count)
+            return part.reshape(*stack, *x.shape[1:])
+
+        parts.append(jax.tree.map(cut, dict(own)))
         first += count
-    return floors
+    return parts
 
 
 def step_seed(count: Array, number: int) -> Array:
@@ -124,24 +127,15 @@ def step_seed(count: Array, number: int) -> Array:
 
 
 def _update_batch(
-    rule: UpdateRule,
-    weights: Weights,
-    multiplier: Array | None,
-    batch: Batch,
-    seed: Array,
-    finish_arguments: Any,
-    implementation: str,
-    finish: Finish | None,
-) -> tuple[Array, Accumulators]:
+    rule: UpdateRule, weights: Weights, multiplier: Array | None, batch: Batch, seed: Array, implementation: str
+) -> xla.Results:
     """One batch by the implementation that is asked for and possible."""
     stacked = batch.stacked
     arrays = batch._replace(stacked=None)  # type: ignore[arg-type]
-    if finish is not None and not finish.applies(batch.gradient.shape[stacked:]):
-        finish = None
 
-    def on_xla() -> tuple[Array, Accumulators]:
-        static = (rule, stacked, finish, reductions.on_one_cpu(), reductions.on_one_device())
-        return _on_xla(static, weights, multiplier, arrays, seed, finish_arguments)
+    def on_xla() -> xla.Results:
+        static = (rule, stacked, reductions.on_one_cpu(), reductions.on_one_device())
+        return _on_xla(static, weights, multiplier, arrays, seed)
 
     if implementation == "xla" or (implementation == "auto" and jax.default_backend() == "cpu"):
         return on_xla()
@@ -163,36 +157,32 @@ def _update_batch(
         return on_xla()
     # Chosen where the program is lowered: arrays may be on a CPU beside the GPU. What is static stays out of the operands.
     of = lambda update: lambda w, m, x, seed: update(rule, w, m, x._replace(stacked=stacked), seed)
-    step, new = jax.lax.platform_dependent(
+    made = jax.lax.platform_dependent(
         weights,
         multiplier,
         arrays,
         seed,
         cuda=of(pallas.update_batch),
-        default=of(xla.update_batch),
+        default=of(functools.partial(xla.update_batch, finished=False)),
     )
-    if finish is None:
-        return step, new
-    return finish.apply(rule, finish_arguments, batch, step, new, xla.means_for(rule, finish, batch, new)), new
+    return xla.finish(rule, weights, multiplier, batch, made)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _on_xla(
-    static: tuple[Any, ...], weights: Weights, multiplier: Array | None, arrays: Any, seed: Array, finish_arguments: Any
-) -> tuple[Array, Accumulators]:
+    static: tuple[Any, ...], weights: Weights, multiplier: Array | None, arrays: Any, seed: Array
+) -> xla.Results:
     """One batch by XLA, inlined when it is compiled, but traced once for all batches of the same shapes.
 
     Args:
-      static: rule, ``stacked`` of `Batch`, `Finish`, and what a trace depends on beside its arguments.
+      static: rule, ``stacked`` of `Batch`, and what a trace depends on beside its arguments.
       weights: see `update_tree`.
       multiplier: see `update_tree`.
       arrays: a `Batch`, but for ``stacked``.
       seed: of the batch.
-      finish_arguments: see `update_tree`.
     """
-    rule, stacked, finish, *_ = static
-    batch = arrays._replace(stacked=stacked)
-    return xla.update_batch(rule, weights, multiplier, batch, seed, finish, finish_arguments)
+    rule, stacked, *_ = static
+    return xla.update_batch(rule, weights, multiplier, arrays._replace(stacked=stacked), seed)
 
 
 def _joined(parts: list[Any], like: Accumulators) -> Accumulators:

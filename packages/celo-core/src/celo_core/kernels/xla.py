@@ -1,10 +1,11 @@
 """The fused update in XLA: two passes over a batch of tensors, on any back end, under any transformation.
 
-Pass 1, statistics: new moments, the row and column moments, and the mean square of each of the features. Pass 2, update: one
-elementwise loop from gradient, parameter and moments to the step. What keeps it near the memory traffic:
+Pass 1, statistics: new moments, the row and column moments, and the means that directions ask for, such as the mean square of
+each of a network's features. Pass 2, update: one elementwise loop from gradient, parameter and moments to the step. Directions
+per tensor come last. What keeps it near the memory traffic:
 
-- The normalisers are folded into the first layer's kernel: 30 numbers per tensor instead of 30 products per parameter.
-- Row and column features enter the first layer as rank-one terms, one vector per hidden unit.
+- Directions fold the means into their weights (see `celo_core.directions.MLP`): 30 numbers per tensor instead of 30 products per
+  parameter, and row and column features as rank-one terms.
 - Pass 2 computes the features again from its operands. An optimization barrier keeps XLA from sharing them with pass 1, which
   would write out a dozen arrays of the parameters' size.
 
@@ -20,13 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from celo_core import accumulators as moments
+from celo_core import accumulators
 from celo_core import features as features_lib
-from celo_core import networks
-from celo_core.accumulators import FACTORED_FLOOR
+from celo_core.accumulators import FACTORED_FLOOR, Moments
 from celo_core.features import Kind
 from celo_core.kernels import interface, reductions
-from celo_core.kernels.interface import Accumulators, Batch, Finish, Operands, Statistic, UpdateRule, Weights
+from celo_core.kernels.interface import Accumulators, Batch, Folded, Operands, UpdateRule, Weights
 
 Array = jax.Array
 
@@ -34,93 +34,135 @@ Store = Callable[[Array, Any, Array], Array]
 """As `celo_core.accumulators.store`."""
 
 
+class Results(NamedTuple):
+    """What an update of a batch returns.
+
+    Attributes:
+      step: to be subtracted, (*batch, *s) in the gradient's dtype.
+      accumulators: the new moments.
+      states: of the directions per tensor.
+    """
+
+    step: Array
+    accumulators: Accumulators
+    states: tuple[Any, ...]
+
+
 def update_batch(
-    rule: UpdateRule,
-    weights: Weights,
-    multiplier: Array | None,
-    batch: Batch,
-    seed: Array,
-    finish: Finish | None = None,
-    finish_arguments: Any = None,
-) -> tuple[Array, Accumulators]:
+    rule: UpdateRule, weights: Weights, multiplier: Array | None, batch: Batch, seed: Array, finished: bool = True
+) -> Results:
     """One step of a batch of tensors.
 
     Args:
       rule: the update rule.
-      weights: meta-parameters of its network.
+      weights: meta-parameters of its directions.
       multiplier: the scheduler's step-size multiplier, a float32 scalar, or ``None`` for 1.
       batch: gradients, parameters and moments.
       seed: uint32 scalar for stochastic rounding, different for every step and batch.
-      finish: what is done to the step, for tensors to which it applies; or ``None``.
-      finish_arguments: arrays that it takes.
-
-    Returns:
-      ``(step, accumulators)``: the step to be subtracted, (*batch, *s) in the gradient's dtype, and the new moments.
+      finished: whether the directions per tensor are added; `finish` adds them later.
     """
     if batch.stacked and reductions.on_one_cpu():
         # One program for a tensor, run for each, rather than one for the stack: that compiles to half as many kernels.
-        own = jnp.ndim(weights["output"]["bias"]) > 1
-        arrays = (batch._replace(stacked=None), weights if own else None)  # type: ignore[arg-type]
+        arrays = batch._replace(stacked=None)  # type: ignore[arg-type]
         numbers = jnp.arange(batch.gradient.shape[0], dtype=jnp.uint32)
 
-        def one(x: Any) -> tuple[Array, Accumulators]:
-            (tensor, its_weights), number = x
-            each = tensor._replace(stacked=0)
-            rest = (multiplier, each, seed + number, finish, finish_arguments)
-            return update_batch(rule, its_weights if own else weights, *rest)
+        def one(x: Any) -> Results:
+            tensor, number = x
+            return update_batch(rule, weights, multiplier, tensor._replace(stacked=0), seed + number, finished)
 
-        results = (jax.ShapeDtypeStruct(batch.gradient.shape, batch.gradient.dtype), batch.accumulators)
-        return reductions.one_by_one(one, (arrays, numbers), results)
-    new = update_moments(rule, batch, seed)
+        like = Results(batch.gradient, batch.accumulators, batch.states)
+        return reductions.one_by_one(one, (arrays, numbers), like)
+    new = update_moments(rule.moments, batch, seed)
     factored = None if batch.axes is None else factored_statistics(batch, new)
-    statistic = None if finish is None else finish.statistic
-    sums = sums_of_squares(rule, batch, new, factored, statistic)
-    statistics = mean_squares(rule, batch, factored, sums)
-    folded = fold(rule, weights, multiplier, factored, statistics)
-    step = apply_rule(rule, weights, folded, operands(batch, new, factored), interface.kinds(batch))
-    if finish is not None:
-        means = statistics[1], sums[..., -1] / batch.num_elements
-        step = finish.apply(rule, finish_arguments, batch, step, new, means)
-    return step, new
+    active = rule.applying(batch.gradient.shape[batch.stacked :]) if finished else []
+    sums = sums_over_tensors(rule, batch, new, factored, active)
+    folded = fold(rule, weights, multiplier, batch, factored, sums)
+    step = apply_rule(rule, folded, operands(batch, new, factored), interface.kinds(batch))
+    if not active:
+        return Results(step, new, batch.states)
+    means = sums[..., sums.shape[-1] - len(active) :] / jnp.expand_dims(
+        jnp.asarray(batch.num_elements, jnp.float32), -1
+    )
+    return add_per_tensor(rule, weights, batch, Results(step, new, batch.states), folded.size, means)
 
 
-def update_moments(rule: UpdateRule, batch: Batch, seed: Array) -> Accumulators:
+def add_per_tensor(
+    rule: UpdateRule, weights: Weights, batch: Batch, results: Results, size: Array, means: Array
+) -> Results:
+    """Adds the directions per tensor that apply.
+
+    Args:
+      rule: the update rule.
+      weights: meta-parameters of its directions.
+      batch: see `update_batch`.
+      results: without them.
+      size: what steps are multiplied by, float32 (*batch,).
+      means: of each one's statistic, float32 (*batch, directions that apply).
+    """
+    states, total = list(batch.states), None
+    for number, place in enumerate(rule.applying(batch.gradient.shape[batch.stacked :])):
+        one, state = rule.per_tensor[place], states[place]
+        added, states[place] = one.step(
+            rule.moments, weights.per_tensor[place], batch, results.accumulators, means[..., number], state
+        )
+        total = added if total is None else total + added
+    if total is None:
+        return results
+    step = results.step.astype(jnp.float32) + interface.expand(size, total.ndim) * total
+    return results._replace(step=interface.cast_finite(step, results.step.dtype), states=tuple(states))
+
+
+def finish(rule: UpdateRule, weights: Weights, multiplier: Array | None, batch: Batch, results: Results) -> Results:
+    """Adds the directions per tensor to what another implementation made without them."""
+    active = rule.applying(batch.gradient.shape[batch.stacked :])
+    if not active:
+        return results
+    new = results.accumulators
+    x = Operands(batch.gradient, batch.parameter, new.momenta, new.second_moment, (), (), None, batch.mask)
+    values = interface.full_size_values(rule.moments, x)
+    mean = lambda y: jnp.mean(y, axis=batch.tensor_axes)
+    means = jnp.stack([mean(rule.per_tensor[place].statistic(values)) for place in active], axis=-1)
+    size = step_size(rule, multiplier, batch, mean(jnp.square(values.parameter)) if rule.relative else None)
+    return add_per_tensor(rule, weights, batch, results, size, means)
+
+
+def update_moments(moments: Moments, batch: Batch, seed: Array) -> Accumulators:
     """The new running moments, rounded to the dtype in which they are kept: that is what the features see."""
-    new = full_size_moments(rule, batch.gradient, batch.accumulators, seed, batch.axes is None)
-    return new if batch.axes is None else factored_moments(rule, batch, new, seed)
+    new = full_size_moments(moments, batch.gradient, batch.accumulators, seed, batch.axes is None)
+    return new if batch.axes is None else factored_moments(moments, batch, new, seed)
 
 
 def full_size_moments(
-    rule: UpdateRule, gradient: Array, old: Accumulators, seed: Array, full: bool, store: Store = moments.store
+    moments: Moments, gradient: Array, old: Accumulators, seed: Array, full: bool, store: Store = accumulators.store
 ) -> Accumulators:
     """The new moments that have the tensor's shape; elementwise, so that it may be applied to pieces.
 
     Args:
-      rule: the update rule.
+      moments: their decays.
       gradient: the raw gradient, any floating dtype.
       old: the moments; those that do not have the tensor's shape are returned as they are.
       seed: see `update_batch`.
       full: whether the row moments have the tensor's shape: for rank < 2.
       store: how a new moment is rounded.
     """
-    gradient = interface.finite_gradient(gradient, rule.gradient_clip)
+    gradient = interface.finite_gradient(gradient, moments.gradient_clip)
     squared = jnp.square(gradient)
     seeds = _seeds(seed)
-    average = lambda kept, new, decay: store(moments.decay_average(kept, new, decay), kept.dtype, next(seeds))
-    momenta = tuple(average(m, gradient, d) for m, d in zip(old.momenta, rule.momentum_decays, strict=True))
-    second_moment = average(old.second_moment, squared, rule.second_moment_decay)
+    average = lambda kept, new, decay: store(accumulators.decay_average(kept, new, decay), kept.dtype, next(seeds))
+    momenta = tuple(average(m, gradient, d) for m, d in zip(old.momenta, moments.momentum_decays, strict=True))
+    second_moment = average(old.second_moment, squared, moments.second_moment_decay)
     rows = old.rows
     if full:
-        decays = zip(rows, rule.factored_decays, strict=True)
+        decays = zip(rows, moments.factored_decays, strict=True)
         rows = tuple(average(row, squared + FACTORED_FLOOR, d) for row, d in decays)
     return Accumulators(momenta, second_moment, rows, old.columns)
 
 
-def factored_moments(rule: UpdateRule, batch: Batch, old: Accumulators, seed: Array) -> Accumulators:
+def factored_moments(moments: Moments, batch: Batch, old: Accumulators, seed: Array) -> Accumulators:
     """New row and column moments of a batch of rank >= 2, in place of those of ``old``."""
     assert batch.axes is not None
     d1, d0 = batch.axes
-    square = lambda g: jnp.square(interface.finite_gradient(g, rule.gradient_clip))
+    square = lambda g: jnp.square(interface.finite_gradient(g, moments.gradient_clip))
     # The barrier keeps these reductions apart from the elementwise moments, whose squares would be written out for them.
     row_mean, column_mean = reductions.means_over(
         square, jax.lax.optimization_barrier(batch.gradient), (d0, d1), batch.stacked
@@ -128,9 +170,10 @@ def factored_moments(rule: UpdateRule, batch: Batch, old: Accumulators, seed: Ar
     seeds = itertools.islice(_seeds(seed), len(old.momenta) + 1, None)
 
     def averages(kept: Sequence[Array], new: Array) -> tuple[Array, ...]:
-        average = lambda k, d: moments.decay_average(k, new + FACTORED_FLOOR, d)
+        average = lambda k, d: accumulators.decay_average(k, new + FACTORED_FLOOR, d)
         return tuple(
-            moments.store(average(k, d), k.dtype, next(seeds)) for k, d in zip(kept, rule.factored_decays, strict=True)
+            accumulators.store(average(k, d), k.dtype, next(seeds))
+            for k, d in zip(kept, moments.factored_decays, strict=True)
         )
 
     return old._replace(rows=averages(old.rows, row_mean), columns=averages(old.columns, column_mean))
@@ -175,135 +218,113 @@ def operands(batch: Batch, new: Accumulators, factored: Factored | None) -> Oper
     return Operands(gradient, parameter, momenta, second_moment, row_factors, column_factors, full, batch.mask)
 
 
-def squares(rule: UpdateRule, x: Operands, kinds: Sequence[Kind], statistic: Statistic | None = None) -> list[Array]:
-    """Squares of the features of the tensor's shape, and of the parameter; 0 in padding. Last a ``statistic``, if any."""
-    values = interface.full_size_values(rule, x)
-    made = [*rule.make(values, kinds), values.parameter]
-    made = [jnp.square(y) if x.mask is None else jnp.square(y) * x.mask for y in made]
-    return made if statistic is None else [*made, statistic(values)]
+def statistics(rule: UpdateRule, x: Operands, kinds: Sequence[Kind], active: Sequence[int] = ()) -> list[Array]:
+    """What means are needed of, in the tensor's shape and 0 in padding.
+
+    For the elementwise directions, of the squared parameter if steps are relative to it, and for the directions per tensor at
+    the places ``active``.
+    """
+    values = interface.full_size_values(rule.moments, x)
+    made = [y for one in rule.elementwise for y in one.statistics(rule.moments, values, kinds)]
+    made += [jnp.square(values.parameter)] * rule.relative
+    made += [rule.per_tensor[place].statistic(values) for place in active]
+    return made if x.mask is None else [y * x.mask for y in made]
 
 
-def sums_of_squares(
-    rule: UpdateRule, batch: Batch, new: Accumulators, factored: Factored | None, statistic: Statistic | None = None
+def num_statistics(rule: UpdateRule, kinds: Sequence[Kind]) -> int:
+    """How many `statistics` there are without the directions per tensor."""
+    return sum(one.num_statistics(rule.moments, kinds) for one in rule.elementwise) + int(rule.relative)
+
+
+def sums_over_tensors(
+    rule: UpdateRule, batch: Batch, new: Accumulators, factored: Factored | None, active: Sequence[int]
 ) -> Array:
-    """Pass 1: sums over each tensor of what `squares` returns, float32 (*batch, features + 1), or one more."""
+    """Pass 1: sums over each tensor of what `statistics` returns, float32 (*batch, statistics)."""
     kinds = interface.kinds(batch)
-    outputs = len(rule.indices(kinds)) + (1 if statistic is None else 2)
-    function = lambda x: squares(rule, x, kinds, statistic)
+    function = lambda x: statistics(rule, x, kinds, active)
+    outputs = num_statistics(rule, kinds) + len(active)
+    if outputs == 0:
+        return jnp.zeros((*batch.gradient.shape[: batch.stacked], 0), jnp.float32)
     return reductions.sums(function, operands(batch, new, factored), batch.gradient.shape, batch.stacked, outputs)
 
 
-def mean_squares(rule: UpdateRule, batch: Batch, factored: Factored | None, sums: Array) -> tuple[Array, Array]:
-    """Mean squares from the sums of pass 1 and, for row and column features, from the small arrays themselves.
-
-    Returns:
-      Mean square of every feature in checkpoint order, float32 (*batch, features), and that of the parameter, float32
-      (*batch,), with the square of the batch's scale floor added.
-    """
-    size = jnp.asarray(batch.num_elements, jnp.float32)
-    means = sums / jnp.expand_dims(size, -1)
-    places = rule.indices(interface.kinds(batch))
-    scale, means = means[..., len(places)], means[..., : len(places)]
-    if batch.scale_floor is not None:
-        scale = scale + jnp.square(batch.scale_floor)
-    parts = [means]
-    for kind, made in small_features(rule, factored):
-        # Each is repeated equally often in the whole tensor, so that its own mean is that over the tensor.
-        axes = tuple(axis + 1 for axis in batch.tensor_axes)
-        parts.append(jnp.moveaxis(jnp.mean(jnp.square(made), axis=axes), 0, -1))
-        places = [*places, *rule.indices((kind,))]
-    if len(parts) == 1:
-        return means, scale
-    return jnp.concatenate(parts, axis=-1)[..., np.argsort(places)], scale
-
-
-def small_features(rule: UpdateRule, factored: Factored | None) -> list[tuple[Kind, Array]]:
-    """Row and column features, those of a kind stacked along a first axis, float32 (features, *batch, ...)."""
-    if factored is None:
-        return []
-    values = interface.small_values(factored.rows, factored.columns)
-    made = [(kind, rule.make(values, (kind,))) for kind in (Kind.ROW, Kind.COLUMN)]
-    return [(kind, jnp.stack(features)) for kind, features in made if features]
-
-
-class Folded(NamedTuple):
-    """What the network needs besides the full-size features and its later layers.
+class FoldedRule(NamedTuple):
+    """What pass 2 needs besides its operands.
 
     Attributes:
-      kernel: float32 (*batch, num_features, units), the first layer's kernel times the normalisers.
-      size: float32 (*batch,), what the network's output is multiplied by.
-      rank_one: per kind of small feature, row and column, its part of each unit's preactivation: one array per unit, of
-        the shape of the features.
+      size: float32 (*batch,), what steps are multiplied by.
+      directions: for each elementwise direction what it has folded.
     """
 
-    kernel: Array
     size: Array
-    rank_one: list[list[Array]]
+    directions: tuple[Folded, ...]
 
 
 def fold(
     rule: UpdateRule,
     weights: Weights,
     multiplier: Array | None,
+    batch: Batch,
     factored: Factored | None,
-    statistics: tuple[Array, Array],
-) -> Folded:
-    """Between the passes: normalisers into the first layer's kernel, small features into rank-one terms, the step size."""
-    mean_square, parameter_square = statistics
-    kernel = weights["hidden_0"]["kernel"] * features_lib.normalizer(mean_square)[..., None]
-    size = features_lib.parameter_scale(parameter_square) * rule.step_scale
-    size = size if multiplier is None else size * multiplier
-    units = range(kernel.shape[-1])
-    rank_one: list[list[Array]] = []
-    for kind, made in small_features(rule, factored):
-        rows = rule.indices((kind,))
-        if kernel.ndim == 2 and reductions.on_one_cpu() and factored is not None and factored.size > reductions.LARGE:
-            # As one reduction: XLA would make plain sums one kernel with pass 2, and compute them for every parameter. That
-            # takes less time than one kernel more for small tensors alone.
-            part = kernel[np.asarray(rows)].reshape(len(rows), -1, *(1 for _ in made.shape[1:]))
-            rank_one.append(list(jnp.sum(part * made[:, None], axis=0)))
-        else:
-            rank_one.append([networks.first_layer(kernel, list(made), rows, unit) for unit in units])
+    sums: Array,
+) -> FoldedRule:
+    """Between the passes: statistics into the directions' weights, and the step size.
+
+    Args:
+      rule: the update rule.
+      weights: meta-parameters of its directions.
+      multiplier: see `update_batch`.
+      batch: see `update_batch`.
+      factored: its row and column statistics.
+      sums: those of pass 1.
+    """
+    kinds = interface.kinds(batch)
+    means = sums / jnp.expand_dims(jnp.asarray(batch.num_elements, jnp.float32), -1)
+    folded, first = [], 0
+    for one, shared in zip(rule.elementwise, weights.elementwise, strict=True):
+        count = one.num_statistics(rule.moments, kinds)
+        control = batch.own.get(one.type)
+        own = shared if control is None else one.mix(shared, control)
+        is_own = control is not None and batch.stacked > 0
+        folded.append(one.fold(rule.moments, own, is_own, means[..., first : first + count], factored, kinds))
+        first += count
+    size = step_size(rule, multiplier, batch, means[..., first] if rule.relative else None)
     # Without the barrier XLA's GPU back end would compute each scalar and each vector again for every parameter.
-    return Folded(*jax.lax.optimization_barrier((kernel, size, rank_one)))
-
-
-def means_for(rule: UpdateRule, finish: Finish, batch: Batch, new: Accumulators) -> tuple[Array, Array]:
-    """The means that `Finish.apply` takes, where pass 1 has not made them."""
-    x = Operands(batch.gradient, batch.parameter, new.momenta, new.second_moment, (), (), None, batch.mask)
-    values = interface.full_size_values(rule, x)
-    square, statistic = (
-        jnp.mean(y, axis=batch.tensor_axes) for y in (jnp.square(values.parameter), finish.statistic(values))
+    size, kept = jax.lax.optimization_barrier((size, [(one.own, one.arrays) for one in folded]))
+    return FoldedRule(
+        size, tuple(Folded(one.shared, own, arrays) for one, (own, arrays) in zip(folded, kept, strict=True))
     )
-    return square if batch.scale_floor is None else square + jnp.square(batch.scale_floor), statistic
 
 
-def apply_rule(rule: UpdateRule, weights: Weights, folded: Folded, x: Operands, kinds: Sequence[Kind]) -> Array:
+def step_size(rule: UpdateRule, multiplier: Array | None, batch: Batch, parameter_square: Array | None) -> Array:
+    """What steps are multiplied by, float32 (*batch,), from the mean square of the parameters if they are relative to it."""
+    if parameter_square is None:
+        size = jnp.full(batch.gradient.shape[: batch.stacked], rule.step_scale, jnp.float32)
+    else:
+        if "scale_floor" in batch.own:
+            parameter_square = parameter_square + jnp.square(batch.own["scale_floor"])
+        size = features_lib.parameter_scale(parameter_square) * rule.step_scale
+    for factor in (multiplier, batch.own.get("multiplier")):
+        size = size if factor is None else size * factor
+    return size
+
+
+def apply_rule(rule: UpdateRule, folded: FoldedRule, x: Operands, kinds: Sequence[Kind]) -> Array:
     """Pass 2: the step, in the gradient's shape and dtype; elementwise, so that it may be applied to pieces.
 
     Args:
       rule: the update rule.
-      weights: meta-parameters of its network.
-      folded: what `fold` makes of them.
+      folded: what `fold` makes of its weights.
       x: the operands.
       kinds: kinds of features that have the tensor's shape.
     """
-    ndim = x.gradient.ndim
-    values = interface.full_size_values(rule, x)
-    made = rule.make(values, kinds)
-    preactivations = []
-    for unit in range(folded.kernel.shape[-1]):
-        total = networks.expand(weights["hidden_0"]["bias"][..., unit], ndim)
-        for terms in folded.rank_one:
-            total = total + terms[unit]
-        if made:
-            total = total + networks.first_layer(folded.kernel, made, rule.indices(kinds), unit)
-        preactivations.append(total)
-    direction, magnitude = networks.later_layers(weights, preactivations)
-    exponent = jnp.minimum(rule.magnitude_scale * magnitude, interface.LARGEST_EXPONENT)
-    step = direction * jnp.exp(exponent)
-    if "adam" in weights:
-        step = step + interface.adam_direction(weights["adam"]["kernel"], values)
-    step = step * networks.expand(folded.size, ndim)
+    values = interface.full_size_values(rule.moments, x)
+    step: Any = None
+    for one, own in zip(rule.elementwise, folded.directions, strict=True):
+        part = one.step(rule.moments, own, values, kinds)
+        step = part if step is None else step + part
+    if step is None:
+        return jnp.zeros_like(x.gradient)
+    step = step * interface.expand(folded.size, x.gradient.ndim)
     # A rule of nothing but row features, say, has made a row.
     return jnp.broadcast_to(interface.cast_finite(step, x.gradient.dtype), x.gradient.shape)

@@ -46,6 +46,16 @@ class FrozenPart:
         """Config of the whole."""
         return self.architecture.config
 
+    @property
+    def config_class(self) -> type:
+        """Class of the whole's configs."""
+        return self.architecture.config_class
+
+    @property
+    def reads_task_embedding(self) -> bool:
+        """Whether the whole does."""
+        return self.architecture.reads_task_embedding
+
     def init(self, key: Array) -> Theta:
         """Random values of the trainable part."""
         return {name: part for name, part in self.architecture.init(key).items() if name not in self.frozen}

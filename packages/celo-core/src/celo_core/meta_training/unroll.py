@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
-from celo_core.schedulers.embedding import EMBEDDING_SIZE, embed_initialization, reads_task_embedding
+from celo_core.schedulers.embedding import EMBEDDING_SIZE, embed_initialization
 
 Array = jax.Array
 
@@ -41,7 +41,7 @@ class InnerProblem:
     @property
     def needs_embedding(self) -> bool:
         """Whether the architecture, by its config, reads the task embedding."""
-        return reads_task_embedding(self.architecture)
+        return self.architecture.reads_task_embedding
 
     def init(self, theta: Theta, key: Array, config: Any, num_steps: Any) -> Trainee:
         """A freshly initialised network for a training of ``num_steps`` steps."""

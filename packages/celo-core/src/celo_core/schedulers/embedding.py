@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from celo_core.protocols import LearnedOptimizer, TaskFamily
+from celo_core.protocols import TaskFamily
 
 Array = jax.Array
 
@@ -200,11 +200,6 @@ def embed_task(family: TaskFamily, key: Array, config: Any, data: Any, num_steps
     key_init, key_embed = jax.random.split(key)
     params, model_state = family.init(key_init, config)
     return embed_initialization(family, key_embed, params, model_state, config, data, num_steps)
-
-
-def reads_task_embedding(architecture: LearnedOptimizer) -> bool:
-    """Whether the architecture's scheduler, by its config, reads the task embedding."""
-    return bool(getattr(getattr(architecture.config, "scheduler", None), "task_embedding", False))
 
 
 def check_task_embedding(embedding: Any, wanted: bool) -> Array | None:

@@ -13,7 +13,6 @@ import optax
 Array = jax.Array
 
 TIME_THRESHOLDS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
-DECAYS = ("constant", "linear", "cosine")
 _LARGEST_LOSS = 1e30  # so that sums and ratios of losses stay finite in float32
 
 
@@ -47,20 +46,6 @@ def horizon_feature(num_steps: Array, shortest: float = 1.0) -> Array:
     """
     steps = jnp.maximum(jnp.asarray(num_steps, jnp.float32), shortest)
     return jnp.clip(jnp.log(steps) - 7.0, -3.0, 3.0)[None]
-
-
-def decay_factor(decay: str, fraction: Array) -> Array:
-    """Share of the first step's size, float32 like ``fraction``: 1, or going from 1 to 0 linearly or by half a cosine.
-
-    Source of the cosine: Loshchilov and Hutter, "SGDR", arXiv 1608.03983, equation 5. Past the end of training it stays 0,
-    as Optax's schedules do.
-
-    Args:
-      decay: one of `DECAYS`.
-      fraction: share of the training that is done.
-    """
-    left = 1.0 - jnp.clip(fraction, 0.0, 1.0)
-    return {"constant": jnp.ones_like(left), "linear": left, "cosine": jnp.square(jnp.sin(0.5 * jnp.pi * left))}[decay]
 
 
 def init_loss_buffer(num_timescales: int) -> LossBuffer:

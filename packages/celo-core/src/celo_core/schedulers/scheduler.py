@@ -1,0 +1,133 @@
+"""The scheduler: inputs, a network and a prior, evaluated once per step, since they depend on no tensor.
+
+``multiplier = prior(step, num_steps) * exp(network(inputs))``, without a network the prior alone. Source: Celo (arXiv 2501.12670,
+section 3), where inputs are time and loss, the network is an LSTM of 64 units and the prior is 0.1.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from celo_core.schedulers import inputs as inputs_lib
+from celo_core.schedulers import networks, priors
+from celo_core.schedulers.interface import Controls, Signal
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class SchedulerConfig:
+    """What a scheduler is made of; the defaults are the paper's.
+
+    Attributes:
+      inputs: of the network, in the order of its kernel's rows; see `celo_core.schedulers.inputs`.
+      network: see `celo_core.schedulers.networks`; ``None`` for the prior alone, and no meta-parameters.
+      prior: see `celo_core.schedulers.priors`.
+
+    Raises:
+      ValueError: inputs without a network, a network without inputs, or the same input twice.
+    """
+
+    inputs: tuple[inputs_lib.Input, ...] = (inputs_lib.Time(), inputs_lib.Loss())
+    network: networks.Network | None = networks.LSTM()
+    prior: priors.Prior = priors.Constant()
+
+    def __post_init__(self) -> None:
+        if (self.network is None) != (not self.inputs):
+            has, lacks = ("inputs", "network") if self.inputs else ("a network", "inputs")
+            raise ValueError(f"a scheduler with {has} needs {lacks} too: give both, or neither for the prior alone.")
+        kinds = [part.type for part in self.inputs]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"a scheduler has each input once, not {', '.join(kinds)}.")
+
+    @property
+    def num_inputs(self) -> int:
+        """Length of the network's input."""
+        return sum(part.size for part in self.inputs)
+
+    @property
+    def reads_task_embedding(self) -> bool:
+        """Whether `celo_core.task_embedding` is to be given to the architecture's ``build``."""
+        return any(part.reads_task_embedding for part in self.inputs)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """What is read of `celo_core.schedulers.statistics.STATISTICS`."""
+        return tuple(dict.fromkeys(name for part in self.inputs for name in part.statistics))
+
+
+class SchedulerState(NamedTuple):
+    """Memory of a scheduler.
+
+    Attributes:
+      inputs: of each input, or ``None``.
+      network: of the network, or ``None``.
+    """
+
+    inputs: tuple[Any, ...]
+    network: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduler:
+    """The scheduler of a config; theta is its network's, empty without one."""
+
+    config: SchedulerConfig = SchedulerConfig()
+
+    def init(self, key: Array) -> dict[str, Any]:
+        """Random theta whose multiplier is near 1 in a training of 1,000 steps: there training begins without a scheduler."""
+        if self.config.network is None:
+            return {}
+        theta = self.config.network.init(key, self.config.num_inputs)
+        bias = jnp.full((1,), -np.log(self.config.prior.reference), jnp.float32)
+        return {**theta, "step_size": {**theta["step_size"], "bias": bias}}
+
+    def init_state(self, theta: dict[str, Any]) -> SchedulerState:
+        """State before the first step."""
+        network = self.config.network
+        memory = None if network is None else network.init_state(theta)
+        return SchedulerState(tuple(part.init_state() for part in self.config.inputs), memory)
+
+    def reads_loss(self, theta: dict[str, Any]) -> bool:
+        """Whether the multiplier depends on the loss: not where a linear map has nothing but zeros for it."""
+        first = 0
+        for part in self.config.inputs:
+            rows = slice(first, first + part.size)
+            if part.reads_loss and self.config.network is not None and self.config.network.reads(theta, rows):
+                return True
+            first += part.size
+        return False
+
+    def decay(self, count: Array, num_steps: Any) -> Array:
+        """Share of its height that the prior leaves after ``count`` steps, float32 ()."""
+        return self.config.prior.decay(count.astype(jnp.float32) / jnp.asarray(num_steps, jnp.float32))
+
+    def step(self, theta: dict[str, Any], state: SchedulerState, signal: Signal) -> tuple[Controls, SchedulerState]:
+        """Controls of this step.
+
+        Args:
+          theta: the scheduler's meta-parameters.
+          state: memory.
+          signal: what is known before the step.
+
+        Returns:
+          ``(controls, state)``; the multiplier is float32 ().
+
+        Raises:
+          ValueError: an input asks for the task embedding and it is missing or misshapen.
+        """
+        signal = signal._replace(num_steps=jnp.asarray(signal.num_steps, jnp.float32))
+        prior = self.config.prior
+        scale = prior.height(signal.num_steps) * self.decay(signal.count, signal.num_steps)
+        if self.config.network is None:
+            return Controls(scale), state
+        memories, values = [], []
+        for part, memory in zip(self.config.inputs, state.inputs, strict=True):
+            memory, numbers = part.update(memory, signal)
+            memories.append(memory)
+            values.append(numbers)
+        log_multiplier, memory = self.config.network.apply(theta, jnp.concatenate(values), state.network)
+        return Controls(scale * jnp.exp(log_multiplier)), SchedulerState(tuple(memories), memory)
