@@ -16,19 +16,18 @@ def theta_from_reference(data, rule=True, scheduler=True):
     theta = {}
     if rule:
         layer = lambda name: get(f"ff_mod_stack/~/{name}")[0]
-        theta["update_rule"] = {
+        network = {
             "hidden_0": {"kernel": np.concatenate([layer(f"w0__{i}") for i in range(14)]), "bias": layer("b0")},
             "hidden_1": {"kernel": layer("w1"), "bias": layer("b1")},
             "output": {"kernel": layer("w2")[:, :2], "bias": layer("b2")[:2]},
         }
+        theta["update_rule"] = {"mlp": network}
     if scheduler:
         theta["scheduler"] = {
-            "network": {
-                "input": dense("linear_2"),
-                "pooled_input": dense("linear_1"),
-                "gates": dense("rnn/linear"),
-                "step_size": dense("step_size"),
-            },
+            "input": dense("linear_2"),
+            "pooled_input": dense("linear_1"),
+            "gates": dense("rnn/linear"),
+            "step_size": dense("step_size"),
             "initial_hidden": get("lstm_init_state/hidden")[0],
             "initial_cell": get("lstm_init_state/cell")[0],
         }

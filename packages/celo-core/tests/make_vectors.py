@@ -21,15 +21,16 @@ def random_theta(rng, rule, scheduler):
     theta = {}
     if rule:
         # An output scale of 30 makes steps a few per cent of the parameters, so that errors in them show.
-        theta["update_rule"] = {
+        network = {
             "hidden_0": dense(30, 4, 0.3),
             "hidden_1": dense(4, 4, 0.7),
             "output": {"kernel": normal(4, 2) * np.float32([30, 30]), "bias": normal(2)},
         }
+        theta["update_rule"] = {"mlp": network}
     if scheduler:
         network = {"input": dense(18, 64, 0.3), "pooled_input": dense(18, 64, 0.3), "gates": dense(128, 256, 0.1)}
         network["step_size"] = {"kernel": 0.3 * normal(64, 1), "bias": np.float32([2.3])}
-        theta["scheduler"] = {"network": network, "initial_hidden": 0.3 * normal(64), "initial_cell": 0.3 * normal(64)}
+        theta["scheduler"] = {**network, "initial_hidden": 0.3 * normal(64), "initial_cell": 0.3 * normal(64)}
     return theta
 
 

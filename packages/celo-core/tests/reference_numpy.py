@@ -60,7 +60,7 @@ class Scheduler:
         self.features = np.zeros(9)
 
     def _dense(self, name, x):
-        layer = self.theta["network"][name]
+        layer = self.theta[name]
         return x @ layer["kernel"] + layer["bias"]
 
     def step(self, steps_before, value):
@@ -153,7 +153,7 @@ class Optimizer:
     """Celo (with or without ``"scheduler"`` in theta) or Celo-Adam (no ``"update_rule"`` in theta)."""
 
     def __init__(self, theta, num_steps, shapes):
-        self.rule = as_float64(theta.get("update_rule", {}))
+        self.rule = as_float64(theta.get("update_rule", {"mlp": {}})["mlp"])
         self.scheduler = Scheduler(theta["scheduler"], num_steps) if "scheduler" in theta else None
         kind = CeloTensor if self.rule else AdamTensor
         self.tensors = {name: kind(tuple(shape)) for name, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""Adam's direction within Celo's update rule, beside Optax's Adam."""
+"""Adam's direction within Celo's update rule, against Optax's Adam."""
 
 import dataclasses
 
@@ -8,10 +8,11 @@ import numpy as np
 import optax
 
 from celo_core import Celo, CeloConfig, scale_by_celo
+from celo_core.directions import MLP, Adam
+from celo_core.directions.adam import adam_direction
 from celo_core.features import Values
-from celo_core.kernels.interface import adam_direction
 
-CONFIG = CeloConfig(scheduler=None, adam=True)
+CONFIG = CeloConfig(directions=(MLP(), Adam()), scheduler=None)
 
 
 def params_of(key):
@@ -44,7 +45,7 @@ def test_it_is_optax_adam_relative_to_the_parameters():
     """One for each momentum's decay, each times 10 w / 1000 of the root mean square of a tensor."""
     params, weights = params_of(jax.random.key(1)), (2.5, -1.0, 4.0)
     ours = trajectory(scale_by_celo(theta_of(weights), 10, config=CONFIG), params, gradients_of(params))
-    adams = [optax.scale_by_adam(decay, CONFIG.second_moment_decay) for decay in CONFIG.momentum_decays]
+    adams = [optax.scale_by_adam(decay, CONFIG.moments.second_moment_decay) for decay in CONFIG.moments.momentum_decays]
     directions = zip(*(trajectory(adam, params, gradients_of(params)) for adam in adams), strict=True)
 
     def relative(p, *each):
@@ -58,7 +59,7 @@ def test_it_is_optax_adam_relative_to_the_parameters():
 
 def test_it_is_added_to_the_network(as_for_users):
     params = params_of(jax.random.key(2))
-    plain = dataclasses.replace(CONFIG, adam=False)
+    plain = dataclasses.replace(CONFIG, directions=(MLP(),))
     network = Celo(plain).init(jax.random.key(3))
     both = {"update_rule": {**network["update_rule"], "adam": theta_of([1.0, -0.5, 0.3])["update_rule"]["adam"]}}
     runs = [

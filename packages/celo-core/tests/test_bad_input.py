@@ -7,10 +7,11 @@ import pytest
 
 from celo_core import ARCHITECTURES, Celo, CeloAdam, CeloConfig, celo, celo_adam, get_architecture, scale_by_celo
 from celo_core.checks import flatten_theta, unflatten_theta
+from celo_core.directions import MLP
 
 CELO = flatten_theta(jax.device_get(Celo().init(jax.random.key(0))))
 ADAM = flatten_theta(jax.device_get(CeloAdam().init(jax.random.key(0))))
-BIAS = "update_rule/output/bias"
+BIAS = "update_rule/mlp/output/bias"
 PARAMS = {"w": jnp.ones((2, 3))}
 
 
@@ -38,7 +39,7 @@ def test_extra_leaf():
 
 
 def test_theta_of_another_architecture():
-    with pytest.raises(ValueError, match="not one of 'celo': it lacks update_rule/hidden_0/bias"):
+    with pytest.raises(ValueError, match="not one of 'celo': it lacks update_rule/mlp/hidden_0/bias"):
         celo(unflatten_theta(ADAM), 10)
     with pytest.raises(ValueError, match="not one of 'celo_adam': it has unknown leaves update_rule"):
         celo_adam(unflatten_theta(CELO), 10)
@@ -48,7 +49,7 @@ def test_theta_of_another_config():
     with pytest.raises(ValueError, match="unknown leaves scheduler"):
         celo(unflatten_theta(CELO), 10, config=CeloConfig(scheduler=None))
     with pytest.raises(ValueError, match="hidden_0/bias' has shape"):
-        celo(unflatten_theta(CELO), 10, config=CeloConfig(hidden_sizes=(8, 4)))
+        celo(unflatten_theta(CELO), 10, config=CeloConfig(directions=(MLP(hidden_sizes=(8, 4)),)))
 
 
 @pytest.mark.parametrize("theta", [None, [], np.ones(3), {}, {"update_rule": {}}])
@@ -65,7 +66,7 @@ def test_theta_of_integers():
 def test_theta_of_low_precision_is_accepted():
     theta = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), unflatten_theta(CELO))
     state = celo(theta, 10).init(PARAMS)
-    assert state.scheduler.hidden.dtype == jnp.float32
+    assert state.scheduler.network.hidden.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

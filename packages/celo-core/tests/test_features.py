@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from celo_core import Celo, CeloConfig
+from celo_core.accumulators import Moments
+from celo_core.directions import MLP
 from celo_core.features import (
     CELO_FEATURES,
     FEATURES,
@@ -37,7 +39,7 @@ def values_of(shape, seed=0):
 
 def test_celo_has_30_features_in_14_groups():
     assert len(CELO_FEATURES) == 14
-    assert num_features(CELO_FEATURES, 3) == CeloConfig().num_features == 30
+    assert num_features(CELO_FEATURES, 3) == MLP().num_features(Moments()) == 30
 
 
 def test_published_order():

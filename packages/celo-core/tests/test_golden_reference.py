@@ -113,11 +113,11 @@ def test_states(golden_dir, name, mode):
         assert state.count == data[f"{prefix}/iteration"] == step
         if state.scheduler is None:
             continue
-        losses = state.scheduler.losses
+        losses = state.scheduler.inputs[1]
         assert losses.count == step
         pairs = {
-            "lstm_hidden_state/hidden": (state.scheduler.hidden, data[f"{prefix}/lstm_hidden_state/hidden"][0]),
-            "lstm_hidden_state/cell": (state.scheduler.cell, data[f"{prefix}/lstm_hidden_state/cell"][0]),
+            "lstm_hidden_state/hidden": (state.scheduler.network.hidden, data[f"{prefix}/lstm_hidden_state/hidden"][0]),
+            "lstm_hidden_state/cell": (state.scheduler.network.cell, data[f"{prefix}/lstm_hidden_state/cell"][0]),
             "loss_buffer/means": (losses.means, data[f"{prefix}/loss_buffer/means"]),
             "loss_buffer/running_min": (losses.running_min, data[f"{prefix}/loss_buffer/running_min"]),
         }
@@ -133,7 +133,7 @@ def test_multiplier_and_loss_features(golden_dir, name):
         np.ptp(data["sched/lr_mult"], axis=1) <= 1e-6 * data["sched/lr_mult"].max(axis=1)
     ).all()  # one for all tensors
     kernel, bias = data["theta/rnn_params/step_size/w"], data["theta/rnn_params/step_size/b"]
-    hidden = np.stack([state.scheduler.hidden for state in states]).astype(np.float64)
+    hidden = np.stack([state.scheduler.network.hidden for state in states]).astype(np.float64)
     multipliers = 0.1 * np.exp(hidden @ kernel + bias)[:, 0]
     error = np.abs(multipliers / data["sched/lr_mult"][:, 0] - 1).max()
     assert error < 5e-5, f"{name}: worst relative error of the multiplier {error}"

@@ -14,12 +14,13 @@ from jax.sharding import Mesh, PartitionSpec
 
 from celo_core import Celo, CeloConfig, celo
 from celo_core.accumulators import factored_axes
+from celo_core.directions import MLP, Adam
 from celo_core.features import CELO_FEATURES, num_features
 from celo_core.kernels import pallas, reductions, xla
-from celo_core.kernels.interface import Accumulators, Batch, UpdateRule
+from celo_core.kernels.interface import Accumulators, Batch, UpdateRule, Weights
 
 SEED = jnp.uint32(12345)
-DECAYS = CeloConfig().momentum_decays
+DECAYS = CeloConfig().moments.momentum_decays
 SOME_FEATURES = ("second_moment", "inverse_root_column", "gradient", "factored_momentum")
 
 
@@ -41,6 +42,7 @@ class Case(NamedTuple):
     features: tuple[str, ...] = CELO_FEATURES
     multiplier: bool = True
     adam: bool = False
+    bank: int = 1
 
     def __str__(self):
         options = ["stacked" * self.stacked, self.dtype, self.kept, "some" if self.features != CELO_FEATURES else ""]
@@ -49,8 +51,7 @@ class Case(NamedTuple):
 
     @property
     def rule(self):
-        config = CeloConfig(features=self.features)
-        return UpdateRule(**{name: getattr(config, name) for name in UpdateRule.__dataclass_fields__})
+        return UpdateRule(CeloConfig().moments, (MLP(self.features, bank=self.bank), *[Adam()] * self.adam))
 
     def weights(self, seed=0):
         """A network with biases, and three units to compile less than Celo's four."""
@@ -59,8 +60,9 @@ class Case(NamedTuple):
         names = ("hidden_0", "hidden_1", "output")
         draw = lambda *shape: jnp.asarray(rng.standard_normal(shape) / np.sqrt(shape[0]), jnp.float32)
         layers = zip(names, sizes, sizes[1:], strict=False)
-        adam = {"adam": {"kernel": draw(len(DECAYS), 1)}} if self.adam else {}
-        return adam | {name: {"kernel": draw(rows, units), "bias": draw(units)} for name, rows, units in layers}
+        adam = [{"kernel": draw(len(DECAYS), 1)}] * self.adam
+        network = {name: {"kernel": draw(rows, units), "bias": draw(units)} for name, rows, units in layers}
+        return Weights((network, *adam))
 
     def batch(self, seed=0, mask=None):
         """A batch in mid-training. Elements' sizes differ by some powers of ten, as do those of the tensors of a stack."""
@@ -88,7 +90,9 @@ class Case(NamedTuple):
     def run(self, update, batch):
         """Step and new moments, on the host."""
         multiplier = jnp.float32(0.7) if self.multiplier else None
-        return jax.device_get(compiled(update, self)(self.weights(), multiplier, batch._replace(stacked=None), SEED))
+        return jax.device_get(compiled(update, self)(self.weights(), multiplier, batch._replace(stacked=None), SEED))[
+            :2
+        ]
 
 
 interpreted = functools.partial(pallas.update_batch, interpret=True)
@@ -174,14 +178,20 @@ def test_a_parameter_that_is_not_a_number_is_seen_in_every_step():
 
 
 def test_weights_of_each_tensor_of_a_stack():
-    case = Case((3, 9, 14), 1)
-    weights = [case.weights(seed) for seed in range(3)]
-    together = jax.tree.map(lambda *x: jnp.stack(x), *weights)
-    batch = case.batch()
-    step, _ = jax.jit(lambda w: interpreted(case.rule, w, None, batch, SEED))(together)
-    for index, one in enumerate(weights):
+    """Mixtures of a bank of networks, and a multiplier for each; on a tensor alone, too."""
+    case = Case((3, 9, 14), 1, bank=2)
+    weights = [case.weights(seed) for seed in range(2)]
+    bank = jax.tree.map(lambda *x: jnp.stack(x), *weights)
+    own = {"mlp": jnp.array([[1.0, 0.0], [0.25, 0.75], [0.0, 1.0]]), "multiplier": jnp.array([1.0, 0.5, 2.0])}
+    batch = case.batch()._replace(own=own)
+    step = jax.jit(lambda w: interpreted(case.rule, w, None, batch, SEED).step)(bank)
+    for index in range(3):
         alone = jax.tree.map(lambda x, i=index: x[i], batch._replace(stacked=None))._replace(stacked=0)
-        expected, _ = xla.update_batch(case.rule, one, None, alone, SEED)
+        same = jax.jit(lambda w, alone=alone: interpreted(case.rule, w, None, alone, SEED).step)(bank)
+        one = jax.tree.map(lambda a, b, i=index: own["mlp"][i, 0] * a + own["mlp"][i, 1] * b, *weights)
+        plain, factor = alone._replace(own={}), own["multiplier"][index]
+        expected = xla.update_batch(Case((9, 14)).rule, one, factor, plain, SEED).step
+        np.testing.assert_allclose(same, expected, rtol=0, atol=1e-5 * np.abs(expected).max())  # float32 sums
         np.testing.assert_allclose(step[index], expected, rtol=0, atol=1e-5 * np.abs(expected).max())  # float32 sums
 
 
@@ -190,9 +200,9 @@ def test_vmap_over_weights_and_multiplier():
     weights = [case.weights(seed) for seed in range(2)]
     multipliers = jnp.array([0.5, 2.0])
     update = lambda w, m: interpreted(case.rule, w, m, case.batch(), SEED)
-    step, moments = jax.jit(jax.vmap(update))(jax.tree.map(lambda *x: jnp.stack(x), *weights), multipliers)
+    step, moments, _ = jax.jit(jax.vmap(update))(jax.tree.map(lambda *x: jnp.stack(x), *weights), multipliers)
     for index, one in enumerate(weights):
-        expected = xla.update_batch(case.rule, one, multipliers[index], case.batch(), SEED)
+        expected = xla.update_batch(case.rule, one, multipliers[index], case.batch(), SEED)[:2]
         result = jax.tree.map(lambda x, i=index: np.asarray(x[i]), (step, moments))
         assert_same(result, jax.device_get(expected), case)
 
@@ -216,7 +226,7 @@ def test_donated_buffers():
         case.rule, case.weights(), jnp.float32(0.7), case.batch()._replace(accumulators=moments), SEED
     )
     donated = case.batch().accumulators
-    result = jax.device_get(jax.jit(update, donate_argnums=0)(donated))
+    result = jax.device_get(jax.jit(update, donate_argnums=0)(donated))[:2]
     assert all(x.is_deleted() for x in jax.tree.leaves(donated))
     assert_same(result, case.run(xla.update_batch, case.batch()), case)
 
@@ -236,8 +246,8 @@ def test_inside_shard_map():
     sharded = jax.shard_map(
         functools.partial(update, interpret=True), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
     )
-    step, _ = jax.jit(sharded)(batch._replace(stacked=None))
-    expected, _ = xla.update_batch(case.rule, case.weights(), None, batch, SEED)
+    step, *_ = jax.jit(sharded)(batch._replace(stacked=None))
+    expected = xla.update_batch(case.rule, case.weights(), None, batch, SEED).step
     largest = np.abs(expected).max(axis=(1, 2), keepdims=True)
     assert np.all(np.abs(step - expected) <= 1e-5 * largest)  # float32 sums, as in assert_same
     with a_gpu() as kind:

@@ -1,5 +1,6 @@
 """The fused update in XLA: its two ways through memory, batches of leaves, memory, sharding."""
 
+import dataclasses
 import itertools
 import re
 
@@ -10,9 +11,12 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from celo_core import Celo, CeloConfig, celo
+from celo_core import Celo, CeloConfig, Scheduler, SchedulerConfig, celo, kernels, scale_by_celo
+from celo_core.accumulators import Moments
+from celo_core.directions import MLP, Direction
 from celo_core.kernels import grouping, reductions, xla
-from celo_core.kernels.interface import Accumulators, Finish, Leaf
+from celo_core.kernels.interface import Accumulators, Leaf
+from celo_core.schedulers import Controls
 
 RULE_ONLY = CeloConfig(scheduler=None)
 
@@ -273,38 +277,118 @@ def test_weights_may_differ_from_tensor_to_tensor(mode, monkeypatch):
     """As VeLO's do: a stack of tensors with a stack of networks is as each tensor with its own."""
     if mode == "one CPU":
         monkeypatch.setattr(reductions, "on_one_device", lambda: True)
-    thetas = [Celo(RULE_ONLY).init(jax.random.key(seed))["update_rule"] for seed in range(2)]
+    networks = [Celo(RULE_ONLY).init(jax.random.key(seed))["update_rule"]["mlp"] for seed in range(2)]
     leaves = [leaf_with_moments((6, 5), seed) for seed in range(2)]
     seed = jnp.uint32(1)
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *thetas)
-    steps, _ = xla.update_batch(RULE_ONLY.rule, stacked, None, grouping.gather(leaves), seed)
-    for leaf, theta, step in zip(leaves, thetas, steps, strict=True):
-        alone, _ = xla.update_batch(RULE_ONLY.rule, theta, None, grouping.gather([leaf]), seed)
+    bank = kernels.Weights((jax.tree.map(lambda *x: jnp.stack(x), *networks),))
+    rule = dataclasses.replace(RULE_ONLY.rule, elementwise=(MLP(bank=2),))
+    shares = jnp.array([[0.25, 0.75], [1.0, 0.0]])
+    own = [{"mlp": share, "multiplier": jnp.float32(i + 1)} for i, share in enumerate(shares)]
+    mine = [dataclasses.replace(leaf, own=one) for leaf, one in zip(leaves, own, strict=True)]
+    steps = xla.update_batch(rule, bank, None, grouping.gather(mine), seed).step
+    for index, (leaf, share, step) in enumerate(zip(leaves, shares, steps, strict=True)):
+        mixed = jax.tree.map(lambda a, b, share=share: share[0] * a + share[1] * b, *networks)
+        weights = kernels.Weights((mixed,))
+        alone = xla.update_batch(RULE_ONLY.rule, weights, jnp.float32(index + 1), grouping.gather([leaf]), seed).step
         assert_same(step, alone)
 
 
+@pytest.mark.parametrize("mode", ["one CPU", "many devices"])
+def test_a_scheduler_may_tell_tensors_apart(mode, monkeypatch):
+    """Through the whole update, stacked layers and packed vectors: each tensor is as under a scheduler of its own."""
+    if mode == "one CPU":
+        monkeypatch.setattr(reductions, "on_one_device", lambda: True)
+    config = CeloConfig(directions=(MLP(bank=3),), scheduler=SchedulerConfig())
+    theta = Celo(config).init(jax.random.key(0))
+    shapes = {"a": (6, 5), "b": (7,), "c": (6, 5), "layers": (2, 6, 5), "s": (), "t": (3,)}
+    params = dict(zip(shapes, draw(shapes.values()), strict=True))
+    grads = dict(zip(shapes, draw(shapes.values(), 1), strict=True))
+    shares = jax.nn.softmax(draw([(7, 3)], 2)[0])
+    multipliers = jnp.arange(1.0, 8.0)
+
+    def steps(controls, config, theta, num_stacked_axes):
+        monkeypatch.setattr(Scheduler, "step", lambda self, theta, state, signal: (controls, state))
+        tx = scale_by_celo(theta, 10, config=config, num_stacked_axes=num_stacked_axes)
+        return tx.update(grads, tx.init(params), params, value=1.0)[0]
+
+    stacked = {name: int(name == "layers") for name in shapes}
+    found = steps(Controls(multipliers, {"mlp": shares}), config, theta, stacked)
+    flat = [(name, step) for name, x in found.items() for step in (x if name == "layers" else [x])]
+    for index, (name, step) in enumerate(flat):
+        mixed = jax.tree.map(lambda x, i=index: jnp.tensordot(shares[i], x, 1), theta["update_rule"])
+        one = CeloConfig(scheduler=SchedulerConfig())
+        alone = steps(Controls(multipliers[index]), one, {**theta, "update_rule": mixed}, stacked)[name]
+        assert_same(step, alone[index - 3] if name == "layers" else alone)
+
+
+class Trace(Direction, type="trace_of_a_test"):
+    """Heavy-ball momentum with a state of its own, for matrices: a direction per tensor that remembers."""
+
+    is_elementwise = False
+
+    def init(self, key, moments):
+        return {"decay": jnp.float32(0.8)}
+
+    def init_state(self, parameter, dtype):
+        return {"trace": jnp.zeros_like(parameter, dtype)}
+
+    def applies(self, shape):
+        return len(shape) == 2
+
+    def statistic(self, values):
+        return values.gradient
+
+    def step(self, moments, weights, batch, new, mean, state):
+        trace = weights["decay"] * state["trace"] + batch.gradient
+        return 100.0 * trace, {"trace": trace}
+
+
+@pytest.mark.parametrize("mode", ["one CPU", "many devices"])
+def test_a_direction_per_tensor_may_keep_a_state(mode, monkeypatch):
+    """Against Optax's trace; vectors, to which it does not apply, keep none and do not move."""
+    if mode == "one CPU":
+        monkeypatch.setattr(reductions, "on_one_device", lambda: True)
+    config = CeloConfig(directions=(Trace(),), scale=None, step_scale=0.01, scheduler=None)
+    theta = Celo(config).init(jax.random.key(0))
+    params = dict(zip("abcv", draw([(6, 5), (6, 5), (4, 3), (7,)]), strict=True))
+    tx, trace = scale_by_celo(theta, 10, config=config), optax.trace(0.8)
+    state, other = tx.init(params), trace.init(params)
+    assert state.directions[0]["v"] is None and state.directions[0]["a"]["trace"].shape == (6, 5)
+    update = jax.jit(tx.update)
+    for seed in range(3):
+        grads = dict(zip("abcv", draw([p.shape for p in params.values()], seed), strict=True))
+        steps, state = update(grads, state, params, value=1.0)
+        expected, other = trace.update(grads, other)
+        assert_same({n: steps[n] for n in "abc"}, {n: expected[n] for n in "abc"}, rtol=1e-6)
+        np.testing.assert_array_equal(steps["v"], np.zeros(7))
+
+
+class Means(Trace, type="means_of_a_test"):
+    """Its step is the mean that it asks for, everywhere."""
+
+    def statistic(self, values):
+        return jnp.square(values.momenta[0]) / (values.second_moment + 1e-3)
+
+    def step(self, moments, weights, batch, new, mean, state):
+        return jnp.broadcast_to(mean[..., None, None], batch.gradient.shape), state
+
+
 @pytest.mark.parametrize("shape", [(6, 5), (64, 32), (300, 200)], ids=str)
-def test_means_for_what_finishes_a_step(theta, shape, one_cpu):
+def test_means_for_directions_per_tensor(shape, one_cpu):
     """Those of pass 1, those of a whole stack and those that are made where there is no pass 1, against float64."""
-    leaf = leaf_with_moments(shape, 0)
-    statistic = lambda values: jnp.square(values.momenta[0]) / (values.second_moment + 1e-3)
-    apply = lambda rule, scale, batch, step, new, means: (
-        step * 0 + jnp.reshape(scale * means[0] + means[1], (-1,) + (1,) * 2)
-    )
-    finish = Finish(lambda shape: True, statistic, apply)
-    seed, scale = jnp.uint32(1), jnp.float32(100.0)
-    batch = grouping.gather([leaf])
-    found, new = xla.update_batch(RULE_ONLY.rule, theta["update_rule"], None, batch, seed, finish, scale)
-    stack, _ = xla.update_batch(
-        RULE_ONLY.rule, theta["update_rule"], None, grouping.gather([leaf, leaf]), seed, finish, scale
-    )
+    leaf = dataclasses.replace(leaf_with_moments(shape, 0), states=(None,))
+    rule = kernels.UpdateRule(Moments(), (), (Means(),), relative=True, step_scale=1.0)
+    weights, seed, batch = kernels.Weights((), ({},)), jnp.uint32(1), grouping.gather([leaf])
+    found = xla.update_batch(rule, weights, None, batch, seed)
+    stack = xla.update_batch(rule, weights, None, grouping.gather([leaf, leaf]), seed).step
+    bare = xla.update_batch(rule, weights, None, batch, seed, finished=False)
+    later = xla.finish(rule, weights, None, batch, bare).step
     wide = lambda x: np.asarray(x, np.float64)
-    expected = 100 * np.mean(wide(leaf.parameter) ** 2) + np.mean(
-        wide(new.momenta[0]) ** 2 / (wide(new.second_moment) + 1e-3)
-    )
-    direct = xla.means_for(RULE_ONLY.rule, finish, batch, new)
-    for value in (found[0], stack[0], stack[1], scale * direct[0] + direct[1]):
-        np.testing.assert_allclose(value, np.broadcast_to(expected, value.shape), rtol=1e-5)  # float32 sums
+    new = found.accumulators
+    mean = np.mean(wide(new.momenta[0]) ** 2 / (wide(new.second_moment) + 1e-3))
+    expected = np.sqrt(np.mean(wide(leaf.parameter) ** 2) + 1e-9) * mean
+    for value in (found.step, stack[0], stack[1], later):
+        np.testing.assert_allclose(value, np.full(shape, expected), rtol=1e-5)  # float32 sums
 
 
 def leaf_with_moments(shape, seed):
@@ -330,7 +414,7 @@ def test_bfloat16_state_differs_by_rounding_and_is_repeatable(theta, shape):
     "features", [("row",), ("row", "column"), ("gradient",), ("factored_momentum", "column")], ids=str
 )
 def test_a_rule_of_some_features(features):
-    config = CeloConfig(scheduler=None, features=features)
+    config = CeloConfig(directions=(MLP(features=features),), scheduler=None)
     theta = Celo(config).init(jax.random.key(0))
     tx = celo(theta, 10, config=config)
     params = draw([(6, 5), (7,)])

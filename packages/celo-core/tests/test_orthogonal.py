@@ -12,11 +12,12 @@ import pytest
 from test_adam_direction import gradients_of, trajectory
 
 from celo_core import Celo, CeloConfig, scale_by_celo
-from celo_core.directions import orthogonal
+from celo_core.architectures.celo import ParameterScale
+from celo_core.directions import MLP, Orthogonal, orthogonal
 from celo_core.directions.orthogonal import COEFFICIENTS, ITERATIONS, direction, matrix_shape, orthogonalize
 
-CONFIG = CeloConfig(scheduler=None, orthogonal=True)
-PLAIN = dataclasses.replace(CONFIG, orthogonal=False)
+CONFIG = CeloConfig(directions=(MLP(), Orthogonal()), scheduler=None)
+PLAIN = dataclasses.replace(CONFIG, directions=(MLP(),))
 
 
 def params_of(key):
@@ -173,13 +174,13 @@ def test_it_is_added_to_the_network(as_for_users):
 
 
 def test_the_scheduler_multiplies_it_and_zeros_have_their_floor():
-    config = CeloConfig(orthogonal=True, zero_init_scale=1.0)
+    config = CeloConfig(directions=(MLP(), Orthogonal()), scale=ParameterScale(zero_init=1.0))
     theta = theta_of([0.1, 0.9, 0.0, 0.0], [1.0, 0.0], config)
     params = {**params_of(jax.random.key(4)), "zeros": jnp.zeros((4, 4))}
-    bias = theta["scheduler"]["network"]["step_size"]["bias"]
+    bias = theta["scheduler"]["step_size"]["bias"]
     runs = []
     for multiplier in (1.0, 3.0):
-        theta["scheduler"]["network"]["step_size"]["bias"] = jnp.full_like(bias, np.log(10 * multiplier))
+        theta["scheduler"]["step_size"]["bias"] = jnp.full_like(bias, np.log(10 * multiplier))
         runs.append(trajectory_of(theta, params, config))
     for one, three in zip(*runs, strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(3 * a, b, rtol=1e-5, atol=1e-8), one, three)

@@ -62,8 +62,8 @@ def test_vectors_move(name):
 @pytest.mark.parametrize("name", ["celo", "celo_adam"])
 def test_scheduler(name):
     """The LSTM's hidden state gives the stored multiplier."""
-    layer = make_vectors.theta_of(name)["scheduler"]["network"]["step_size"]
-    hidden = np.stack([scheduler.hidden for _, scheduler in states_and_params(name)]).astype(np.float64)
+    layer = make_vectors.theta_of(name)["scheduler"]["step_size"]
+    hidden = np.stack([scheduler.network.hidden for _, scheduler in states_and_params(name)]).astype(np.float64)
     multipliers = 0.1 * np.exp(hidden @ layer["kernel"].astype(np.float64) + layer["bias"])[:, 0]
     # Loss features amplify rounding where a running mean and its minimum nearly cancel.
     np.testing.assert_allclose(multipliers, stored(name)["multiplier"], rtol=1e-4)

@@ -14,19 +14,23 @@ from celo_core import (
     ARCHITECTURES,
     Celo,
     CeloConfig,
-    LSTMSchedulerConfig,
+    SchedulerConfig,
     celo,
     get_architecture,
     restore_structure,
     scale_by_celo,
 )
+from celo_core.architectures.celo import ParameterScale
+from celo_core.directions import MLP, Adam, Orthogonal
 from celo_core.kernels import reductions
-from celo_core.schedulers import loss_features
+from celo_core.schedulers import Cosine, Linear, loss_features
 
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 LINEAR = CeloConfig(
-    scheduler=LSTMSchedulerConfig(hidden_size=0, decay="cosine"), zero_init_scale=1.0, adam=True, orthogonal=True
+    directions=(MLP(), Adam(), Orthogonal()),
+    scale=ParameterScale(zero_init=1.0),
+    scheduler=SchedulerConfig(network=Linear(), prior=Cosine(peak=0.1)),
 )
 """A config as that of the bundled weights: all directions, and a schedule that is a cosine."""
 
@@ -43,8 +47,8 @@ def theta_of(architecture):
 def linear_theta():
     """Theta whose schedule is the cosine alone: of the loss it reads nothing."""
     theta = Celo(LINEAR).init(jax.random.key(1))
-    network = theta["scheduler"]["network"]["step_size"]
-    theta["scheduler"]["network"]["step_size"] = {**network, "kernel": jnp.zeros_like(network["kernel"])}
+    network = theta["scheduler"]["step_size"]
+    theta["scheduler"]["step_size"] = {**network, "kernel": jnp.zeros_like(network["kernel"])}
     return theta
 
 
@@ -183,9 +187,9 @@ def test_a_loss_that_is_not_read_may_be_left_out():
 
 def test_a_loss_that_is_read_may_not():
     theta = linear_theta()
-    network = theta["scheduler"]["network"]["step_size"]
+    network = theta["scheduler"]["step_size"]
     kernel = network["kernel"].at[12].set(0.1)  # one of the loss's features
-    scheduler = {**theta["scheduler"], "network": {"step_size": {**network, "kernel": kernel}}}
+    scheduler = {"step_size": {**network, "kernel": kernel}}
     reading = celo({**theta, "scheduler": scheduler}, 10, config=LINEAR)
     with pytest.raises(ValueError, match="celo needs the loss of this step"):
         reading.update(GRADS, reading.init(PARAMS), PARAMS)

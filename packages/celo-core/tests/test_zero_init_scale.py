@@ -1,4 +1,4 @@
-"""Tensors that are all zeros at initialisation: the scale that `CeloConfig.zero_init_scale` gives them."""
+"""Tensors that are all zeros at initialisation: the scale that `ParameterScale.zero_init` gives them."""
 
 import functools
 
@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from celo_core import Celo, CeloConfig, configs, kernels
+from celo_core.architectures.celo import ParameterScale
 from celo_core.kernels import pallas, xla
 from celo_core.testing import check_optimizer
 
-PUBLISHED, FLOORED = CeloConfig(scheduler=None), CeloConfig(scheduler=None, zero_init_scale=0.5)
+PUBLISHED = CeloConfig(scheduler=None)
+FLOORED = CeloConfig(scale=ParameterScale(zero_init=0.5), scheduler=None)
 # One of each way through the fused update: alone, stacked with its like, packed with other vectors, and a scalar.
 PARAMS = {
     "bias": jnp.zeros(5),
@@ -129,9 +131,10 @@ def test_kernels_agree():
         tuple(map(stacked, state.factored.column)),
     )
     gradient = jax.random.normal(jax.random.key(0), shape)
-    batch = kernels.interface.Batch(gradient, stacked(params), moments, None, 1, state.scale_floor)
-    arguments = (FLOORED.rule, theta()["update_rule"], None, batch, jnp.uint32(1))
-    found, expected = pallas.update_batch(*arguments, interpret=True)[0], xla.update_batch(*arguments)[0]
+    batch = kernels.interface.Batch(gradient, stacked(params), moments, None, 1, (), {"scale_floor": state.scale_floor})
+    weights = kernels.Weights((theta()["update_rule"]["mlp"],))
+    arguments = (FLOORED.rule, weights, None, batch, jnp.uint32(1))
+    found, expected = pallas.update_batch(*arguments, interpret=True).step, xla.update_batch(*arguments).step
     assert np.abs(expected[0]).max() > 1e-2 * np.abs(expected[1]).max(), "the first has no scale without the floor"
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())  # sums in another order
@@ -153,12 +156,12 @@ def test_conformance():
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_bad_values_are_refused(value):
-    with pytest.raises(ValueError, match="zero_init_scale must be at least 0"):
-        CeloConfig(zero_init_scale=value)
+    with pytest.raises(ValueError, match="zero_init must be at least 0"):
+        ParameterScale(zero_init=value)
 
 
 def test_config_round_trips_and_older_ones_are_read():
     written = configs.to_json(FLOORED)
     assert configs.from_json(CeloConfig, written) == FLOORED
-    del written["zero_init_scale"]
+    del written["scale"]
     assert configs.from_json(CeloConfig, written) == PUBLISHED

@@ -1,12 +1,14 @@
-"""Update sequences of the bundled weights, as they were once recorded: what the code around them may not change.
+"""Update sequences of bundled and published weights, as they were once recorded: what the code around them may not change.
 
     python packages/celo-zoo/tests/recording.py
 
-writes recorded_updates.npz anew, for when the weights themselves change. Tensors of all ways through the fused update are in:
+writes recorded_updates.npz anew, for when the weights themselves change. The published ones are not in this repository: their
+runs need them in a folder, see `published`. Tensors of all ways through the fused update are in:
 scalars, vectors, matrices alone and with their like, a convolution, and one that is gone through in blocks.
 """
 
 import functools
+import os
 import pathlib
 from collections.abc import Mapping
 
@@ -15,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import celo_core
 import celo_zoo
+from celo_zoo import convert
 
 FILE = pathlib.Path(__file__).with_name("recorded_updates.npz")
 
@@ -34,6 +38,8 @@ RUNS: Mapping[str, dict] = {
     "celo": {},
     "celo_adam": {},
     "celo with bfloat16 moments": {"accumulator_dtype": "bfloat16"},
+    "published celo": {},
+    "published celo_adam": {},
 }
 NUM_STEPS = 8
 
@@ -44,9 +50,24 @@ def waves(shape: tuple[int, ...], seed: float) -> np.ndarray:
     return np.sin(1.7 * number + 0.0113 * number**2 + seed) * np.exp(1.5 * np.cos(0.31 * number + 2 * seed))
 
 
+def published(architecture: str) -> pathlib.Path:
+    """The file of published weights: of $CELO_SHARED, or a folder ``shared`` next to the repository."""
+    shared = os.environ.get("CELO_SHARED") or pathlib.Path(__file__).resolve().parents[3].parent / "shared"
+    return pathlib.Path(shared) / "reference" / f"{architecture}_theta.state"
+
+
+def optimizer(name: str) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of one of `RUNS`."""
+    if name.startswith("published"):
+        architecture = name.split()[1]
+        theta, config = convert.convert_published(published(architecture), architecture)
+        return celo_core.get_architecture(architecture, config).build(theta, NUM_STEPS + 4)
+    return celo_zoo.optimizer(name.split()[0], NUM_STEPS + 4, **RUNS[name])
+
+
 def updates(name: str) -> dict[str, np.ndarray]:
     """The updates of every tensor in the first step and in the last, float32; of the largest one along two lines."""
-    tx = celo_zoo.optimizer(name.split()[0], NUM_STEPS + 4, **RUNS[name])
+    tx = optimizer(name)
     params = {
         key: jnp.asarray(0.2 * waves(shape, 1.0 + i), jnp.float32) for i, (key, shape) in enumerate(SHAPES.items())
     }
