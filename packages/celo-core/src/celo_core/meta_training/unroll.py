@@ -27,6 +27,35 @@ class Trainee(NamedTuple):
     opt_state: Any
 
 
+def training_step(
+    family: TaskFamily,
+    optimizer: optax.GradientTransformationExtraArgs,
+    trainee: Trainee,
+    key: Array,
+    config: Any,
+    batch: Any,
+) -> tuple[Trainee, Array]:
+    """One training step: loss and gradient, the optimizer's update, and its application.
+
+    Meta-training, validation and evaluation all take their steps here; each draws its keys and batches in its own way.
+
+    Args:
+      family: whose loss is descended.
+      optimizer: its update is given the loss as ``value``.
+      trainee: the network before the step.
+      key: PRNG key of the loss.
+      config: task config from ``family.sample``.
+      batch: from ``family.batch``.
+
+    Returns:
+      The network after the step, and the loss before it, as the family gives it: a scalar.
+    """
+    gradient = jax.value_and_grad(family.loss, has_aux=True)
+    (loss, model_state), gradients = gradient(trainee.params, trainee.model_state, key, config, batch)
+    updates, opt_state = optimizer.update(gradients, trainee.opt_state, trainee.params, value=loss)
+    return Trainee(optax.apply_updates(trainee.params, updates), model_state, opt_state), loss
+
+
 @dataclasses.dataclass(frozen=True)
 class InnerProblem:
     """A task family under a learned optimizer.
@@ -64,15 +93,9 @@ class InnerProblem:
         num_steps: Any,
         task_embedding: Array | None = None,
     ) -> tuple[Trainee, Array]:
-        """One training step; returns the new trainee and the loss before the step."""
-
-        def loss_function(params: Any) -> tuple[Array, Any]:
-            return self.family.loss(params, trainee.model_state, key, config, batch)
-
-        (loss, model_state), gradients = jax.value_and_grad(loss_function, has_aux=True)(trainee.params)
+        """`training_step` under the architecture's optimizer."""
         optimizer = self._optimizer(theta, num_steps, task_embedding)
-        updates, opt_state = optimizer.update(gradients, trainee.opt_state, trainee.params, value=loss)
-        return Trainee(optax.apply_updates(trainee.params, updates), model_state, opt_state), loss
+        return training_step(self.family, optimizer, trainee, key, config, batch)
 
     def _optimizer(
         self, theta: Theta, num_steps: Any, task_embedding: Array | None

@@ -1,16 +1,17 @@
-"""What a baseline is tuned over: learning rates by schedules, all of them in one compiled program."""
+"""What an optimizer is tuned over: learning rates by schedules, all of them in one compiled program."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from celo_tasks.baselines.catalogue import Baseline
+from celo_tasks.cli.console import nearest
 
 Array = jax.Array
 
@@ -20,13 +21,46 @@ LEARNING_RATES_15 = (1e-7, 3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3,
 LEARNING_RATES_SMALL = LEARNING_RATES_15[4:]
 """Half decades from 1e-5 to 1."""
 
-SCHEDULES = ("constant", "cosine")
+LEARNING_RATES_6 = LEARNING_RATES_15[7:13]
+"""Half decades from 3e-4 to 1e-1: from too small to too large for the small networks of the quickstart."""
 
 WARM_UP = 20
-"""One step in so many is warm-up of the cosine schedule: 5 %."""
+"""One step in so many is warm-up of the schedule ``cosine``: 5 %."""
 
 
-def schedule_shape(name: str, num_steps: int) -> Callable[[Any], Array]:
+def _constant(num_steps: int) -> optax.Schedule:
+    """1."""
+    del num_steps
+    return lambda count: jnp.ones(jnp.shape(count), jnp.float32)
+
+
+def _cosine(num_steps: int) -> optax.Schedule:
+    """A linear warm-up, and half a cosine down; see `schedule_factor`."""
+    warm_up = max(1, num_steps // WARM_UP)
+
+    def factor(count: Any) -> Array:
+        done = jnp.asarray(count).astype(jnp.float32) + 1
+        progress = jnp.clip((done - warm_up) / (num_steps + 1 - warm_up), 0.0, 1.0)
+        return jnp.where(done < warm_up, done / warm_up, 0.5 * (1 + jnp.cos(jnp.pi * progress)))
+
+    return factor
+
+
+def _cosine_decay(num_steps: int) -> optax.Schedule:
+    """Half a cosine down from the first step on, as Optax has it."""
+    return optax.cosine_decay_schedule(1.0, num_steps)
+
+
+SCHEDULES: Mapping[str, Callable[[int], optax.Schedule]] = MappingProxyType(
+    {"constant": _constant, "cosine": _cosine, "cosine_decay": _cosine_decay}
+)
+"""Learning-rate schedules by name: each maps the number of steps to the factor of the learning rate by step."""
+
+TUNED_SCHEDULES = ("constant", "cosine")
+"""The schedules that an optimizer is tuned over unless others are asked for."""
+
+
+def schedule_factor(name: str, num_steps: int) -> optax.Schedule:
     """The factor of the learning rate as a function of the number of steps taken before.
 
     ``constant`` is 1. ``cosine`` rises linearly over the first W steps, 5 % of them rounded down but at least one, as
@@ -36,6 +70,7 @@ def schedule_shape(name: str, num_steps: int) -> Callable[[Any], Array]:
         1/2 (1 + cos(pi (k + 1 - W) / (T + 1 - W)))       for W <= k <= T = num_steps
 
     Its mean over the training is ``(1 + 1/T) / 2``, whatever W is. It is never 0 in the training, and 0 afterwards.
+    ``cosine_decay`` has no warm-up: it is ``1/2 (1 + cos(pi k / T))``, as `optax.cosine_decay_schedule`.
 
     Args:
       name: one of `SCHEDULES`.
@@ -49,23 +84,42 @@ def schedule_shape(name: str, num_steps: int) -> Callable[[Any], Array]:
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, not {num_steps}.")
-    if name == "constant":
-        return lambda count: jnp.ones(jnp.shape(count), jnp.float32)
-    if name != "cosine":
-        raise ValueError(f"there is no schedule {name!r}: choose from {', '.join(SCHEDULES)}.")
-    warm_up = max(1, num_steps // WARM_UP)
+    check_schedule(name)
+    return SCHEDULES[name](num_steps)
 
-    def cosine(count: Any) -> Array:
-        done = jnp.asarray(count).astype(jnp.float32) + 1
-        progress = jnp.clip((done - warm_up) / (num_steps + 1 - warm_up), 0.0, 1.0)
-        return jnp.where(done < warm_up, done / warm_up, 0.5 * (1 + jnp.cos(jnp.pi * progress)))
 
-    return cosine
+def check_schedule(name: str) -> None:
+    """Raises ValueError if there is no such schedule."""
+    if name not in SCHEDULES:
+        meant = nearest(name, SCHEDULES)
+        raise ValueError(f"there is no schedule {name!r}{meant}: choose from {', '.join(SCHEDULES)}.")
+
+
+def learning_rate_schedule(learning_rate: Any, schedule: Any, num_steps: int) -> optax.Schedule:
+    """The learning rate as a function of the number of steps taken before.
+
+    Learning rate and schedule may be traced, also under vmap: one compiled program then serves all settings.
+
+    Args:
+      learning_rate: the highest in the schedule, a float or a float scalar.
+      schedule: index into `SCHEDULES`, an int or an int32 scalar.
+      num_steps: steps of the training.
+
+    Returns:
+      ``count -> learning rate``, float32.
+    """
+    factors = [make(num_steps) for make in SCHEDULES.values()]
+
+    def rate(count: Any) -> Array:
+        values = [jnp.asarray(factor(count), jnp.float32) for factor in factors]
+        return learning_rate * jax.lax.select_n(jnp.asarray(schedule, jnp.int32), *values)
+
+    return rate
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a candidate was trained with; both are ``None`` for an optimizer that is not tuned.
+    """Hyperparameters that a network is trained with; both are ``None`` for an optimizer that is not tuned.
 
     Its text form is like ``3e-3 cosine``, or ``none``.
 
@@ -82,8 +136,8 @@ class Setting:
             raise ValueError(f"a setting has a learning rate and a schedule or neither, not {self!r}.")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ValueError(f"a learning rate must be positive and finite, not {self.learning_rate}.")
-        if self.schedule is not None and self.schedule not in SCHEDULES:
-            raise ValueError(f"there is no schedule {self.schedule!r}: choose from {', '.join(SCHEDULES)}.")
+        if self.schedule is not None:
+            check_schedule(self.schedule)
 
     def __str__(self) -> str:
         if self.learning_rate is None:
@@ -111,35 +165,11 @@ class Setting:
         return cls(number, schedule)
 
     @property
-    def is_cosine(self) -> bool:
-        """What `build` wants to know of the schedule."""
-        return self.schedule == "cosine"
+    def schedule_index(self) -> int:
+        """Place of the schedule in `SCHEDULES`, as `learning_rate_schedule` takes it; 0 where there is none."""
+        return 0 if self.schedule is None else list(SCHEDULES).index(self.schedule)
 
 
-def grid(learning_rates: Sequence[float], schedules: Sequence[str] = SCHEDULES) -> tuple[Setting, ...]:
+def grid(learning_rates: Sequence[float], schedules: Sequence[str] = TUNED_SCHEDULES) -> tuple[Setting, ...]:
     """All learning rates with the first schedule, then all with the next."""
     return tuple(Setting(rate, schedule) for schedule in schedules for rate in learning_rates)
-
-
-def build(
-    baseline: Baseline, learning_rate: Any, is_cosine: Any, num_steps: int
-) -> optax.GradientTransformationExtraArgs:
-    """The baseline at one setting.
-
-    Learning rate and schedule may be traced, also under vmap: one compiled program then serves all settings.
-
-    Args:
-      baseline: which.
-      learning_rate: the highest in the schedule, a float or a float scalar.
-      is_cosine: whether the schedule is ``cosine``, a bool or a bool scalar; otherwise it is ``constant``.
-      num_steps: steps of the training.
-
-    Returns:
-      The optimizer; its update takes any extra arguments.
-    """
-    constant, cosine = (schedule_shape(name, num_steps) for name in SCHEDULES)
-
-    def schedule(count: Any) -> Array:
-        return learning_rate * jnp.where(is_cosine, cosine(count), constant(count))
-
-    return baseline.make(schedule)

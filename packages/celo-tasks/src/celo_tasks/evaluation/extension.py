@@ -2,7 +2,7 @@
 
 from celo_tasks.baselines.tuning import SCHEDULES, Setting
 from celo_tasks.evaluation.store import Store
-from celo_tasks.evaluation.tuned_adam import best, candidates, tuned_adam
+from celo_tasks.evaluation.tuned_adam import best_trial, trials, tuned_adam
 
 
 def settings_to_extend(store: Store, task: str, baseline: str, length: int) -> list[Setting]:
@@ -16,22 +16,18 @@ def settings_to_extend(store: Store, task: str, baseline: str, length: int) -> l
     if tuned is None:
         return []
     levels = [
-        min(run.curve[-1] for run in best(found).runs)
+        min(run.curve[-1] for run in best_trial(found).runs)
         for name in store.optimizers()
-        if name != baseline and (found := candidates(store.select(task, name)))
+        if name != baseline and (found := trials(store.select(task, name)))
     ]
     if all(tuned.steps_to(level) is not None for level in levels):
         return []
     chosen: list[Setting] = []
     for schedule in SCHEDULES:
-        found = [
-            candidate
-            for candidate in candidates(store.select(task, baseline))
-            if Setting.parse(candidate.setting).schedule == schedule
-        ]
+        found = [trial for trial in trials(store.select(task, baseline)) if trial.setting.schedule == schedule]
         if not found:
             continue
-        rates = sorted(Setting.parse(candidate.setting).learning_rate or 0.0 for candidate in found)
-        place = rates.index(Setting.parse(best(found).setting).learning_rate or 0.0)
+        rates = sorted(trial.setting.learning_rate or 0.0 for trial in found)
+        place = rates.index(best_trial(found).setting.learning_rate or 0.0)
         chosen += [Setting(rate, schedule) for rate in rates[max(0, place - 1) : place + 1]]
     return chosen

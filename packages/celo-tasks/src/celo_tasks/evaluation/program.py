@@ -9,6 +9,8 @@ import numpy as np
 import optax
 
 from celo_core import TaskFamily
+from celo_core.meta_training.unroll import Trainee, training_step
+from celo_tasks.baselines.tuning import Setting, learning_rate_schedule
 
 Array = jax.Array
 
@@ -16,19 +18,6 @@ HELD_OUT_LIMIT = 2000
 """Held-out examples that a trained network is judged on, at most."""
 
 _HELD_OUT_BATCH = 250
-
-
-class Trainee(NamedTuple):
-    """A network in training.
-
-    Attributes:
-      params, model_state: as the family's ``init`` makes them.
-      opt_state: state of the optimizer.
-    """
-
-    params: Any
-    model_state: Any
-    opt_state: Any
 
 
 def split_seed(key: Array) -> tuple[Array, Array, Array]:
@@ -41,27 +30,6 @@ def initial(family: TaskFamily, key: Array) -> tuple[Any, Any]:
     """Parameters and model state with which every optimizer starts from the seed of ``key``."""
     key_config, key_init, _ = split_seed(key)
     return family.init(key_init, family.sample(key_config))
-
-
-def training_step(
-    family: TaskFamily,
-    config: Any,
-    optimizer: optax.GradientTransformationExtraArgs,
-    trainee: Trainee,
-    key_steps: Array,
-    step: Array,
-    data: Any,
-) -> tuple[Trainee, Array]:
-    """One step; returns the new trainee and the loss before the step, as it is.
-
-    The batch depends on the seed and the step alone, so that every optimizer sees the same ones.
-    """
-    key_batch, key_loss = jax.random.split(jax.random.fold_in(key_steps, step))
-    batch = family.batch(key_batch, config, data)
-    gradient = jax.value_and_grad(family.loss, has_aux=True)
-    (loss, model_state), grads = gradient(trainee.params, trainee.model_state, key_loss, config, batch)
-    updates, opt_state = optimizer.update(grads, trainee.opt_state, trainee.params, value=loss)
-    return Trainee(optax.apply_updates(trainee.params, updates), model_state, opt_state), loss
 
 
 class Progress(NamedTuple):
@@ -78,8 +46,22 @@ class Progress(NamedTuple):
     finite: Array
 
 
-Build = Callable[[Array, Array, int], optax.GradientTransformationExtraArgs]
-"""``(learning_rate, is_cosine, num_steps)`` -> optimizer; the first two are traced float32 and bool scalars."""
+Build = Callable[[optax.Schedule, int], optax.GradientTransformationExtraArgs]
+"""``(schedule, num_steps)`` -> optimizer; the schedule maps the step to the learning rate, 0 for a setting without one."""
+
+
+class Members(NamedTuple):
+    """What the networks of a program differ in; every leaf has a leading axis of networks.
+
+    Attributes:
+      learning_rate: the highest in the schedule, float32 (networks,); 0 without one.
+      schedule: index into `celo_tasks.baselines.SCHEDULES`, int32 (networks,).
+      key: of the seed, keys (networks,).
+    """
+
+    learning_rate: Array
+    schedule: Array
+    key: Array
 
 
 class TrainingProgram:
@@ -96,36 +78,37 @@ class TrainingProgram:
         self._metrics = jax.jit(self._metrics_many)
         self._compiled: Any = None
 
-    def start(self, rates: Sequence[float], cosine: Sequence[bool], seeds: Sequence[int]) -> tuple[Progress, Any]:
-        """Networks before their first step, and what `advance` needs to know of them."""
+    def start(self, settings: Sequence[Setting], seeds: Sequence[int]) -> tuple[Progress, Members]:
+        """Networks before their first step, one per setting and seed, and what `advance` needs to know of them."""
         keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-        settings = (jnp.asarray(rates, jnp.float32), jnp.asarray(cosine, bool), keys)
-        return self._init(*settings), settings
+        rates = jnp.asarray([one.learning_rate or 0.0 for one in settings], jnp.float32)
+        members = Members(rates, jnp.asarray([one.schedule_index for one in settings], jnp.int32), keys)
+        return self._init(members), members
 
-    def compile(self, progress: Progress, settings: Any, data: Any) -> None:
+    def compile(self, progress: Progress, members: Members, data: Any) -> None:
         """Compiles `advance`, so that what follows can be timed; no step is done."""
         zero = jnp.int32(0)
         if self._compiled is None:
-            self._compiled = self._advance.lower(progress, *settings, data, zero, zero).compile()
+            self._compiled = self._advance.lower(progress, members, data, zero, zero).compile()
 
-    def advance(self, progress: Progress, settings: Any, data: Any, begin: int, end: int) -> Progress:
+    def advance(self, progress: Progress, members: Members, data: Any, begin: int, end: int) -> Progress:
         """Does the steps from ``begin`` up to ``end``; ``progress`` is used up."""
         advance = self._compiled or self._advance
-        return advance(progress, *settings, data, jnp.int32(begin), jnp.int32(end))
+        return advance(progress, members, data, jnp.int32(begin), jnp.int32(end))
 
-    def held_out(self, progress: Progress, settings: Any, batch: Any) -> list[dict[str, float]]:
+    def held_out(self, progress: Progress, members: Members, batch: Any) -> list[dict[str, float]]:
         """The family's ``metrics`` of every network on held-out data, each the mean over equal parts of it.
 
         Args:
           progress: the trained networks.
-          settings: as `start` returned them.
+          members: as `start` returned them.
           batch: what the family's ``load_held_out`` returned: a tree of arrays with examples along their first axes.
         """
         count = min(HELD_OUT_LIMIT, len(jax.tree.leaves(batch)[0]))
         size = min(_HELD_OUT_BATCH, count)
         parts = jax.tree.map(lambda x: x[: count // size * size].reshape(-1, size, *x.shape[1:]), batch)
-        values = jax.device_get(self._metrics(progress.trainee, settings[2], parts))
-        return [{name: float(value[i]) for name, value in values.items()} for i in range(len(settings[2]))]
+        values = jax.device_get(self._metrics(progress.trainee, members.key, parts))
+        return [{name: float(value[i]) for name, value in values.items()} for i in range(len(members.key))]
 
     def _many(self, function: Callable[..., Any], count: int) -> Callable[..., Any]:
         """``function`` for every network: vmapped for several."""
@@ -133,31 +116,36 @@ class TrainingProgram:
             return jax.vmap(function)
         return lambda *arguments: jax.tree.map(lambda x: x[None], function(*jax.tree.map(lambda x: x[0], arguments)))
 
-    def _init_many(self, rates: Array, cosine: Array, keys: Array) -> Progress:
-        def one(rate: Array, is_cosine: Array, key: Array) -> Progress:
-            params, model_state = initial(self._family, key)
-            opt_state = self._build(rate, is_cosine, self.num_steps).init(params)
+    def _optimizer(self, member: Members) -> optax.GradientTransformationExtraArgs:
+        schedule = learning_rate_schedule(member.learning_rate, member.schedule, self.num_steps)
+        return self._build(schedule, self.num_steps)
+
+    def _init_many(self, members: Members) -> Progress:
+        def one(member: Members) -> Progress:
+            params, model_state = initial(self._family, member.key)
+            opt_state = self._optimizer(member).init(params)
             trainee = jax.tree.map(jnp.asarray, Trainee(params, model_state, opt_state))
             return Progress(trainee, jnp.zeros(self.num_steps, jnp.float32), jnp.bool_(True))
 
-        return self._many(one, len(rates))(rates, cosine, keys)
+        return self._many(one, len(members.key))(members)
 
-    def _advance_many(
-        self, progress: Progress, rates: Array, cosine: Array, keys: Array, data: Any, begin: Array, end: Array
-    ) -> Progress:
-        def one(progress: Progress, rate: Array, is_cosine: Array, key: Array) -> Progress:
-            key_config, _, key_steps = split_seed(key)
+    def _advance_many(self, progress: Progress, members: Members, data: Any, begin: Array, end: Array) -> Progress:
+        def one(progress: Progress, member: Members) -> Progress:
+            key_config, _, key_steps = split_seed(member.key)
             config = self._family.sample(key_config)
-            optimizer = self._build(rate, is_cosine, self.num_steps)
+            optimizer = self._optimizer(member)
 
             def body(step: Array, carry: Progress) -> Progress:
-                trainee, loss = training_step(self._family, config, optimizer, carry.trainee, key_steps, step, data)
+                # The batch depends on the seed and the step alone, so that every optimizer sees the same ones.
+                key_batch, key_loss = jax.random.split(jax.random.fold_in(key_steps, step))
+                batch = self._family.batch(key_batch, config, data)
+                trainee, loss = training_step(self._family, optimizer, carry.trainee, key_loss, config, batch)
                 normalized = self._family.normalizer(loss).astype(jnp.float32)
                 return Progress(trainee, carry.losses.at[step].set(normalized), carry.finite & jnp.isfinite(loss))
 
             return jax.lax.fori_loop(begin, end, body, progress)
 
-        return self._many(one, len(rates))(progress, rates, cosine, keys)
+        return self._many(one, len(members.key))(progress, members)
 
     def _metrics_many(self, trainee: Trainee, keys: Array, parts: Any) -> dict[str, Array]:
         def one(trainee: Trainee, key: Array) -> dict[str, Array]:

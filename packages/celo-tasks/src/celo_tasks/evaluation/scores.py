@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from celo_tasks.baselines.tuning import Setting
 from celo_tasks.evaluation import reference
 from celo_tasks.evaluation.store import Run, Store
-from celo_tasks.evaluation.tuned_adam import TunedAdam, best, candidates, tuned_adam
+from celo_tasks.evaluation.tuned_adam import Trial, TunedAdam, best_trial, trials, tuned_adam
 
 SMALLEST_LOSS = 1e-8
 """Losses below count as this, so that a ratio of losses is finite."""
@@ -21,7 +21,7 @@ class Score:
 
     Attributes:
       task, optimizer: names.
-      setting: text form of the best setting.
+      setting: the best one.
       at_edge: whether its learning rate is the smallest or largest of several: a better one may lie outside.
       runs: one per seed.
       settings: number of settings that were tried.
@@ -33,7 +33,7 @@ class Score:
 
     task: str
     optimizer: str
-    setting: str
+    setting: Setting
     at_edge: bool
     runs: tuple[Run, ...]
     settings: int
@@ -56,6 +56,16 @@ class Score:
     def seconds_per_step(self) -> float:
         """Median over seeds."""
         return float(np.median([run.seconds / run.key.steps for run in self.runs]))
+
+    def time_over(self, other: "Score") -> float | None:
+        """Time per step over another optimizer's, median over trainings that advanced in turn; ``None`` without such."""
+        ratios = [
+            (mine.seconds / mine.key.steps) / (its.seconds / its.key.steps)
+            for mine in self.runs
+            for its in other.runs
+            if mine.timing and mine.timing == its.timing and its.seconds > 0
+        ]
+        return float(np.median(ratios)) if ratios else None
 
     def held_out(self, metric: str) -> float | None:
         """Mean over seeds, ``None`` where it was not measured or is not finite."""
@@ -122,16 +132,16 @@ def scores(store: Store, baseline: str = "adam") -> Scores:
         if tuned is not None:
             adam[task] = tuned
         for optimizer in store.optimizers():
-            if found := candidates(store.select(task, optimizer)):
+            if found := trials(store.select(task, optimizer)):
                 by_name[optimizer, task] = _score(task, optimizer, found, tuned, store.steps)
     names = tuple(name for name in store.optimizers() if any(key[0] == name for key in by_name))
     return Scores(tuple(tasks), names, adam, tuple(packaged), by_name)
 
 
-def _score(task: str, optimizer: str, found: list, tuned: TunedAdam | None, steps: int) -> Score:
-    chosen = best(found)
-    rates = [Setting.parse(candidate.setting).learning_rate for candidate in found]
-    rate = Setting.parse(chosen.setting).learning_rate
+def _score(task: str, optimizer: str, found: list[Trial], tuned: TunedAdam | None, steps: int) -> Score:
+    chosen = best_trial(found)
+    rates = [trial.setting.learning_rate for trial in found]
+    rate = chosen.setting.learning_rate
     edges = {min(rates), max(rates)} if rate is not None and len(set(rates)) > 1 else set()  # type: ignore[type-var]
     ratio = speedup = None
     bounds: list[bool] = []
@@ -151,7 +161,7 @@ def _score(task: str, optimizer: str, found: list, tuned: TunedAdam | None, step
         at_edge=rate in edges,
         runs=chosen.runs,
         settings=len(found),
-        diverged_settings=sum(any(run.diverged for run in candidate.runs) for candidate in found),
+        diverged_settings=sum(any(run.diverged for run in trial.runs) for trial in found),
         ratio=ratio,
         speedup=speedup,
         lower_bound=tuple(bounds),

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celo_core import files
+from celo_tasks.baselines.tuning import Setting
 from celo_tasks.evaluation import curves
 
 FORMAT = 1
@@ -29,14 +30,14 @@ class RunKey(NamedTuple):
 
     Attributes:
       task, optimizer: names.
-      setting: text form of a `celo_tasks.baselines.tuning.Setting`.
+      setting: hyperparameters.
       seed: of initialisation and batches.
       steps: length.
     """
 
     task: str
     optimizer: str
-    setting: str
+    setting: Setting
     seed: int
     steps: int
 
@@ -54,9 +55,12 @@ class Run:
       final_loss: mean of the last 5 % of normalised losses.
       diverged: whether a loss was not finite at some step, or the final loss is at the normalizer's upper end.
       curve: smoothed normalised losses after the steps `curve_steps`, with 6 significant digits.
-      seconds: wall time of the training, without compilation.
+      seconds: wall time of the training, without compilation; of one that advanced in turn with others, that of the median stretch for all
+        its steps.
       held_out: metrics on held-out data; those that are not finite are left out.
       machine, versions: where it ran.
+      timing: the same for all runs that advanced in turn and whose ``seconds`` can be compared; empty where a run was trained
+        by itself.
     """
 
     key: RunKey
@@ -71,6 +75,7 @@ class Run:
     held_out: Mapping[str, float]
     machine: str
     versions: Mapping[str, str]
+    timing: str = ""
 
     @property
     def smoothed(self) -> NDArray[np.float64]:
@@ -168,9 +173,7 @@ class Store:
         Raises:
           OSError: it could not be written, e.g. on a full disk; what was there before stays readable.
         """
-        value = dataclasses.asdict(run)
-        value["key"] = run.key._asdict()
-        line = (json.dumps(value, allow_nan=False) + "\n").encode()
+        line = (json.dumps(_to_json(run), allow_nan=False) + "\n").encode()
         with open(self.folder / "runs.jsonl", "ab") as file:
             begin = file.tell()
             try:
@@ -199,6 +202,19 @@ class Store:
             os.truncate(path, content.rfind(b"\n") + 1)
 
 
+def _to_json(run: Run) -> dict[str, Any]:
+    value = dataclasses.asdict(run)
+    value["key"] = {**run.key._asdict(), "setting": str(run.key.setting)}
+    if not run.timing:
+        del value["timing"]
+    return value
+
+
+def _from_json(value: dict[str, Any]) -> Run:
+    key = {**value["key"], "setting": Setting.parse(value["key"]["setting"])}
+    return Run(**{**value, "key": RunKey(**key), "curve": tuple(value["curve"])})
+
+
 def _read_runs(path: pathlib.Path) -> list[Run]:
     runs: list[Run] = []
     if not path.is_file():
@@ -206,9 +222,7 @@ def _read_runs(path: pathlib.Path) -> list[Run]:
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines[:-1], start=1):  # the last piece is empty, or a torn line
         try:
-            value = json.loads(line)
-            value["key"], value["curve"] = RunKey(**value["key"]), tuple(value["curve"])
-            run = Run(**value)
+            run = _from_json(json.loads(line))
             if not (math.isfinite(run.final_loss) and all(map(math.isfinite, run.curve))):
                 raise ValueError("a loss is not finite")
         except (ValueError, TypeError, KeyError) as error:

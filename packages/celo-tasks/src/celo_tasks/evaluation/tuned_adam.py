@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from celo_tasks.baselines.tuning import Setting
 from celo_tasks.evaluation.curves import six_digits
 from celo_tasks.evaluation.store import Run, curve_steps
 
@@ -14,15 +15,15 @@ Curve = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
-    """One setting of an optimizer on one task, over its seeds.
+class Trial:
+    """One setting of an optimizer that was tried on one task, over its seeds.
 
     Attributes:
-      setting: text form.
+      setting: hyperparameters.
       runs: one per seed, of one length, by seed.
     """
 
-    setting: str
+    setting: Setting
     runs: tuple[Run, ...]
 
     @property
@@ -36,22 +37,22 @@ class Candidate:
         return np.mean([run.smoothed for run in self.runs], axis=0)
 
 
-def candidates(runs: Sequence[Run]) -> list[Candidate]:
+def trials(runs: Sequence[Run]) -> list[Trial]:
     """Runs of one optimizer, task and length by setting; settings that lack a seed that others have are left out."""
-    by_setting: dict[str, list[Run]] = {}
+    by_setting: dict[Setting, list[Run]] = {}
     for run in runs:
         by_setting.setdefault(run.key.setting, []).append(run)
     most = max((len(group) for group in by_setting.values()), default=0)
     return [
-        Candidate(setting, tuple(sorted(group, key=lambda run: run.key.seed)))
+        Trial(setting, tuple(sorted(group, key=lambda run: run.key.seed)))
         for setting, group in by_setting.items()
         if len(group) == most
     ]
 
 
-def best(found: Sequence[Candidate]) -> Candidate:
-    """The candidate of lowest final loss."""
-    return min(found, key=lambda candidate: candidate.final_loss)
+def best_trial(found: Sequence[Trial]) -> Trial:
+    """The trial of lowest final loss."""
+    return min(found, key=lambda trial: trial.final_loss)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ class TunedAdam:
 
     final_loss: float
     final_loss_by_seed: tuple[float, ...]
-    setting: str
+    setting: Setting
     seeds: int
     steps: NDArray[np.int64]
     envelope: Curve
@@ -99,7 +100,7 @@ class TunedAdam:
     def to_json(self) -> dict[str, Any]:
         """For a results file."""
         value = dataclasses.asdict(self)
-        value["steps"] = self.steps.tolist()
+        value["setting"], value["steps"] = str(self.setting), self.steps.tolist()
         value["envelope"] = [six_digits(x) for x in self.envelope]
         return value
 
@@ -107,6 +108,7 @@ class TunedAdam:
     def from_json(cls, value: dict[str, Any]) -> "TunedAdam":
         """What `to_json` made."""
         fields = {field.name: value[field.name] for field in dataclasses.fields(cls)}
+        fields["setting"] = Setting.parse(fields["setting"])
         fields["steps"] = np.asarray(fields["steps"], np.int64)
         fields["envelope"] = np.asarray(fields["envelope"], np.float64)
         fields["final_loss_by_seed"] = tuple(fields["final_loss_by_seed"])
@@ -121,7 +123,7 @@ def tuned_adam(runs: Sequence[Run], base: int) -> TunedAdam | None:
       base: planned length.
     """
     lengths = sorted({run.key.steps for run in runs})
-    by_length = {length: candidates([run for run in runs if run.key.steps == length]) for length in lengths}
+    by_length = {length: trials([run for run in runs if run.key.steps == length]) for length in lengths}
     if not by_length.get(base):
         return None
     grid = curve_steps(max(lengths), base)
@@ -129,10 +131,10 @@ def tuned_adam(runs: Sequence[Run], base: int) -> TunedAdam | None:
     for length, found in by_length.items():
         steps = curve_steps(length, base)
         inside = grid <= length
-        for candidate in found:
-            curve = np.interp(grid[inside], steps, candidate.curve)
+        for trial in found:
+            curve = np.interp(grid[inside], steps, trial.curve)
             envelope[inside] = np.minimum(envelope[inside], curve)
-    chosen = best(by_length[base])
+    chosen = best_trial(by_length[base])
     return TunedAdam(
         chosen.final_loss,
         tuple(run.final_loss for run in chosen.runs),

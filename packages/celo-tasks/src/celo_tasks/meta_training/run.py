@@ -42,7 +42,7 @@ from celo_core.meta_training import checkpoints
 from celo_core.meta_training.lengths import LengthSchedule
 from celo_core.meta_training.run import checkpoint_theta, run_phase
 from celo_core.meta_training.trainer import FrozenPart, MetaTrainConfig, MetaTrainer
-from celo_tasks.evaluation import competitors
+from celo_tasks.evaluation import specs
 from celo_tasks.families import LogLoss, reparametrize
 from celo_tasks.meta_training.families import META_FAMILIES, Sources
 from celo_tasks.meta_training.monitoring import MetaReport
@@ -234,7 +234,7 @@ def _trainer(
         truncations=recipe.truncations,
         seed=recipe.seed + phase,
     )
-    optimizer = None if recipe.meta_optimizer is None else competitors.imported(recipe.meta_optimizer)(iterations)
+    optimizer = None if recipe.meta_optimizer is None else specs.imported(recipe.meta_optimizer)(iterations)
     parts = [
         _estimator(recipe, architecture, family, phase, pairs)
         for family, (_, pairs) in zip(families, recipe.problems, strict=True)

@@ -27,7 +27,7 @@ from celo_tasks import baselines
 from celo_tasks.evaluation import curves
 from celo_tasks.evaluation.scores import SMALLEST_LOSS
 from celo_tasks.evaluation.statistics import iqm
-from celo_tasks.evaluation.worker import identity
+from celo_tasks.evaluation.loading import identity
 from celo_tasks.families import MLP, ConvNet, ImageAutoencoder, ImageClassifier, LanguageModel
 from celo_tasks.families.recurrent import RecurrentLM
 from celo_tasks.families.text_transformer import TransformerLM
@@ -113,7 +113,7 @@ class MetaValidation:
         seeds: int = 2,
         tasks: Sequence[str] = tuple(VALIDATION_TASKS),
         *,
-        learning_rates: Sequence[float] = baselines.LEARNING_RATES,
+        learning_rates: Sequence[float] = baselines.LEARNING_RATES_6,
         reference: Mapping[str, Any] | str | os.PathLike[str] | None = None,
         progress: ProgressLine | None = None,
         stop: Callable[[], bool] = lambda: False,
@@ -306,8 +306,8 @@ class _Adam:
         return {"learning_rate": jnp.float32(1e-3)}
 
     def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
-        del kwargs
-        return baselines.adam(theta["learning_rate"], num_steps)
+        del num_steps, kwargs
+        return optax.with_extra_args_support(optax.adam(theta["learning_rate"]))
 
 
 class _RecordedState(NamedTuple):

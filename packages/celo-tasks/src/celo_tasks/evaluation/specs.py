@@ -12,11 +12,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
 from celo_tasks.baselines import TUNED_BASELINES
-from celo_tasks.baselines.tuning import Setting, build, schedule_shape
+from celo_tasks.baselines.tuning import Setting
 from celo_tasks.cli.console import nearest
 from celo_tasks.evaluation.optimizers import load_pretrained, load_weights, pretrained_names
 from celo_tasks.evaluation.program import Build
@@ -25,7 +24,7 @@ UNTUNED = (Setting(),)
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
+class OptimizerSpec:
     """What the user asked for, as text: it can be sent to another process.
 
     Attributes:
@@ -39,7 +38,7 @@ class Spec:
     is_weights: bool = False
 
     @classmethod
-    def parse(cls, text: str, *, is_weights: bool = False) -> "Spec":
+    def parse(cls, text: str, *, is_weights: bool = False) -> "OptimizerSpec":
         """Reads ``REFERENCE`` or ``NAME=REFERENCE``.
 
         Raises:
@@ -57,8 +56,8 @@ class Spec:
 
 
 @dataclasses.dataclass(frozen=True)
-class Competitor:
-    """An optimizer that can be trained with.
+class ResolvedOptimizer:
+    """An optimizer that can be trained with: what a spec refers to.
 
     Attributes:
       name: name in results.
@@ -75,7 +74,7 @@ class Competitor:
     build: Build
 
 
-def resolve(spec: Spec) -> Competitor:
+def resolve(spec: OptimizerSpec) -> ResolvedOptimizer:
     """Finds an optimizer.
 
     Raises:
@@ -86,9 +85,8 @@ def resolve(spec: Spec) -> Competitor:
     if ":" in spec.reference:
         return _function(spec)
     if baseline := TUNED_BASELINES.get(spec.reference):
-        make: Build = lambda rate, is_cosine, num_steps: build(baseline, rate, is_cosine, num_steps)
         identity = f"{baseline.name}: {baseline.description}"
-        return Competitor(spec.name, baseline.description, identity, True, make)
+        return ResolvedOptimizer(spec.name, baseline.description, identity, True, lambda schedule, _: baseline.make(schedule))
     if spec.reference in pretrained_names():
         return _untuned(spec.name, "pretrained, not tuned", load_pretrained(spec.reference))
     known = [*TUNED_BASELINES, *pretrained_names()]
@@ -98,10 +96,10 @@ def resolve(spec: Spec) -> Competitor:
     )
 
 
-def _untuned(name: str, description: str, optimizer: Callable[[int], Any]) -> Competitor:
+def _untuned(name: str, description: str, optimizer: Callable[[int], Any]) -> ResolvedOptimizer:
     optimizer(10)  # damaged weights are found out now, not after the first task
     identity = str(getattr(optimizer, "fingerprint", f"{name}: {description}"))
-    return Competitor(name, description, identity, False, lambda rate, is_cosine, num_steps: optimizer(num_steps))
+    return ResolvedOptimizer(name, description, identity, False, lambda _, num_steps: optimizer(num_steps))
 
 
 def imported(reference: str) -> Any:
@@ -122,7 +120,7 @@ def imported(reference: str) -> Any:
         ) from error
 
 
-def _function(spec: Spec) -> Competitor:
+def _function(spec: OptimizerSpec) -> ResolvedOptimizer:
     """The user's own function, called with what it has parameters for: ``learning_rate`` (a schedule), ``num_steps``."""
     function = imported(spec.reference)
     parameters = inspect.signature(function).parameters
@@ -137,9 +135,7 @@ def _function(spec: Spec) -> Competitor:
             f"{spec.reference} wants a parameter {unknown[0]!r}: it may have learning_rate and num_steps, others need defaults."
         )
 
-    def make(rate: Any, is_cosine: Any, num_steps: int) -> optax.GradientTransformationExtraArgs:
-        constant, cosine = schedule_shape("constant", num_steps), schedule_shape("cosine", num_steps)
-        schedule = lambda count: rate * jnp.where(is_cosine, cosine(count), constant(count))
+    def build(schedule: optax.Schedule, num_steps: int) -> optax.GradientTransformationExtraArgs:
         arguments: dict[str, Any] = {"learning_rate": schedule, "num_steps": num_steps}
         made = function(**{name: value for name, value in arguments.items() if name in parameters})
         if not (hasattr(made, "init") and hasattr(made, "update")):
@@ -149,4 +145,4 @@ def _function(spec: Spec) -> Competitor:
     module = sys.modules[spec.reference.split(":")[0]]
     source = pathlib.Path(module.__file__).read_bytes() if module.__file__ else b""
     identity = f"{spec.reference}: sha256 {hashlib.sha256(source).hexdigest()}"
-    return Competitor(spec.name, f"{spec.reference}", identity, "learning_rate" in parameters, make)
+    return ResolvedOptimizer(spec.name, f"{spec.reference}", identity, "learning_rate" in parameters, build)
