@@ -16,11 +16,11 @@ from celo_core import TaskFamily, files
 from celo_core.progress import ProgressLine, format_seconds
 from celo_tasks import baselines, plots, report
 from celo_tasks.baselines import Contestant
-from celo_tasks.cli.console import nearest
 from celo_tasks.comparison import Comparison, compare
 from celo_tasks.evaluation.optimizers import PretrainedOptimizer, load_pretrained
 from celo_tasks.families import MLP, ConvNet, ImageClassifier, TextTransformer
 from celo_tasks.reporting.machine import hardware
+from celo_tasks.spelling import nearest
 
 OPTIMIZERS = ("celo", "adam", "adamw")
 

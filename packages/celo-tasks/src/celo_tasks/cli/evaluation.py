@@ -48,7 +48,7 @@ def add_commands(commands: Any) -> None:
 
 def _add_list(commands: Any) -> None:
     parser = commands.add_parser("list", help="show the tasks", description=_LIST)
-    parser.add_argument("--suite", metavar="NAME", help="only the tasks of a suite: small-8 or velodrome-17")
+    parser.add_argument("--suite", metavar="NAME", help="only the tasks of a suite: small-8 or ood-17")
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of prepared arrays")
     parser.add_argument("--json", action="store_true", help="as a JSON list")
     parser.set_defaults(run=_list)
@@ -105,6 +105,8 @@ def _list(options: argparse.Namespace) -> int:
         "`celo-tasks prepare DATASET`, or --data-dir.",
         file=sys.stderr,
     )
+    if not options.suite and (others := registry.installed_tasks()):
+        print(f"Other tasks that installed packages offer: {', '.join(others)}.", file=sys.stderr)
     return 0
 
 
@@ -117,7 +119,7 @@ def _add_evaluate(commands: Any) -> None:
         epilog=_EVALUATE_EXAMPLES,
     )
     add = parser.add_argument
-    add("--suite", metavar="NAME", help="small-8 (some minutes an optimizer on 2 cores) or velodrome-17 (wants a GPU)")
+    add("--suite", metavar="NAME", help="small-8 (some minutes an optimizer on 2 cores) or ood-17 (wants a GPU)")
     add("--task", action="append", default=[], metavar="NAME", help="a single task instead of a suite; may be repeated")
     add(
         "--optimizer",
@@ -143,7 +145,7 @@ def _add_evaluate(commands: Any) -> None:
     add("--seeds", type=int, metavar="N", help="number of seeds (3)")
     add("--data-dir", metavar="FOLDER", help="folder of prepared arrays NAME.npz and texts NAME.txt")
     add = parser.add_argument_group("tuning of baselines").add_argument
-    rates = "learning rates, comma-separated (half decades: 1e-5 to 1 for small-8, 1e-7 to 1 for velodrome-17)"
+    rates = "learning rates, comma-separated (half decades: 1e-5 to 1 for small-8, 1e-7 to 1 for ood-17)"
     add("--learning-rates", metavar="X,Y,...", help=rates)
     add("--schedules", metavar="A,B", help="out of constant and cosine, which has a warm-up of 5 %% (both)")
     longest = "extend tuned Adam by runs of up to N times the steps where an optimizer ends below it (4)"
@@ -197,7 +199,7 @@ def _settings(options: argparse.Namespace) -> Any:
         registry.find_task(task)
     # Tasks of one suite belong to it even when they are few, so that its tuned Adam serves them.
     name = next((known for known, one in registry.SUITES.items() if set(tasks) <= set(one.tasks)), "custom")
-    suite = registry.SUITES.get(name, registry.SUITES["velodrome-17"])
+    suite = registry.SUITES.get(name, registry.SUITES["ood-17"])
     steps = options.steps or suite.steps
     specs = [Spec.parse(text) for text in options.optimizer]
     specs += [Spec.parse(text, is_weights=True) for text in options.weights]

@@ -6,11 +6,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from celo_tasks.cli.console import nearest
 from celo_tasks.datasets.prepared import ImageData as ImageData
 from celo_tasks.datasets.prepared import check_images, read_prepared
 from celo_tasks.datasets.resize import area_average
 from celo_tasks.datasets.tfds_builders import directory, lies_prepared
+from celo_tasks.spelling import nearest
 
 Source = Literal["auto", "prepared", "tfds", "embedded"]
 SOURCES: tuple[Source, ...] = ("auto", "prepared", "tfds", "embedded")

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from celo_tasks.cli.console import nearest
 from celo_tasks.datasets.tfds_builders import directory, lies_prepared
+from celo_tasks.spelling import nearest
 
 BYTES = 256
 """Vocabulary of a text whose tokens are its bytes."""
