@@ -3,8 +3,7 @@
 import os
 from pathlib import Path
 
-from celo_tasks.datasets.images import IMAGE_SPECS
-from celo_tasks.datasets.text import TEXT_SPECS
+from celo_tasks.datasets.specs import IMAGE_SPECS, TEXT_SPECS
 from celo_tasks.spelling import nearest
 
 
