@@ -34,9 +34,8 @@ import optax
 import celo_zoo
 from celo_core import files
 from celo_tasks import datasets
-from celo_tasks.report import versions
 from celo_tasks.reporting.figures import png
-from celo_tasks.reporting.machine import hardware
+from celo_tasks.reporting.machine import hardware, versions
 from celo_tasks.spelling import nearest
 
 Array = jax.Array

@@ -1,17 +1,11 @@
 """What a comparison found, as a table, as sentences and as JSON."""
 
 import math
-import platform
 from collections.abc import Sequence
 from typing import Any
 
-import flax
-import jax
-import jaxlib
 import numpy as np
-import optax
 
-from celo_tasks import __version__
 from celo_tasks.comparison import Candidate, Comparison, Outcome
 from celo_tasks.evaluation import curves
 
@@ -154,15 +148,3 @@ def _held_out(candidate: Candidate) -> dict[str, float | None]:
 
 def _finite(value: Any) -> float | None:
     return None if value is None or not math.isfinite(value) else curves.six_digits(value)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what took part."""
-    return {
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "flax": flax.__version__,
-        "optax": optax.__version__,
-        "celo-tasks": __version__,
-    }
