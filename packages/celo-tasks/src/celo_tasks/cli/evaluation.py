@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 _EVALUATE = """\
-Judge optimizers by the tasks of a suite, against tuned Adam.
+Evaluate optimizers on the tasks of a suite, against tuned Adam.
 
 Every optimizer with a learning rate is tried on a grid of learning rates by schedules and gets the best for each task, by
 training loss; a learned optimizer is taken as it is. Results are appended to the folder run by run: stop at any time, and
@@ -43,7 +43,7 @@ def add_commands(commands: Any) -> None:
 def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="judge optimizers by a suite of tasks, against tuned Adam",
+        help="evaluate optimizers on a suite of tasks, against tuned Adam",
         usage="%(prog)s (--suite | --task NAME) (--optimizer REF | --weights PATH) [option ...]",
         description=_EVALUATE,
         epilog=_EVALUATE_EXAMPLES,

@@ -93,7 +93,7 @@ def _run(arguments: Sequence[str] | None, own_process: bool) -> tuple[int, bool]
 
 def _parser() -> argparse.ArgumentParser:
     parser = console.Parser(
-        prog="celo-tasks", description="Tasks to meta-train learned optimizers on, and to judge them by."
+        prog="celo-tasks", description="Tasks to meta-train learned optimizers on, and to evaluate them on."
     )
     parser.add_argument("--version", action="version", version=f"celo-tasks {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -169,7 +169,7 @@ def _draw_panel(axes: Axes, panel: Panel, palette: Palette) -> None:
     if panel.envelope is not None:
         steps, best = panel.envelope.steps, panel.envelope.mean
         axes.plot(steps, best, color=BASELINE, linewidth=1.1, linestyle="--", zorder=20, label="envelope")
-    # Long names would run into those of the panels beside.
+    # Long names would run into those of the panels next to it.
     axes.set_title(panel.title if len(panel.title) < 36 else panel.title.replace(" (", "\n(", 1), fontsize=9)
     lines = [*panel.lines, *([panel.envelope] if panel.envelope is not None else [])]
     axes.set_xlim(0, max(line.steps[-1] for line in lines))
@@ -231,7 +231,7 @@ def _draw_intervals(axes: Axes, entries: Sequence[tuple[str, Interval | None, bo
     axes.axvline(1.0, color=BASELINE, linewidth=1.1, linestyle="--", zorder=1)
     for position, (name, interval, lower_bound) in enumerate(entries):
         if interval is None:
-            _beside(axes, position, "not measured")
+            _numbers_right_of(axes, position, "not measured")
             continue
         color = palette[name]
         axes.plot([interval.low, interval.high], [position] * 2, color=color, linewidth=7, alpha=0.4, zorder=2)
@@ -239,7 +239,7 @@ def _draw_intervals(axes: Axes, entries: Sequence[tuple[str, Interval | None, bo
         axes.plot([interval.value], [position], color=color, marker=marker, markersize=5.5, zorder=3, label=name)
         text = f"> {interval.value:.2f}" if lower_bound else f"{interval.value:.2f}"
         has_width = interval.low < interval.high  # not with one seed
-        _beside(axes, position, f"{text} [{interval.low:.2f}, {interval.high:.2f}]" if has_width else text)
+        _numbers_right_of(axes, position, f"{text} [{interval.low:.2f}, {interval.high:.2f}]" if has_width else text)
     low, high = min([1.0, *ends]), max([1.0, *ends])
     if low > 0 and high / low > _WORTH_A_LOG_AXIS:
         axes.set_xscale("log")
@@ -253,7 +253,7 @@ def _draw_intervals(axes: Axes, entries: Sequence[tuple[str, Interval | None, bo
     tidy(axes)
 
 
-def _beside(axes: Axes, position: int, text: str) -> None:
+def _numbers_right_of(axes: Axes, position: int, text: str) -> None:
     """Numbers in a column of their own, right of the Axes."""
     axes.annotate(text, (1.02, position), xycoords=("axes fraction", "data"), va="center", fontsize=8)
 
