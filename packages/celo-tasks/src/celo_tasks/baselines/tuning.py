@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo_tasks.cli.console import nearest
+from celo_tasks.spelling import nearest
 
 Array = jax.Array
 

@@ -113,7 +113,7 @@ class Reparametrized:
         if len(self._ranges) == 1:
             ((low, high),) = self._ranges
             return math.log(low), math.log(high)
-        key_range = jax.random.fold_in(key, 5)  # beside the five keys that `sample` splits off
+        key_range = jax.random.fold_in(key, 5)  # in addition to the five keys that `sample` splits off
         low, high = jnp.log(jnp.asarray(self._ranges, jnp.float32))[
             jax.random.randint(key_range, (), 0, len(self._ranges))
         ]
@@ -170,7 +170,7 @@ def reparametrize(family: TaskFamily, levels: tuple[str, ...], *, zeros_follow: 
       zeros_follow: see `Reparametrized`.
 
     Raises:
-      ValueError: an unknown level, or "published" beside others.
+      ValueError: an unknown level, or "published" together with others.
     """
     if tuple(levels) == ("published",):
         return Reparametrized(family, PUBLISHED_LEVELS, ranges=PUBLISHED_RANGES, zeros_follow=zeros_follow)
