@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from celo_core import files
+from celo_tasks.baselines import Setting
 from celo_tasks.evaluation.program import TrainingProgram, initial, parameter_count
 from celo_tasks.reporting.machine import hardware, versions
 from celo_tasks.tasks.registry import TASKS
@@ -45,13 +46,13 @@ def gflop(family: Any, data: Any) -> float:
 def milliseconds(family: Any, data: Any, seconds: float) -> float:
     """Median time of a step with Adam over stretches of some ten steps."""
     program = TrainingProgram(family, lambda *_: optax.with_extra_args_support(optax.adam(1e-3)), 10_000)
-    progress, settings = program.start([0.0], [False], [0])
-    program.compile(progress, settings, data)
+    progress, members = program.start([Setting()], [0])
+    program.compile(progress, members, data)
     times: list[float] = []
     done, length, begin = 0, 1, time.perf_counter()
     while done < 9_000 and (len(times) < 4 or time.perf_counter() - begin < seconds):
         start = time.perf_counter()
-        progress = jax.block_until_ready(program.advance(progress, settings, data, done, done + length))
+        progress = jax.block_until_ready(program.advance(progress, members, data, done, done + length))
         times.append((time.perf_counter() - start) / length)
         done += length
         length = max(1, min(500, round(0.2 * length / (times[-1] * length))))

@@ -14,7 +14,7 @@ from typing import Any
 
 from celo_core import files
 from celo_tasks.evaluation.store import Store
-from celo_tasks.evaluation.tuned_adam import candidates, tuned_adam
+from celo_tasks.evaluation.tuned_adam import trials, tuned_adam
 from celo_tasks.tasks.registry import find_suite
 
 FOLDER = Path(__file__).resolve().parents[1] / "packages/celo-tasks/src/celo_tasks/evaluation/references"
@@ -46,7 +46,7 @@ def main() -> int:
             "identity": first.task_identity,
             "dataset": first.dataset,
             "versions": dict(first.versions),
-            "candidates": {one.setting: one.final_loss for one in candidates(store.select(task, "adam"))},
+            "candidates": {str(one.setting): one.final_loss for one in trials(store.select(task, "adam"))},
             **tuned.to_json(),
         }
     path = FOLDER / f"{store.header['suite']}.json"

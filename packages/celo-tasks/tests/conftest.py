@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
+from celo_tasks.baselines import Setting
 from celo_tasks.evaluation.store import Run, RunKey, summarize
 
 
@@ -46,11 +47,13 @@ def make_run() -> Callable[..., Run]:
         seed: int = 0,
         base: int | None = None,
         diverged: bool = False,
+        seconds: float = 1.0,
+        timing: str = "",
     ) -> Run:
         array = np.asarray(losses, np.float64)
         final, curve = summarize(array, base or len(array))
         return Run(
-            key=RunKey(task, optimizer, setting, seed, len(array)),
+            key=RunKey(task, optimizer, Setting.parse(setting), seed, len(array)),
             dataset="none",
             task_identity=f"definition of {task}",
             optimizer_identity=f"definition of {optimizer}",
@@ -58,10 +61,11 @@ def make_run() -> Callable[..., Run]:
             final_loss=final,
             diverged=diverged,
             curve=curve,
-            seconds=1.0,
+            seconds=seconds,
             held_out={"loss": 2.0},
             machine="a machine",
             versions={"jax": "0"},
+            timing=timing,
         )
 
     return make

@@ -11,7 +11,16 @@ import optax
 import optax.contrib
 import pytest
 
-from celo_tasks.baselines import LEARNING_RATES_SMALL, TUNED_BASELINES, build, grid, scale_by_shampoo, schedule_shape
+from celo_tasks.baselines import (
+    LEARNING_RATES_SMALL,
+    SCHEDULES,
+    TUNED_BASELINES,
+    Baseline,
+    grid,
+    learning_rate_schedule,
+    scale_by_shampoo,
+    schedule_factor,
+)
 
 NUM_STEPS = 40
 PLAIN_RATE = 1e-2
@@ -19,7 +28,8 @@ COSINE_RATE = 1e-1
 TUNED = grid(LEARNING_RATES_SMALL)
 # Learning rate 0 comes last, with either schedule.
 RATES = jnp.array([setting.learning_rate for setting in TUNED] + [0.0, 0.0])
-IS_COSINE = jnp.array([setting.is_cosine for setting in TUNED] + [False, True])
+CONSTANT, COSINE_SCHEDULE = (list(SCHEDULES).index(name) for name in ("constant", "cosine"))
+INDICES = jnp.array([setting.schedule_index for setting in TUNED] + [CONSTANT, COSINE_SCHEDULE])
 PLAIN = [str(setting) for setting in TUNED].index("1e-2 constant")
 COSINE = [str(setting) for setting in TUNED].index("1e-1 cosine")
 
@@ -56,6 +66,10 @@ LEAST_DECREASE = dict.fromkeys(REFERENCES, 20.0) | {"lars": 1.2, "prodigy": 1.2}
 """Of the loss. LARS moves by 1e-3 of a tensor's norm at the largest rate; Prodigy's estimate begins at 1e-6."""
 
 
+def build(baseline: Baseline, rate: Any, schedule: Any) -> optax.GradientTransformationExtraArgs:
+    return baseline.make(learning_rate_schedule(rate, schedule, NUM_STEPS))
+
+
 def loss(params: Any) -> jax.Array:
     terms = jax.tree.map(lambda p, t, c: 0.5 * jnp.sum(c * (p - t) ** 2), params, TARGET, CURVATURE)
     return jax.tree.reduce(jnp.add, terms)
@@ -86,11 +100,11 @@ def outcomes(name: str) -> tuple[Any, Any, Any]:
     """
     baseline = TUNED_BASELINES[name]
 
-    def run(rates: Any, is_cosine: Any) -> Any:
-        tuned = jax.vmap(lambda rate, cosine: train(build(baseline, rate, cosine, NUM_STEPS))[0])(rates, is_cosine)
-        return tuned, *train(REFERENCES[name](PLAIN_RATE), build(baseline, COSINE_RATE, True, NUM_STEPS))
+    def run(rates: Any, schedules: Any) -> Any:
+        tuned = jax.vmap(lambda rate, schedule: train(build(baseline, rate, schedule))[0])(rates, schedules)
+        return tuned, *train(REFERENCES[name](PLAIN_RATE), build(baseline, COSINE_RATE, COSINE_SCHEDULE))
 
-    return jax.jit(run)(RATES, IS_COSINE)
+    return jax.jit(run)(RATES, INDICES)
 
 
 def trained(name: str) -> Any:
@@ -141,7 +155,7 @@ def test_learning_rate_zero_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", TUNED_BASELINES)
 def test_types_stay_as_init_gave_them(name: str) -> None:
-    tx = build(TUNED_BASELINES[name], 1e-2, True, NUM_STEPS)
+    tx = build(TUNED_BASELINES[name], 1e-2, COSINE_SCHEDULE)
     state = jax.eval_shape(tx.init, START)
     updates, new_state = jax.eval_shape(lambda s: tx.update(START, s, START, value=1.0, unknown=None), state)
     describe = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
@@ -150,10 +164,34 @@ def test_types_stay_as_init_gave_them(name: str) -> None:
 
 
 def test_schedule_is_applied_from_the_first_step_on() -> None:
-    rates = COSINE_RATE * np.asarray(schedule_shape("cosine", NUM_STEPS)(np.arange(NUM_STEPS)))
+    rates = COSINE_RATE * np.asarray(schedule_factor("cosine", NUM_STEPS)(np.arange(NUM_STEPS)))
     # Gradient descent on a quadratic shrinks the distance to its minimum by 1 - rate * curvature.
     shrink = lambda c: np.prod(1 - rates[:, None, None] * np.atleast_2d(c), axis=0)
     for name, curvature in CURVATURE.items():
         distance = np.asarray(START[name] - TARGET[name]) * shrink(curvature).reshape(curvature.shape)
         # Rounding as above.
         np.testing.assert_allclose(at(trained("sgd"), COSINE)[name] - TARGET[name], distance, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule", "reference"),
+    [
+        ("adam", "constant", lambda rate: optax.adam(rate)),
+        (
+            "adamw",
+            "cosine_decay",
+            lambda rate: optax.adamw(
+                lambda count: rate * 0.5 * (1 + jnp.cos(jnp.pi * count / NUM_STEPS)),
+                b1=0.9,
+                b2=0.999,
+                weight_decay=0.01,
+            ),
+        ),
+    ],
+)
+def test_baselines_of_the_quickstart_are_optax_s(name: str, schedule: str, reference: Callable[[float], Any]) -> None:
+    tuned = build(TUNED_BASELINES[name], 0.1, list(SCHEDULES).index(schedule))
+    found, expected = jax.jit(lambda: train(tuned, reference(0.1)))()
+    # The same formulas; the schedule is rounded once more or less.
+    assert_close(found, expected, 1e-5)
+    assert float(loss(found)) < 0.5 * float(loss(START))

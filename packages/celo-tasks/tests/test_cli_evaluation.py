@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from celo_tasks.cli.main import main
-from celo_tasks.evaluation.competitors import resolve
+from celo_tasks.evaluation.loading import load_task
+from celo_tasks.evaluation.specs import resolve
 from celo_tasks.evaluation.store import Run, RunKey, Store
-from celo_tasks.evaluation.worker import Group, Worker, load_task
+from celo_tasks.evaluation.worker import Group, Worker
 
 TASK = "small_vae"
 COMMAND = ["evaluate", "--task", TASK, "--optimizer", "sgd", "--steps", "40", "--seeds", "2", "--jobs", "1"]
@@ -26,7 +27,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch, make_run: Callable[..., Run]) -> 
 
     def run(worker: Worker, group: Group, report: Callable[[float], None]) -> Iterator[list[Run]]:
         for setting, seed in group.members:
-            level = 2.0 if group.spec.name == "sgd" else 1.0 + float(setting.split(" ")[0])
+            level = 2.0 if group.spec.name == "sgd" else 1.0 + setting.learning_rate
             made = make_run(np.full(group.steps, level), base=group.base)
             key = RunKey(group.task, group.spec.name, setting, seed, group.steps)
             yield [
@@ -102,6 +103,8 @@ def test_a_full_disk_is_said_and_what_was_done_is_kept(
         (["--weights", "nowhere"], "there are no weights"),
         (["--steps", "5"], "steps must be at least 20"),
         (["--jobs", "-3"], "jobs must be at least 1"),
+        (["--time-steps", "--jobs", "2"], "only with one process"),
+        (["--learning-rates", "1e-3,1e-3"], "learning rates must be given, each once"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_no_store(

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from celo_tasks.evaluation import reference, report
+from celo_tasks.baselines import Setting
+from celo_tasks.evaluation import markdown, reference, report
+from celo_tasks.evaluation.aggregates import aggregate
 from celo_tasks.evaluation.extension import settings_to_extend
 from celo_tasks.evaluation.scores import scores
 from celo_tasks.evaluation.store import Run, Store
@@ -36,7 +38,7 @@ def test_constant_losses_give_exact_ratios_and_the_best_setting(store: Store, ma
     store.append(make_run(0.3 * LOSS, optimizer="new", seed=0))
     store.append(make_run(1.2 * LOSS, optimizer="new", seed=1))
     found = scores(store)
-    assert found.adam["small_mlp"].setting == "1e-2 constant"
+    assert found.adam["small_mlp"].setting == Setting(1e-2, "constant")
     new = found.by_name["new", "small_mlp"]
     np.testing.assert_allclose(new.ratio, [2.0, 0.5], rtol=1e-5)  # losses are kept with six digits
     assert new.lower_bound == (True, False) and new.speedup == (1.0, 1 / STEPS)
@@ -78,7 +80,7 @@ def test_extension_takes_the_best_rate_and_the_next_lower_of_each_schedule(store
     assert wanted == {"1e-3 constant", "1e-2 constant", "1e-2 cosine", "1e-1 cosine"}
 
 
-def test_envelope_is_monotone_and_below_every_candidate(make_run: MakeRun) -> None:
+def test_envelope_is_monotone_and_below_every_trial(make_run: MakeRun) -> None:
     rng = np.random.default_rng(1)
     runs = [
         make_run(rng.uniform(0.1, 2, STEPS), setting=f"1e-{i} constant", seed=seed)
@@ -115,7 +117,7 @@ def test_adam_of_the_package_serves_the_same_task_only(
 def test_diverged_runs_count(store: Store, make_run: MakeRun) -> None:
     store.append(make_run(LOSS, setting="1e-3 constant"))
     store.append(make_run(3 * LOSS, optimizer="new", diverged=True))
-    (row,) = [row for row in report.aggregate(scores(store)) if row.optimizer == "new"]
+    (row,) = [row for row in aggregate(scores(store)) if row.optimizer == "new"]
     assert row.diverged == 1 and row.runs == 1
     assert row.ratio["mean"].value == pytest.approx(1 / 3)
 
@@ -142,3 +144,40 @@ def test_report_files_say_what_the_store_holds(store: Store, make_run: MakeRun, 
 def test_an_empty_store_has_no_report(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no finished run yet"):
         report.write(store, tmp_path)
+
+
+def test_times_are_compared_where_trainings_advanced_in_turn(store: Store, make_run: MakeRun) -> None:
+    for seed in range(2):
+        turn = {"seed": seed, "timing": f"turn {seed}"}
+        store.append(make_run(LOSS, setting="1e-3 constant", seconds=2.0, **turn))
+        store.append(make_run(2 * LOSS, setting="1e-2 constant", seconds=9.0, **turn))  # not the best
+        store.append(make_run(0.5 * LOSS, optimizer="new", seconds=3.0 + 2 * seed, **turn))
+        store.append(make_run(0.5 * LOSS, optimizer="later", seconds=1.0, seed=seed, timing="another turn"))
+        store.append(make_run(0.5 * LOSS, optimizer="alone", seconds=1.0, seed=seed))
+    found = scores(store)
+    ratios = {name: found.by_name[name, "small_mlp"].time_over_adam for name in found.optimizers}
+    assert ratios == {"adam": 1.0, "new": 2.0, "later": None, "alone": None}
+    table = markdown.task_table(found, aggregate(found))
+    rows = {line.split("|")[2].strip(): line.split("|")[-2].strip() for line in table.splitlines()}
+    assert rows["optimizer"] == "time x Adam" and (rows["new"], rows["later"]) == ("2.00", "-")
+
+
+def test_the_table_has_no_column_for_times_that_nothing_was_compared_with(store: Store, make_run: MakeRun) -> None:
+    store.append(make_run(LOSS, setting="1e-3 constant"))
+    assert "time x Adam" not in markdown.task_table(scores(store), [])
+
+
+def test_speedups_in_words(store: Store, make_run: MakeRun) -> None:
+    store.append(make_run(falling(1.0), setting="1e-3 constant"))
+    store.append(make_run(falling(0.5), optimizer="faster"))
+    store.append(make_run(falling(1.5), optimizer="slower"))
+    faster, slower = markdown.sentences(scores(store))
+    assert faster.startswith("small_mlp: faster ends at training loss 0.5")
+    assert "tuned Adam does not get there in 400: speed-up > 1.00" in faster
+    # Adam's final loss, a mean of its last steps, is about 1; the smoothed loss lags by 19 steps.
+    reached = int(faster.split("Adam's final loss after ")[1].split(")")[0])
+    assert reached == pytest.approx(STEPS * 2 / 3 + 19, abs=15)
+    needed = int(slower.split("tuned Adam is there after ")[1].split(":")[0])
+    # Both lag by 19 steps, the slower one on a line half as steep.
+    assert needed == pytest.approx(STEPS / 2 + 19 / 2, abs=3)
+    assert float(slower.split("speed-up ")[1].rstrip(".")) == pytest.approx(needed / STEPS, abs=0.01)

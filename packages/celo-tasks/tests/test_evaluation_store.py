@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from celo_tasks.baselines import Setting
 from celo_tasks.evaluation import curves
 from celo_tasks.evaluation import store as store_module
 from celo_tasks.evaluation.store import Run, Store, curve_steps, summarize
@@ -24,6 +25,8 @@ def test_runs_come_back_as_they_were(tmp_path: Path, make_run: MakeRun) -> None:
     runs = [make_run(np.linspace(2, 1, 40), setting=f"1e-{i} cosine", seed=i) for i in range(1, 4)]
     for run in runs:
         store.append(run)
+    runs.append(make_run(np.ones(40), timing="in turn"))
+    store.append(runs[-1])
     again = Store.read(tmp_path / "store")
     assert list(again.runs.values()) == runs
     assert again.steps == 40 and again.optimizers() == ["adam"]
@@ -38,6 +41,16 @@ def test_a_folder_with_a_suites_old_name_is_read_and_goes_on(tmp_path: Path, mak
     path.write_text(path.read_text().replace("ood-17", "velodrome-17"))
     assert Store.read(tmp_path).header["suite"] == "ood-17"
     assert open_store().runs == store.runs
+
+
+def test_settings_are_text_in_the_file_alone(tmp_path: Path, make_run: MakeRun) -> None:
+    """As in files that were written before: no setting but by its text, and no timing where there was none."""
+    create(tmp_path).append(make_run(np.ones(40), setting="1e-2 cosine"))
+    (line,) = (tmp_path / "runs.jsonl").read_text().splitlines()
+    value = json.loads(line)
+    assert value["key"]["setting"] == "1e-2 cosine" and "timing" not in value
+    (key,) = Store.read(tmp_path).runs
+    assert key.setting == Setting(1e-2, "cosine")
 
 
 def test_a_torn_last_line_is_dropped_and_no_other(tmp_path: Path, make_run: MakeRun) -> None:

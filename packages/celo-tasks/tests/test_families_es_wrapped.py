@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from celo_core.testing.toys import Quadratic
-from celo_tasks.comparison import HeldOut
+from celo_tasks.evaluation.loading import HeldOut
 from celo_tasks.families import MLP, ESWrapped, ImageClassifier, ImageMLP
 
 SMALL_IMAGES = "fashion_mnist_small_8x8"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from celo_core import TaskFamily
-from celo_tasks.comparison import HeldOut
+from celo_tasks.evaluation.loading import HeldOut
 from celo_tasks.families import (
     MLP,
     ConvNet,

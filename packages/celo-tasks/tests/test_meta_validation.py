@@ -21,8 +21,8 @@ from celo_core.meta_training.trainer import FrozenPart
 from celo_core.testing.toys import LearnedSGD, Quadratic
 from celo_tasks import quickstart
 from celo_tasks.evaluation import curves
+from celo_tasks.evaluation.loading import identity
 from celo_tasks.evaluation.program import parameter_count
-from celo_tasks.evaluation.worker import identity
 from celo_tasks.families import ImageMLP
 from celo_tasks.meta_training import validation as meta_validation
 from celo_tasks.meta_training.validation import (

@@ -1,6 +1,5 @@
-"""The command from end to end, with a stand-in for the pretrained optimizer."""
+"""The command from end to end, on its smallest task and with a stand-in for the pretrained optimizer."""
 
-import io
 import json
 import os
 import signal
@@ -15,11 +14,17 @@ import optax
 import pytest
 
 from celo_core import TaskFamily, files
-from celo_core.progress import ProgressLine
-from celo_tasks import plots, quickstart
 from celo_tasks.cli import main as cli
+from celo_tasks.cli.main import _parser
+from celo_tasks.cli.quickstart import _plan
+from celo_tasks.evaluation import plots, specs
+from celo_tasks.evaluation.store import Store
+from celo_tasks.evaluation.worker import Worker
 from celo_tasks.families import MLP, ImageClassifier
-from celo_tasks.quickstart import Settings
+from celo_tasks.tasks import registry
+
+TASK = "quickstart_mlp"
+FILES = ["curves.png", "intervals.png", "profiles.png", "report.json", "report.md", "runs.jsonl", "store.json"]
 
 
 def stand_in(num_steps: int) -> optax.GradientTransformationExtraArgs:
@@ -33,70 +38,80 @@ def stand_in(num_steps: int) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def small() -> TaskFamily:
-    return ImageClassifier("small", MLP((8,), 10), "fashion_mnist_small_8x8", (64,), batch_size=16)
+def small(name: str, dataset: str, data_dir: str | None) -> TaskFamily:
+    return ImageClassifier(name, MLP((8,), 10), "fashion_mnist_small_8x8", (64,), batch_size=16)
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    tasks = {"first": ("a small MLP", small), "second": ("the same again", small)}
-    monkeypatch.setattr(quickstart, "TASKS", tasks)
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The command on small networks, with a Celo that is none."""
+    entry = registry.TaskEntry
+    tasks = {name: entry(name, "MLP", one.datasets, small, one.suite) for name, one in registry.TASKS.items()}
+    monkeypatch.setattr(registry, "TASKS", tasks)
+    monkeypatch.setattr(specs, "pretrained_names", lambda: ("celo",))
+    monkeypatch.setattr(specs, "load_pretrained", lambda name: stand_in)
 
-    def run(out: Path, **settings: Any) -> Any:
-        given = {"tasks": ("first",), "steps": 60, "learning_rates": (3e-3, 3e-2, 1e30), **settings}
-        return quickstart.run(Settings(**given), out, find=lambda _: stand_in, progress=ProgressLine(io.StringIO()))
+    def run(out: Path, *options: str) -> int:
+        command = ["quickstart", "--out", str(out), "--tasks", "mlp", "--steps", "60"]
+        return cli.main([*command, "--learning-rates", "3e-3,3e-2,1e30", *options])
 
     return run
 
 
-def test_a_signal_leaves_the_tasks_that_are_done(
-    run: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compare, done = quickstart.compare, []
+def interrupt_before(monkeypatch: pytest.MonkeyPatch, number: int) -> list[str]:
+    """Lets SIGINT come before so many tasks are done; returns the names of the tasks that are begun."""
+    begun: list[str] = []
+    run_in_turn = Worker.run_in_turn
 
-    def interrupted(*arguments: Any, **settings: Any) -> Any:
-        if done:
+    def interrupted(worker: Worker, groups: Any, send: Any) -> None:
+        begun.append(groups[0].task)
+        if len(begun) == number:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(60)
-        done.append(compare(*arguments, **settings))
-        return done[0]
+        run_in_turn(worker, groups, send)
 
-    monkeypatch.setattr(quickstart, "compare", interrupted)
-    command = ["quickstart", "--out", str(tmp_path / "out"), "--tasks", "first,second", "--optimizers", "adam"]
-    assert cli.main([*command, "--steps", "20", "--learning-rates", "1e-2"]) == 130
+    monkeypatch.setattr(Worker, "run_in_turn", interrupted)
+    return begun
+
+
+def test_a_signal_leaves_the_tasks_that_are_done_and_the_same_command_goes_on(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, options = tmp_path / "out", ["--tasks", "mlp,convnet", "--optimizers", "adam", "--steps", "20"]
+    begun = interrupt_before(monkeypatch, 2)
+    assert run(out, *options) == 130
     errors = capsys.readouterr().err
-    assert errors.splitlines()[-1].startswith("celo-tasks: stopped; the results of the tasks that were finished are in")
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert not results["complete"] and len(results["tasks"]) == 1
+    assert errors.splitlines()[-1].startswith(f"celo-tasks: stopped; the finished runs, if any, are in {out}:")
+    assert {key.task for key in Store.read(out).runs} == {"quickstart_mlp"}
+    assert run(out, *options) == 0
+    assert begun == ["quickstart_mlp", "quickstart_convnet", "quickstart_convnet"]
+    assert len(Store.read(out).runs) == 2 * 3
 
 
-def test_table_json_and_picture(run: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_json_and_picture(run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "deep" / "results"
-    comparisons = run(out)
-    assert sorted(path.name for path in out.iterdir()) == ["curves.png", "results.json", "results.md"]
+    assert run(out) == 0
+    assert sorted(path.name for path in out.iterdir()) == FILES
 
     printed = capsys.readouterr().out
     table = [line for line in printed.splitlines() if line.startswith("|")]
     assert len(table) == 2 + 3 and len({len(line) for line in table}) == 1  # aligned
-    assert [line.split("|")[2].strip() for line in table[2:]] == ["celo", "adam", "adamw"]
+    assert {line.split("|")[2].strip() for line in table[2:]} == {"celo", "adam", "adamw"}
     assert "in all" in printed and "speed-up" in printed
-    assert table == [line for line in (out / "results.md").read_text().splitlines() if line.startswith("|")]
+    assert [line for line in (out / "report.md").read_text().splitlines() if line.startswith(f"| {TASK}")] == table[2:]
 
-    results = json.loads((out / "results.json").read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
-    assert results["complete"] and results["versions"]["jax"] == jax.__version__ and results["seconds"] > 0
-    assert results["settings"]["steps"] == 60 and results["machine"]
-    assert [task["description"] for task in results["tasks"]] == ["a small MLP"]
-    for task, comparison in zip(results["tasks"], comparisons, strict=True):
-        assert task["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
-        celo, adam, _ = task["optimizers"]
-        assert celo["learning_rate"] is None and adam["learning_rate"] == 3e-2 and not adam["learning_rate_at_edge"]
-        assert 0.2 < celo["held_out"]["accuracy"] <= 1
-        assert celo["final_loss"] == pytest.approx(comparison.outcome("celo").best.final_loss, rel=1e-5)
-        assert celo["seconds_per_step"] > 0 and celo["time_over_adam"] > 0 and adam["time_over_adam"] == 1
-        assert 0 < celo["speedup_over_adam"]["factor"] <= 1 and adam["speedup_over_adam"] is None
-        diverged = adam["candidates"][2]
-        assert diverged["learning_rate"] == 1e30 and diverged["held_out"]["loss"] is None
-        assert len(celo["curve_steps"]) == len(celo["candidates"][0]["smoothed_curve"]) == 60
+    report = json.loads((out / "report.json").read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
+    assert report["suite"] == "quickstart" and report["steps"] == 60 and report["machines"]
+    assert report["versions"][0]["jax"] == jax.__version__
+    celo, adam, adamw = (
+        next(row for row in report["tasks"] if row["optimizer"] == n) for n in ("celo", "adam", "adamw")
+    )
+    assert celo["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    assert celo["setting"] == "none" and adam["setting"] == "3e-2 constant" and not adam["at_edge"]
+    assert adamw["setting"].endswith(" cosine_decay") and adam["settings"] == 3
+    assert 0.2 < celo["held_out"]["accuracy"] <= 1
+    assert celo["time_over_adam"] > 0 and adam["time_over_adam"] == 1
+    assert 0 < celo["speedup_by_seed"][0] <= 1 and adam["settings_that_diverged"] == 1
 
     png = (out / "curves.png").read_bytes()
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
@@ -105,24 +120,18 @@ def test_table_json_and_picture(run: Callable[..., Any], tmp_path: Path, capsys:
 
 
 def test_a_crash_leaves_whole_files_only(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[int] = []
-    draw = plots.draw
+    assert run(tmp_path, "--optimizers", "adam", "--steps", "20") == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "runs.jsonl"}
 
-    def draw_once(comparisons: Any) -> bytes:
-        calls.append(len(comparisons))
-        return draw(comparisons) if len(calls) == 1 else report_failure()
-
-    def report_failure() -> bytes:
+    def crash(*_: Any) -> bytes:
         raise RuntimeError("crash")
 
-    monkeypatch.setattr(plots, "draw", draw_once)
-    with pytest.raises(RuntimeError, match="crash"):
-        run(tmp_path, tasks=("first", "second"), optimizers=("adam",), steps=4)
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert calls == [1, 2] and not results["complete"] and len(results["tasks"]) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "results.json", "results.md"]
+    monkeypatch.setattr(plots, "draw_curves", crash)
+    assert run(tmp_path, "--optimizers", "adam,adamw", "--steps", "20") == 2
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "runs.jsonl"} == before
+    assert Store.read(tmp_path).optimizers() == ["adam", "adamw"]
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +151,7 @@ def test_missing_optimizer_is_said_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [])
-    monkeypatch.setattr(quickstart, "compare", lambda *_, **__: pytest.fail("trained"))
-    monkeypatch.setattr("celo_tasks.evaluation.optimizers.pretrained_names", lambda: ())
+    monkeypatch.setattr(Worker, "run_in_turn", lambda *_, **__: pytest.fail("trained"))
     assert cli.main(["quickstart", "--out", str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()
     assert "pip install celo-zoo" in captured.err and len(captured.err.splitlines()) == 1
@@ -151,39 +159,58 @@ def test_missing_optimizer_is_said_before_training(
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["quickstart", "--out", str(tmp_path), "--tasks", "mlp", "--optimizers", "adam", "--steps", "4"]
+    arguments = ["quickstart", "--out", str(tmp_path), "--tasks", "mlp", "--optimizers", "adam", "--steps", "20"]
     assert cli.main([*arguments, "--learning-rates", "1e-3,1e-2", "--seeds", "2"]) == 0
-    assert "| mlp " in capsys.readouterr().out
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["settings"]["seeds"] == 2 and results["settings"]["learning_rates"] == [1e-3, 1e-2]
-    assert results["tasks"][0]["parameters"] == 784 * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10
+    assert f"| {TASK} " in capsys.readouterr().out
+    runs = Store.read(tmp_path).runs
+    assert {(key.setting.learning_rate, key.setting.schedule, key.seed) for key in runs} == {
+        (rate, "constant", seed) for rate in (1e-3, 1e-2) for seed in (0, 1)
+    }
+    assert next(iter(runs.values())).parameters == 784 * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10
+
+
+def test_defaults_are_the_suite_s() -> None:
+    plan = _plan(_parser().parse_args(["quickstart"]))
+    assert (plan.steps, plan.seeds, plan.longest, plan.timing, plan.tune_adam) == (1000, 1, 1, True, ())
+    assert plan.tasks == ("quickstart_mlp", "quickstart_convnet", "quickstart_transformer")
+    assert [spec.name for spec in plan.specs] == ["celo", "adam", "adamw"]
+    settings = [[str(setting) for setting in plan.settings(spec)] for spec in plan.specs[1:]]
+    rates = ("3e-4", "1e-3", "3e-3", "1e-2", "3e-2", "1e-1")
+    assert settings == [[f"{rate} {kind}" for rate in rates] for kind in ("constant", "cosine_decay")]
+    full = _plan(_parser().parse_args(["quickstart", "--tasks", "quickstart_mlp,transformer", "--optimizers", "celo"]))
+    assert full.tasks == full.tune_adam == ("quickstart_mlp", "quickstart_transformer")
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("options", "message"),
     [
-        ({"tasks": ("vision",)}, "choose from mlp, convnet, transformer"),
-        ({"tasks": ()}, "tasks"),
-        ({"optimizers": ("adam", "adam")}, "each once"),
-        ({"steps": 0}, "at least 1"),
-        ({"seeds": 0}, "at least 1"),
-        ({"learning_rates": (1e-3, -1.0)}, "positive"),
+        (["--tasks", "vision"], "choose from mlp, convnet, transformer"),
+        (["--tasks", ","], "at least one task"),
+        (["--tasks", "mlp,quickstart_mlp"], "tasks must be given, each once"),
+        (["--optimizers", "adam,adam"], "is given twice"),
+        (["--steps", "0"], "at least 1"),
+        (["--seeds", "0"], "at least 1"),
+        (["--learning-rates", "1e-3,-1.0"], "positive"),
     ],
 )
-def test_mistakes_are_explained(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Settings(**settings)
+def test_mistakes_are_explained(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["quickstart", "--out", str(tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_an_impossible_folder_is_explained(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_impossible_folder_is_explained(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="--out"):
-        run(tmp_path / "file")
+    assert run(tmp_path / "file") == 2
+    assert "--out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", quickstart.TASKS)
+@pytest.mark.parametrize("name", registry.SUITES["quickstart"].tasks)
 def test_tasks_can_be_loaded_and_initialised(name: str) -> None:
-    family = quickstart.TASKS[name][1]()
+    family = registry.TASKS[name].make()
     config = family.sample(jax.random.key(0))
     params, _ = jax.eval_shape(family.init, jax.random.key(0), config)
     assert 4_000 < sum(leaf.size for leaf in jax.tree.leaves(params)) < 150_000

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from celo_core import TaskFamily
-from celo_tasks.comparison import HeldOut
 from celo_tasks.datasets import IMAGE_SPECS
+from celo_tasks.evaluation.loading import HeldOut
 from celo_tasks.tasks.registry import TASKS as REGISTERED
 
 

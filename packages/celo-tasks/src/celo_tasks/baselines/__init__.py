@@ -4,6 +4,7 @@ from celo_tasks.baselines.catalogue import TUNED_BASELINES as TUNED_BASELINES
 from celo_tasks.baselines.catalogue import Baseline as Baseline
 from celo_tasks.baselines.shampoo import scale_by_shampoo as scale_by_shampoo
 from celo_tasks.baselines.shampoo import shampoo as shampoo
+from celo_tasks.baselines.tuning import LEARNING_RATES as LEARNING_RATES
 from celo_tasks.baselines.tuning import LEARNING_RATES_6 as LEARNING_RATES_6
 from celo_tasks.baselines.tuning import LEARNING_RATES_15 as LEARNING_RATES_15
 from celo_tasks.baselines.tuning import LEARNING_RATES_SMALL as LEARNING_RATES_SMALL

@@ -24,6 +24,11 @@ LEARNING_RATES_SMALL = LEARNING_RATES_15[4:]
 LEARNING_RATES_6 = LEARNING_RATES_15[7:13]
 """Half decades from 3e-4 to 1e-1: from too small to too large for the small networks of the quickstart."""
 
+LEARNING_RATES: Mapping[str, tuple[float, ...]] = MappingProxyType(
+    {"public": LEARNING_RATES_15, "small": LEARNING_RATES_SMALL, "quickstart": LEARNING_RATES_6}
+)
+"""The grids by the names that suites call them by."""
+
 WARM_UP = 20
 """One step in so many is warm-up of the schedule ``cosine``: 5 %."""
 

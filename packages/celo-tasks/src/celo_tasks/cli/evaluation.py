@@ -49,7 +49,9 @@ def _add_evaluate(commands: Any) -> None:
         epilog=_EVALUATE_EXAMPLES,
     )
     add = parser.add_argument
-    add("--suite", metavar="NAME", help="small-8 (some minutes an optimizer on 2 cores) or ood-17 (wants a GPU)")
+    add(
+        "--suite", metavar="NAME", help="small-8 (minutes per optimizer on 2 cores), ood-17 (wants a GPU) or quickstart"
+    )
     add("--task", action="append", default=[], metavar="NAME", help="a single task instead of a suite; may be repeated")
     add(
         "--optimizer",
@@ -72,54 +74,75 @@ def _add_evaluate(commands: Any) -> None:
         help="folder of the results; goes on with what is there (evaluation)",
     )
     add("--steps", type=int, metavar="N", help="length of every training (the suite's: 1000 or 2000)")
-    add("--seeds", type=int, metavar="N", help="number of seeds (3)")
+    add("--seeds", type=int, metavar="N", help="number of seeds (the suite's: 3, or 1 for quickstart)")
     add("--data-dir", metavar="FOLDER", help="folder of prepared arrays NAME.npz and texts NAME.txt")
     add = parser.add_argument_group("tuning of baselines").add_argument
-    rates = "learning rates, comma-separated (half decades: 1e-5 to 1 for small-8, 1e-7 to 1 for ood-17)"
+    rates = (
+        "learning rates, comma-separated "
+        "(half decades: 1e-5 to 1 for small-8, 1e-7 to 1 for ood-17, 3e-4 to 1e-1 for quickstart)"
+    )
     add("--learning-rates", metavar="X,Y,...", help=rates)
-    add("--schedules", metavar="A,B", help="out of constant and cosine, which has a warm-up of 5 %% (both)")
-    longest = "extend tuned Adam by runs of up to N times the steps where an optimizer ends below it (4)"
-    add("--longest", type=int, default=4, metavar="N", help=longest)
+    schedules = "out of constant, cosine, with a warm-up of 5 %%, and cosine_decay, without (constant,cosine)"
+    add("--schedules", metavar="A,B", help=schedules)
+    longest = (
+        "extend tuned Adam by runs of up to N times the steps where an optimizer ends below it (4, or 1 for quickstart)"
+    )
+    add("--longest", type=int, metavar="N", help=longest)
     add("--tune-adam", action="store_true", help="run Adam here even where the package has it")
     add = parser.add_argument_group("how it is run").add_argument
     add("--jobs", type=int, metavar="N", help="processes (one per core on a CPU, one on a GPU)")
     batch = "trainings at once in one program (1 on a CPU, where more are no faster; 8 on a GPU)"
     add("--batch", type=int, metavar="N", help=batch)
+    timing = "let the trainings of a task advance in turn, so that times per step can be compared (one process; the quickstart's)"
+    add("--time-steps", action="store_true", help=timing)
     add("--minutes", type=float, metavar="M", help="stop after M minutes; the same command goes on")
     parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    say_what_is_kept(options)
+    plan = _plan(options)
+    return carry_out(plan, options.out, minutes=options.minutes, told_to_tune_adam=options.tune_adam)
+
+
+def say_what_is_kept(options: argparse.Namespace) -> None:
+    """From here on a signal ends the command, which says what is in its folder."""
     options.interrupts.leave_with(
         f"stopped; the finished runs, if any, are in {options.out}: the same command goes on, and `celo-tasks report "
         f"{options.out}` shows them"
     )
+
+
+def carry_out(
+    plan: Any, out: str, *, minutes: float | None = None, told_to_tune_adam: bool = False, brief: bool = False
+) -> int:
+    """Runs a `celo_tasks.evaluation.plan.EvaluationPlan`, writes the report and prints it; returns the exit status."""
     from celo_tasks.evaluation import report, runner
     from celo_tasks.evaluation.store import Store
 
-    settings = _settings(options)
-    if lacking := settings.tune_adam if not options.tune_adam else ():
+    if plan.tune_adam and not told_to_tune_adam:
         print(
-            f"celo-tasks: Adam is tuned here on {len(lacking)} of {len(settings.tasks)} tasks, since the package does not have "
-            "it for these steps and data.",
+            f"celo-tasks: Adam is tuned here on {len(plan.tune_adam)} of {len(plan.tasks)} tasks, since the package does not "
+            "have it for these steps and data.",
             file=sys.stderr,
         )
     try:
-        failures = runner.evaluate(settings, options.out, minutes=options.minutes)
+        failures = runner.evaluate(plan, out, minutes=minutes)
     except runner.TimeIsUp as stopped:
         print(f"celo-tasks: {stopped} The same command goes on.", file=sys.stderr)
         return 0
-    print(report.write(Store.read(options.out), options.out))
+    print(report.write(Store.read(out), out, brief=brief))
     runner.print_failures(failures)
     return 2 if failures else 0
 
 
-def _settings(options: argparse.Namespace) -> Any:
-    """What the options ask for, as `celo_tasks.evaluation.runner.Settings`."""
+def _plan(options: argparse.Namespace) -> Any:
+    """What the options ask for, as `celo_tasks.evaluation.plan.EvaluationPlan`."""
     from celo_tasks import baselines
     from celo_tasks.cli.common import default_cpu_devices
     from celo_tasks.evaluation import runner
-    from celo_tasks.evaluation.competitors import Spec
+    from celo_tasks.evaluation.plan import BASELINE, EvaluationPlan
+    from celo_tasks.evaluation.specs import OptimizerSpec
     from celo_tasks.tasks import registry
 
     if bool(options.suite) == bool(options.task):
@@ -131,26 +154,28 @@ def _settings(options: argparse.Namespace) -> Any:
     name = next((known for known, one in registry.SUITES.items() if set(tasks) <= set(one.tasks)), "custom")
     suite = registry.SUITES.get(name, registry.SUITES["ood-17"])
     steps = options.steps or suite.steps
-    specs = [Spec.parse(text) for text in options.optimizer]
-    specs += [Spec.parse(text, is_weights=True) for text in options.weights]
+    specs = [OptimizerSpec.parse(text) for text in options.optimizer]
+    specs += [OptimizerSpec.parse(text, is_weights=True) for text in options.weights]
     if not specs:
         raise ValueError("say what to evaluate: --optimizer celo, say, or --weights PATH.")
+    timing = options.time_steps or suite.timing
     on_cpu = _platform() == "cpu"
-    grid = baselines.LEARNING_RATES_SMALL if suite.learning_rates == "small" else baselines.LEARNING_RATES_15
     tuned = tasks if options.tune_adam else runner.needs_adam(name, tasks, steps, options.data_dir)
-    return runner.Settings(
+    return EvaluationPlan(
         suite=name,
         tasks=tasks,
         specs=tuple(specs),
         steps=steps,
         seeds=options.seeds or suite.seeds,
-        learning_rates=_numbers(options.learning_rates) if options.learning_rates else grid,
-        schedules=tuple(options.schedules.split(",")) if options.schedules else baselines.SCHEDULES,
-        longest=options.longest,
-        jobs=options.jobs or (default_cpu_devices() if on_cpu else 1),
-        batch=options.batch or (1 if on_cpu else 8),
+        learning_rates=_numbers(options.learning_rates) or baselines.LEARNING_RATES[suite.learning_rates],
+        schedules=tuple(options.schedules.split(",")) if options.schedules else baselines.TUNED_SCHEDULES,
+        schedules_of={} if options.schedules else suite.schedules_of,
+        longest=options.longest or suite.longest,
+        jobs=options.jobs or (default_cpu_devices() if on_cpu and not timing else 1),
+        batch=options.batch or (1 if on_cpu or timing else 8),
+        timing=timing,
         data_dir=options.data_dir,
-        tune_adam=() if any(spec.name == runner.BASELINE for spec in specs) else tuple(tuned),
+        tune_adam=() if any(spec.name == BASELINE for spec in specs) else tuple(tuned),
     )
 
 
@@ -160,7 +185,9 @@ def _platform() -> str:
     return jax.default_backend()
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def _numbers(text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return ()
     try:
         return tuple(float(number) for number in text.split(","))
     except ValueError as error:

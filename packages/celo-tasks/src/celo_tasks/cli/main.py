@@ -13,22 +13,8 @@ from celo_tasks.cli import console
 from celo_tasks.cli import evaluation as cli_evaluation
 from celo_tasks.cli import listing as cli_listing
 from celo_tasks.cli import meta_training as cli_meta_training
-from celo_tasks.cli.common import names, numbers
+from celo_tasks.cli import quickstart as cli_quickstart
 from celo_tasks.cli.interrupts import Interrupts
-
-_QUICKSTART = """\
-Train three networks that meta-training never saw, on real data from inside the package, with the pretrained Celo (which
-celo-zoo brings) and with Adam and AdamW, each at the best of six learning rates.
-
-Prints a table and writes the same as results.md, every number as results.json and the training curves as curves.png.
-"""
-
-_QUICKSTART_EXAMPLES = """\
-examples:
-  celo-tasks quickstart                           # everything, some minutes on 2 cores
-  celo-tasks quickstart --tasks mlp --steps 300   # a first look, in half a minute
-  celo-tasks quickstart --optimizers celo,adam --seeds 3
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,51 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"celo-tasks {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     cli_meta_training.add_commands(commands)
-    _add_quickstart(commands)
+    cli_quickstart.add_commands(commands)
     cli_listing.add_commands(commands)
     cli_evaluation.add_commands(commands)
     cli_bench.add_commands(commands)
     _add_prepare(commands)
     return parser
-
-
-def _add_quickstart(commands: Any) -> None:
-    parser = commands.add_parser(
-        "quickstart",
-        help="compare the pretrained Celo with tuned Adam and AdamW on three small networks",
-        description=_QUICKSTART,
-        epilog=_QUICKSTART_EXAMPLES,
-    )
-    add = parser.add_argument
-    add("--out", default="quickstart-results", metavar="FOLDER", help="folder of the results (quickstart-results)")
-    add("--steps", type=int, metavar="N", help="length of every training, in steps (1000)")
-    add("--seeds", type=int, metavar="N", help="number of seeds (1)")
-    add("--tasks", type=names, metavar="A,B,...", help="out of mlp, convnet and transformer (all)")
-    add(
-        "--optimizers",
-        type=names,
-        metavar="A,B,...",
-        help="adam, adamw and names of installed pretrained optimizers (celo,adam,adamw)",
-    )
-    add(
-        "--learning-rates",
-        type=numbers,
-        metavar="X,Y,...",
-        help="learning rates at which the baselines are tried (3e-4,1e-3,3e-3,1e-2,3e-2,1e-1)",
-    )
-    parser.set_defaults(run=_quickstart)
-
-
-def _quickstart(options: argparse.Namespace) -> int:
-    from celo_tasks import quickstart
-
-    names = ("tasks", "optimizers", "steps", "seeds", "learning_rates")
-    options.interrupts.leave_with(
-        f"stopped; the results of the tasks that were finished are in {options.out}, and the same command begins anew"
-    )
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    quickstart.run(quickstart.Settings(**given), options.out)
-    return 0
 
 
 def _add_prepare(commands: Any) -> None:

@@ -45,9 +45,9 @@ def load_pretrained(name: str) -> PretrainedOptimizer:
     points = importlib.metadata.entry_points(group=GROUP, name=name)
     targets = sorted({point.value for point in points})
     if not targets:
-        meant = nearest(name, ("adam", "adamw", *pretrained_names()))
+        meant = nearest(name, pretrained_names())
         raise ValueError(
-            f"there is no optimizer {name!r}{meant}: the baselines adam and adamw are built in, and installed packages offer "
+            f"there is no pretrained optimizer {name!r}{meant}: installed packages offer "
             f"{', '.join(pretrained_names()) or 'none'}; `pip install celo-zoo` brings the pretrained Celo."
         )
     if len(targets) > 1:

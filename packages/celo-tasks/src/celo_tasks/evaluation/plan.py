@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from celo_tasks import baselines
 from celo_tasks.baselines.tuning import Setting, check_schedule, grid
@@ -45,7 +44,7 @@ class EvaluationPlan:
     seeds: int = 3
     learning_rates: tuple[float, ...] = baselines.LEARNING_RATES_SMALL
     schedules: tuple[str, ...] = baselines.TUNED_SCHEDULES
-    schedules_of: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    schedules_of: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     longest: int = 4
     jobs: int = 1
     batch: int = 1
@@ -73,7 +72,9 @@ class EvaluationPlan:
         for what in ("tasks", "learning_rates", "schedules"):
             values = getattr(self, what)
             if not values or len(set(values)) < len(values):
-                raise ValueError(f"{what.replace('_', ' ')} must be given, each once, not {', '.join(map(str, values))}.")
+                raise ValueError(
+                    f"{what.replace('_', ' ')} must be given, each once, not {', '.join(map(str, values))}."
+                )
         for schedules in (self.schedules, *self.schedules_of.values()):
             for name in schedules:
                 check_schedule(name)

@@ -82,7 +82,9 @@ def evaluate(
         for name in plan.tasks
         for spec, optimizer in optimizers.items()
         if name in tasks_of[spec]
-        and (group := _missing(store, plan, name, spec, plan.settings(spec) if optimizer.tuned else UNTUNED, plan.steps))
+        and (
+            group := _missing(store, plan, name, spec, plan.settings(spec) if optimizer.tuned else UNTUNED, plan.steps)
+        )
     ]
     session = _Session(plan, store, progress or ProgressLine(), minutes)
     failures = session.run(groups)

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from celo_tasks.baselines.tuning import Setting
 from celo_tasks.evaluation import reference
-from celo_tasks.evaluation.store import Run, Store
-from celo_tasks.evaluation.tuned_adam import Trial, TunedAdam, best_trial, trials, tuned_adam
+from celo_tasks.evaluation.store import Run, Store, curve_steps
+from celo_tasks.evaluation.tuned_adam import Trial, TunedAdam, best_trial, steps_to, trials, tuned_adam
 
 SMALLEST_LOSS = 1e-8
 """Losses below count as this, so that a ratio of losses is finite."""
@@ -29,6 +29,9 @@ class Score:
       ratio: tuned Adam's final loss over the optimizer's, by seed; ``None`` without Adam.
       speedup: steps that tuned Adam needs over the steps taken, by seed; ``None`` without Adam.
       lower_bound: by seed: whether Adam never got there, so that the speed-up is only known to be above.
+      steps_to_adam: steps after which the smoothed loss, mean over seeds, is at tuned Adam's final loss; ``None`` if never.
+      time_over_adam: time per step over that of Adam's best setting, median over the trainings that advanced in turn;
+        ``None`` where none did.
     """
 
     task: str
@@ -41,6 +44,8 @@ class Score:
     ratio: tuple[float, ...] | None
     speedup: tuple[float, ...] | None
     lower_bound: tuple[bool, ...]
+    steps_to_adam: float | None
+    time_over_adam: float | None
 
     @property
     def diverged(self) -> int:
@@ -56,16 +61,6 @@ class Score:
     def seconds_per_step(self) -> float:
         """Median over seeds."""
         return float(np.median([run.seconds / run.key.steps for run in self.runs]))
-
-    def time_over(self, other: "Score") -> float | None:
-        """Time per step over another optimizer's, median over trainings that advanced in turn; ``None`` without such."""
-        ratios = [
-            (mine.seconds / mine.key.steps) / (its.seconds / its.key.steps)
-            for mine in self.runs
-            for its in other.runs
-            if mine.timing and mine.timing == its.timing and its.seconds > 0
-        ]
-        return float(np.median(ratios)) if ratios else None
 
     def held_out(self, metric: str) -> float | None:
         """Mean over seeds, ``None`` where it was not measured or is not finite."""
@@ -131,19 +126,23 @@ def scores(store: Store, baseline: str = "adam") -> Scores:
             packaged += [task] if tuned else []
         if tuned is not None:
             adam[task] = tuned
-        for optimizer in store.optimizers():
-            if found := trials(store.select(task, optimizer)):
-                by_name[optimizer, task] = _score(task, optimizer, found, tuned, store.steps)
+        tried = {name: found for name in store.optimizers() if (found := trials(store.select(task, name)))}
+        timed = best_trial(tried[baseline]).runs if baseline in tried else ()
+        for optimizer, found in tried.items():
+            by_name[optimizer, task] = _score(task, optimizer, found, tuned, timed, store.steps)
     names = tuple(name for name in store.optimizers() if any(key[0] == name for key in by_name))
     return Scores(tuple(tasks), names, adam, tuple(packaged), by_name)
 
 
-def _score(task: str, optimizer: str, found: list[Trial], tuned: TunedAdam | None, steps: int) -> Score:
+def _score(
+    task: str, optimizer: str, found: list[Trial], tuned: TunedAdam | None, timed: Sequence[Run], steps: int
+) -> Score:
     chosen = best_trial(found)
     rates = [trial.setting.learning_rate for trial in found]
     rate = chosen.setting.learning_rate
     edges = {min(rates), max(rates)} if rate is not None and len(set(rates)) > 1 else set()  # type: ignore[type-var]
     ratio = speedup = None
+    steps_to_adam = None
     bounds: list[bool] = []
     if tuned is not None:
         ratio = tuple(max(tuned.final_loss, SMALLEST_LOSS) / max(run.final_loss, SMALLEST_LOSS) for run in chosen.runs)
@@ -154,6 +153,7 @@ def _score(task: str, optimizer: str, found: list[Trial], tuned: TunedAdam | Non
             bounds.append(needed is None)
             factors.append((tuned.horizon if needed is None else needed) / steps)
         speedup = tuple(factors)
+        steps_to_adam = steps_to(curve_steps(steps), np.minimum.accumulate(chosen.curve), tuned.final_loss)
     return Score(
         task=task,
         optimizer=optimizer,
@@ -165,4 +165,17 @@ def _score(task: str, optimizer: str, found: list[Trial], tuned: TunedAdam | Non
         ratio=ratio,
         speedup=speedup,
         lower_bound=tuple(bounds),
+        steps_to_adam=steps_to_adam,
+        time_over_adam=_time_over(chosen.runs, timed),
     )
+
+
+def _time_over(runs: Sequence[Run], others: Sequence[Run]) -> float | None:
+    """Median ratio of the times per step of runs that advanced in turn; ``None`` without such."""
+    ratios = [
+        (mine.seconds / mine.key.steps) / (other.seconds / other.key.steps)
+        for mine in runs
+        for other in others
+        if mine.timing and mine.timing == other.timing and other.seconds > 0
+    ]
+    return float(np.median(ratios)) if ratios else None

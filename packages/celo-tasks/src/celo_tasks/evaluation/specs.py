@@ -86,13 +86,16 @@ def resolve(spec: OptimizerSpec) -> ResolvedOptimizer:
         return _function(spec)
     if baseline := TUNED_BASELINES.get(spec.reference):
         identity = f"{baseline.name}: {baseline.description}"
-        return ResolvedOptimizer(spec.name, baseline.description, identity, True, lambda schedule, _: baseline.make(schedule))
+        return ResolvedOptimizer(
+            spec.name, baseline.description, identity, True, lambda schedule, _: baseline.make(schedule)
+        )
     if spec.reference in pretrained_names():
         return _untuned(spec.name, "pretrained, not tuned", load_pretrained(spec.reference))
     known = [*TUNED_BASELINES, *pretrained_names()]
+    install = "" if pretrained_names() else "; `pip install celo-zoo` brings the pretrained Celo"
     raise ValueError(
         f"there is no optimizer {spec.reference!r}{nearest(spec.reference, known)}: choose from {', '.join(known)}, or give "
-        "your own as module:function."
+        f"your own as module:function{install}."
     )
 
 

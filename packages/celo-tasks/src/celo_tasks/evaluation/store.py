@@ -56,8 +56,8 @@ class Run:
       final_loss: mean of the last 5 % of normalised losses.
       diverged: whether a loss was not finite at some step, or the final loss is at the normalizer's upper end.
       curve: smoothed normalised losses after the steps `curve_steps`, with 6 significant digits.
-      seconds: wall time of the training, without compilation; of one that advanced in turn with others, that of the median stretch for all
-        its steps.
+      seconds: wall time of the training, without compilation; of one that advanced in turn with others, at the median time per
+        step of the optimizer's trainings among them.
       held_out: metrics on held-out data; those that are not finite are left out.
       machine, versions: where it ran.
       timing: the same for all runs that advanced in turn and whose ``seconds`` can be compared; empty where a run was trained

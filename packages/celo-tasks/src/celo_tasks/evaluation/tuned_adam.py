@@ -1,6 +1,7 @@
 """Tuned Adam on a task: the curve and the final loss that everything else is measured against."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,19 +84,8 @@ class TunedAdam:
         return int(self.steps[-1])
 
     def steps_to(self, level: float) -> float | None:
-        """Steps after which the envelope is at ``level`` or below, interpolated; ``None`` if it never is.
-
-        Between two points the envelope is taken to be a straight line.
-        """
-        reached = self.envelope <= level
-        if not reached.any():
-            return None
-        index = int(np.argmax(reached))
-        if index == 0:
-            return float(self.steps[0])
-        before, after = self.envelope[index - 1], self.envelope[index]
-        share = (before - level) / (before - after)
-        return float(self.steps[index - 1] + share * (self.steps[index] - self.steps[index - 1]))
+        """Steps after which the envelope is at ``level`` or below, see `steps_to`."""
+        return steps_to(self.steps, self.envelope, level)
 
     def to_json(self) -> dict[str, Any]:
         """For a results file."""
@@ -113,6 +103,27 @@ class TunedAdam:
         fields["envelope"] = np.asarray(fields["envelope"], np.float64)
         fields["final_loss_by_seed"] = tuple(fields["final_loss_by_seed"])
         return cls(**fields)
+
+
+def steps_to(steps: NDArray[np.int64], envelope: Curve, level: float) -> float | None:
+    """Steps after which a non-increasing curve (points,) is at ``level`` or below; ``None`` if it never is.
+
+    Between two points the curve is taken to be a straight line.
+
+    Raises:
+      ValueError: ``level`` is not finite.
+    """
+    if not math.isfinite(level):
+        raise ValueError(f"a loss to be reached must be finite, not {level}: normalise the losses first.")
+    reached = envelope <= level
+    if not reached.any():
+        return None
+    index = int(np.argmax(reached))
+    if index == 0:
+        return float(steps[0])
+    before, after = envelope[index - 1], envelope[index]
+    share = (before - level) / (before - after)
+    return float(steps[index - 1] + share * (steps[index] - steps[index - 1]))
 
 
 def tuned_adam(runs: Sequence[Run], base: int) -> TunedAdam | None:

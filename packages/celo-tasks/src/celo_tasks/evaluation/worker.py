@@ -86,17 +86,16 @@ class _Training:
         self._done = end
         return taken * len(self._seeds)
 
-    def runs(self, where: tuple[str, dict[str, str]], timing: str = "") -> list[Run]:
-        """The records of the finished trainings; with ``timing`` their times are from the median stretch."""
+    def runs(
+        self, where: tuple[str, dict[str, str]], seconds_per_step: float | None = None, timing: str = ""
+    ) -> list[Run]:
+        """The records of the finished trainings; of those that advanced in turn with others, the time per step is given."""
         held_out: list[dict[str, float]] = [{} for _ in self._seeds]
         if self._task.held_out is not None:
             held_out = self._program.held_out(self._progress, self._members, self._task.held_out)
         losses, finite = jax.device_get((self._progress.losses, self._progress.finite))
         upper = float(self._task.family.normalizer(jax.numpy.float32(np.inf)))
-        seconds = self._seconds
-        if timing:
-            # The first stretch warms up caches.
-            seconds = self._group.steps * float(np.median(self.seconds_per_step[1:] or self.seconds_per_step))
+        seconds = self._seconds if seconds_per_step is None else self._group.steps * seconds_per_step
         runs = []
         for index, (setting, seed) in enumerate(zip(self._settings, self._seeds, strict=True)):
             final, curve = summarize(losses[index], self._group.base)
@@ -150,8 +149,8 @@ class Worker:
     def run_in_turn(self, groups: Sequence[Group], send: Send) -> None:
         """Trains groups of one task and length side by side, a stretch of steps each, and sends what happens.
 
-        Whatever else the machine does slows all of them alike, so that their times per step can be compared. An error of
-        the task or of an optimizer ends its group, and the others go on.
+        Whatever else the machine does slows all of them alike, so that their times per step, medians over a group's stretches,
+        can be compared. An error of the task or of an optimizer ends its group, and the others go on.
         """
         trainings: dict[Group, list[_Training]] = {}
         timing = uuid.uuid4().hex[:12]
@@ -164,7 +163,10 @@ class Worker:
             return sum(training.advance(steps) for training in trainings[group])
 
         def runs(group: Group) -> list[Run]:
-            return [run for training in trainings[group] for run in training.runs(self._where, timing)]
+            # All are the same program. The first stretch warms up caches.
+            times = [seconds for training in trainings[group] for seconds in training.seconds_per_step[1:]]
+            median = float(np.median(times))
+            return [run for training in trainings[group] for run in training.runs(self._where, median, timing)]
 
         def attempted(function: Callable[[Group], Any], group: Group) -> Any:
             try:

@@ -25,9 +25,9 @@ from celo_core.meta_training.unroll import InnerProblem, train
 from celo_core.progress import ProgressLine
 from celo_tasks import baselines
 from celo_tasks.evaluation import curves
+from celo_tasks.evaluation.loading import identity
 from celo_tasks.evaluation.scores import SMALLEST_LOSS
 from celo_tasks.evaluation.statistics import iqm
-from celo_tasks.evaluation.loading import identity
 from celo_tasks.families import MLP, ConvNet, ImageAutoencoder, ImageClassifier, LanguageModel
 from celo_tasks.families.recurrent import RecurrentLM
 from celo_tasks.families.text_transformer import TransformerLM

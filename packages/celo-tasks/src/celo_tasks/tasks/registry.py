@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from celo_tasks.spelling import nearest
-from celo_tasks.tasks import ood_images, ood_meta, ood_text, other_images, small
+from celo_tasks.tasks import ood_images, ood_meta, ood_text, other_images, quickstart, small
 from celo_tasks.tasks.entries import TaskEntry as TaskEntry
 from celo_tasks.tasks.entries import measured_on as measured_on
 
@@ -20,7 +20,7 @@ GROUP = "celo.tasks"
 TASKS: Mapping[str, TaskEntry] = MappingProxyType(
     {
         entry.name: entry
-        for module in (ood_images, ood_text, ood_meta, small, other_images)
+        for module in (ood_images, ood_text, ood_meta, small, quickstart, other_images)
         for entry in vars(module).values()
         if isinstance(entry, TaskEntry)
     }
@@ -39,8 +39,11 @@ class Suite:
       tasks: names in `TASKS`.
       steps: length of every training.
       seeds: number of seeds.
-      learning_rates: "small" or "public", a grid of `celo_tasks.baselines`.
+      learning_rates: a name in `celo_tasks.baselines.LEARNING_RATES`.
       description: what it is, in a sentence.
+      schedules_of: the learning-rate schedules of single baselines, by their names; others are tuned over all.
+      longest: tuned Adam is extended to runs of this many times the length, where a speed-up needs it.
+      timing: whether trainings advance in turn, so that their times per step can be compared.
     """
 
     tasks: tuple[str, ...]
@@ -48,6 +51,9 @@ class Suite:
     seeds: int
     learning_rates: str
     description: str
+    schedules_of: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    longest: int = 4
+    timing: bool = False
 
 
 def _tasks_of(suite: str) -> tuple[str, ...]:
@@ -70,6 +76,16 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             learning_rates="public",
             description="seventeen tasks of the kinds that VeLO and Celo were judged by, with published configurations; "
             "meta-training draws none of them",
+        ),
+        "quickstart": Suite(
+            _tasks_of("quickstart"),
+            steps=1000,
+            seeds=1,
+            learning_rates="quickstart",
+            description="three small networks for a first look, which `celo-tasks quickstart` trains",
+            schedules_of={"adam": ("constant",), "adamw": ("cosine_decay",)},
+            longest=1,
+            timing=True,
         ),
     }
 )
@@ -112,5 +128,7 @@ def find_suite(name: str) -> Suite:
     if name in RENAMED:
         raise ValueError(f"the suite {name} is called {RENAMED[name]} now: use that name.")
     if name not in SUITES:
-        raise ValueError(f"there is no suite {name!r}{nearest(name, SUITES)}: choose {' or '.join(SUITES)}.")
+        raise ValueError(
+            f"there is no suite {name!r}{nearest(name, SUITES)}: choose {', '.join(list(SUITES)[:-1])} or {list(SUITES)[-1]}."
+        )
     return SUITES[name]
