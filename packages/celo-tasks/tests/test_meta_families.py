@@ -102,8 +102,8 @@ def test_log_loss():
     upper = np.log(1.5 * np.log(10))
     np.testing.assert_allclose(family.normalizer(losses), [0.0, np.log(2), np.log(0.1), upper, upper], rtol=1e-6)
     assert family.name == "mlp_32_digits_8x8"
-    with pytest.raises(AttributeError, match="test images"):
-        _ = family.held_out_batch
+    with pytest.raises(ValueError, match="test images"):
+        family.held_out_batch(jax.random.key(0), None, None)
 
 
 SMALL = {"iterations": (2, 2), "truncation": 3, "min_length": 3, "max_length": 6, "num_pairs": 2}
