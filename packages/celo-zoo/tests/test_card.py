@@ -60,6 +60,14 @@ def test_front_matter_and_text():
     assert card.write_card(json.loads(json.dumps(document())), dict(reversed(SHAPES.items()))) == text
 
 
+def test_limits_are_those_of_the_recipe():
+    lengths = {"type": "log_uniform", "minimum": 300, "maximum": 3000}
+    recipe = {"problems": {"datasets": ["digits_8x8"]}, "estimator": {"type": "pes", "lengths": lengths}}
+    text = card.write_card(document(provenance={**PROVENANCE, "recipe": recipe}), SHAPES)
+    assert "longer than the 300 to 3,000 steps that it was meta-trained for" in text
+    assert '`["digits_8x8"]`' in text.split("Sizes and kinds")[1]
+
+
 def test_what_it_does_is_by_its_config():
     of = lambda config, **more: card.write_card(document(config=configs.to_json(config), **more), SHAPES)
     shipped = of(ORTHOGONAL)

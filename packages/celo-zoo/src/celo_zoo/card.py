@@ -206,15 +206,20 @@ def _provenance(provenance: Mapping[str, Any]) -> str:
 def _limits(provenance: Mapping[str, Any], measured: bool) -> list[str]:
     recipe = markdown.mapping(provenance.get("recipe"))
     lengths, seen = "those of its meta-training", "the networks and data of its meta-training"
-    if recipe.get("lengths") is not None:
+    problems, estimator = markdown.mapping(recipe.get("problems")), markdown.mapping(recipe.get("estimator"))
+    drawn = markdown.mapping(estimator.get("lengths"))
+    if drawn.get("minimum") is not None and drawn.get("maximum") is not None:
+        bounds = (markdown.figure(drawn[key]) for key in ("minimum", "maximum"))
+        lengths = "the {} to {} steps that it was meta-trained for".format(*bounds)
+    elif recipe.get("lengths") is not None:
         lengths = f"the {markdown.code(recipe['lengths'])} steps that it was meta-trained for"
     elif recipe.get("min_length") is not None and recipe.get("max_length") is not None:
         lengths = "the {} to {} steps that it was meta-trained for".format(
             *(markdown.figure(recipe[key]) for key in ("min_length", "max_length"))
         )
     networks = recipe.get("networks", provenance.get("networks"))
-    if recipe.get("datasets"):
-        seen = f"{seen}, {markdown.code(recipe['datasets'])}"
+    if datasets := problems.get("datasets", recipe.get("datasets")):
+        seen = f"{seen}, {markdown.code(datasets)}"
     if networks:
         seen += f" with {markdown.code(networks)}"
     limits = [

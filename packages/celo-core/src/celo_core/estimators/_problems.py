@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from celo_core import checks
+from celo_core.estimators._base import Estimator, unbound
 from celo_core.estimators.resume import ResumeBuffer
 from celo_core.meta_training.lengths import LengthSchedule, LogUniformLength
 from celo_core.meta_training.unroll import InnerProblem, Trainee
@@ -154,7 +155,7 @@ class Problems:
 
 
 @dataclasses.dataclass(frozen=True)
-class TruncatedEstimator(abc.ABC):
+class TruncatedEstimator(Estimator, abc.ABC):
     """What estimators on truncated unrolls have in common; each of them says what a window's gradient is.
 
     Problems begin out of phase. Fields after the family are keywords.
@@ -173,8 +174,8 @@ class TruncatedEstimator(abc.ABC):
         bounds what a few chaotic problems do to the mean, at the price of a bias.
     """
 
-    architecture: LearnedOptimizer
-    family: TaskFamily
+    architecture: LearnedOptimizer = unbound("architecture")
+    family: TaskFamily = unbound("family")
     _: dataclasses.KW_ONLY
     truncation: int = 50
     lengths: LengthSchedule = LogUniformLength()
@@ -272,10 +273,10 @@ class TruncatedEstimator(abc.ABC):
         return (mean_over_problems(gradients), jnp.mean(losses), summarize(info)), state
 
 
-def check_settings(family: TaskFamily, meta_loss: str, clip_problem: float | None) -> None:
+def check_settings(family: TaskFamily | None, meta_loss: str, clip_problem: float | None) -> None:
     """Raises ValueError for what no estimator takes."""
     checks.check_choice("meta_loss", meta_loss, META_LOSSES)
-    if meta_loss == "held_out" and not family.has_held_out:
+    if family is not None and meta_loss == "held_out" and not family.has_held_out:
         raise ValueError(
             f"the family {family.name} has no held-out data, which a held-out meta-loss needs: load it, or use "
             'meta_loss="training".'
