@@ -1,6 +1,7 @@
 """Celo: directions whose steps add up, relative to each tensor, times a scheduler's multiplier.
 
-For every tensor, with directions d_i (see `celo_core.directions`), parameters p and the scheduler's multiplier eta (one scalar per step; 1 without a scheduler)::
+For every tensor, with directions d_i (see `celo_core.directions`), parameters p and the scheduler's multiplier eta (one scalar
+per step; 1 without a scheduler)::
 
     step = eta * sum_i d_i * sqrt(mean p^2 + floor^2 + 1e-9) * 1e-3
     p <- p - step
