@@ -63,7 +63,7 @@ def shapes(family):
 def test_no_network_is_one_that_is_judged_or_validated_on():
     judged = {shapes(builder()) for _, builder in VALIDATION_TASKS.values()}
     judged |= {shapes(entry.make_with(entry.datasets[0])) for entry in TASKS.values()}
-    # The paper's own network is in velodrome-17 too, in a task that sees it through gradients of evolution strategies.
+    # The paper's own network is in ood-17 too, in a task that sees it through gradients of evolution strategies.
     ours = {name: shapes(builder(SOURCES)) for name, (_, builder) in META_FAMILIES.items() if name != "mlp"}
     assert not set(ours.values()) & judged
 

@@ -15,7 +15,7 @@ import optax
 
 from celo_core import get_architecture
 from celo_core.meta_training import checkpoints
-from celo_tasks.cli.console import nearest
+from celo_tasks.spelling import nearest
 
 GROUP = "celo.optimizers"
 WEIGHTS_GROUP = "celo.weights"

@@ -81,7 +81,7 @@ class ImageMLP(FamilyDefaults):
       image_shape: shape of an image.
       data_dir: folder with prepared arrays, or ``None``.
       held_out: whether test images are loaded as well, for a meta-loss on held-out batches.
-      num_images: how many images of each set, its first, are trained on; ``None`` for all. Few are learned by heart, so
+      num_images: how many images of each set, its first, are trained on; ``None`` for all. A network memorises few, so
         that the loss goes on falling as it does for large networks.
     """
 

@@ -100,7 +100,7 @@ class SampledImageMLP(FamilyDefaults):
       min_depth, max_depth: range of the number of hidden layers.
       min_width, max_width: range of the units of a hidden layer; all of a task have the same.
       min_batch_size, max_batch_size: range of the examples of a batch.
-      min_gain, max_gain: range of the factor on initial kernels, beside 1/sqrt(fan_in) of the active inputs.
+      min_gain, max_gain: range of the factor on initial kernels, in addition to 1/sqrt(fan_in) of the active inputs.
       num_classes: outputs.
       image_shape: shape of an image.
       data_dir: folder with prepared arrays, or ``None``.

@@ -24,6 +24,7 @@ from celo_core.meta_training.trainer import FrozenPart, MetaTrainConfig, MetaTra
 from celo_core.meta_training.unroll import InnerProblem, Trainee
 from celo_core.progress import ProgressLine
 from celo_tasks.families import ImageMLP, Reparametrized, reparametrize
+from celo_tasks.reporting import palette, tables
 from celo_tasks.reporting.figures import Axes, Figure, png, ticker
 from celo_tasks.reporting.machine import hardware
 
@@ -350,13 +351,7 @@ def table(record: Mapping[str, Any]) -> str:
                 f"{case['state_bytes_per_pair'] / 1e3:.1f}",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            text.rjust(width) if i else text.ljust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    lines.append(tables.plain(rows, right=range(1, len(rows[0]))))
     lines += [
         "",
         f"At {settings['default_pairs']} pairs the update rule takes "
@@ -366,8 +361,12 @@ def table(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-# Okabe and Ito's colours, as in the pictures of training curves.
-_LINES = {"adam": "#0072B2", "update_rule": "#D55E00", "gradient_descent": "#009E73", "scheduler": "#E69F00"}
+_LINES = {
+    "adam": palette.BLUE,
+    "update_rule": palette.VERMILION,
+    "gradient_descent": palette.GREEN,
+    "scheduler": palette.ORANGE,
+}
 
 
 def draw(record: Mapping[str, Any]) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import tomli_w
 
-from celo_tasks.cli.console import nearest
+from celo_tasks.spelling import nearest
 
 PAPER_DATASETS = ("mnist_8x8", "fashion_mnist_8x8", "cifar10_8x8", "svhn_cropped_8x8")
 OFFLINE_DATASETS = ("digits_8x8", "fashion_mnist_small_8x8")
