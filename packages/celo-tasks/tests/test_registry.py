@@ -15,6 +15,7 @@ from celo_tasks.cli.main import main
 from celo_tasks.datasets import IMAGE_SPECS, TEXT_SPECS
 from celo_tasks.evaluation import reference
 from celo_tasks.evaluation.program import parameter_count
+from celo_tasks.evaluation.worker import task_identity
 from celo_tasks.tasks import entries, registry, task
 
 
@@ -118,6 +119,15 @@ def test_stored_references_are_of_suites_and_of_their_tasks() -> None:
         known = reference.load(name)
         assert known["suite"] == name and known["steps"] == suite.steps
         assert known["tasks"] and set(known["tasks"]) <= set(suite.tasks)
+
+
+def test_tasks_are_still_those_that_tuned_adam_was_run_on(no_tfds_data: Path) -> None:
+    """A changed definition would have another identity, and the stored runs of Adam would serve no longer."""
+    stored = {task: one for suite in registry.SUITES for task, one in reference.load(suite)["tasks"].items()}
+    assert len(stored) >= 13
+    for name, one in stored.items():
+        assert registry.find_task(name).dataset() == one["dataset"]
+        assert task_identity(name, None) == one["identity"], name
 
 
 def test_list(no_tfds_data: Path, capsys: pytest.CaptureFixture[str]) -> None:

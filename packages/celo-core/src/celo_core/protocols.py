@@ -85,6 +85,40 @@ class TaskFamily(Protocol):
         """Maps a loss, possibly non-finite, to a finite number that is comparable across tasks."""
         ...
 
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there is held-out data, and so a `held_out_batch`."""
+        ...
+
+    def held_out_batch(self, key: Array, config: PyTree, data: PyTree) -> PyTree:
+        """A random batch of held-out data, for a meta-loss of generalisation."""
+        ...
+
+    def active_sizes(self, config: PyTree) -> PyTree | None:
+        """Elements in use of each parameter, a tree of numbers like the parameters; ``None`` if all of them always are.
+
+        What is not in use must be zero in parameters and gradients.
+        """
+        ...
+
+
+class FamilyDefaults:
+    """What most families say: there is no held-out data, and all parameters are in use. To inherit from, or not."""
+
+    @property
+    def has_held_out(self) -> bool:
+        """No."""
+        return False
+
+    def held_out_batch(self, key: Array, config: PyTree, data: PyTree) -> PyTree:
+        """Raises ValueError: there is none."""
+        raise ValueError(f"{type(self).__name__} has no held-out data.")
+
+    def active_sizes(self, config: PyTree) -> PyTree | None:
+        """All."""
+        del config
+        return None
+
 
 @runtime_checkable
 class GradientEstimator(Protocol):

@@ -16,6 +16,7 @@ from celo_core.protocols import LearnedOptimizer
 ARCHITECTURES: dict[str, str] = {
     "celo": "celo_core.architectures.celo:Celo",
     "celo_adam": "celo_core.architectures.celo_adam:CeloAdam",
+    "momentum_sgd": "celo_core.architectures.momentum_sgd:MomentumSGD",
 }
 """Name -> "module:class", imported when asked for."""
 
@@ -65,5 +66,5 @@ def get_architecture(name: str, config: Any | Mapping[str, Any] | None = None) -
     if config is None:
         return architecture()
     if isinstance(config, Mapping):
-        config = configs.from_json(architecture.config_class, config)
+        config = configs.from_json(architecture().config_class, config)
     return architecture(config)

@@ -6,18 +6,47 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from celo_core.estimators._problems import TruncatedEstimator
 from celo_core.protocols import Theta
 
 Array = jax.Array
 
-Sigma = float | Callable[[Any], Any]
+
+@dataclasses.dataclass(frozen=True)
+class DecayingSigma:
+    """A schedule from ``first`` to ``last`` by the same factor in every estimate.
+
+    Attributes:
+      first: standard deviation in the first estimate.
+      last: after ``estimates`` of them, and from then on in the same proportion.
+      estimates: ``None`` for as many as a phase of meta-training has iterations.
+    """
+
+    first: float
+    last: float
+    estimates: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.first > 0 and self.last > 0 and (self.estimates is None or self.estimates >= 1)):
+            raise ValueError(f"sigma must be positive, and decay in at least 1 estimate, not {self}.")
+
+    def __call__(self, estimates: Any) -> Any:
+        """Sigma after a number of estimates, float32 ()."""
+        if self.estimates is None:
+            raise ValueError("sigma decays over a number of estimates that was not told: give it.")
+        return optax.exponential_decay(self.first, self.estimates, self.last / self.first)(estimates)
+
+
+Sigma = float | DecayingSigma | Callable[[Any], Any]
 """Standard deviation of perturbations: a number, or a schedule of the number of estimates done, as Optax's are."""
 
 
 def check_sigma(sigma: Sigma) -> None:
     """Raises ValueError unless sigma is positive (of a schedule, the first value is looked at)."""
+    if isinstance(sigma, DecayingSigma):
+        return  # which has looked at itself
     first = float(sigma(0)) if callable(sigma) else sigma
     if not first > 0:
         raise ValueError(f"sigma, the standard deviation of the perturbations, must be > 0, not {first}.")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from celo_core import checks
+from celo_core.estimators._base import Estimator, unbound
 from celo_core.estimators._problems import (
     Problems,
     Window,
@@ -37,7 +38,7 @@ class FullState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class FullUnrollEstimator(abc.ABC):
+class FullUnrollEstimator(Estimator, abc.ABC):
     """What estimators on full unrolls have in common. An estimate takes as long as the longest problem that can be drawn.
 
     Attributes:
@@ -49,8 +50,8 @@ class FullUnrollEstimator(abc.ABC):
       clip_problem: largest norm of one problem's gradient; by default there is none.
     """
 
-    architecture: LearnedOptimizer
-    family: TaskFamily
+    architecture: LearnedOptimizer = unbound("architecture")
+    family: TaskFamily = unbound("family")
     _: dataclasses.KW_ONLY
     lengths: LengthSchedule = LogUniformLength()
     objective: str = "mean"

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from celo_core import checks
+from celo_core.estimators._base import Estimator, unbound
 from celo_core.estimators.resume import ResumeBuffer
 from celo_core.meta_training.lengths import LengthSchedule, LogUniformLength
 from celo_core.meta_training.unroll import InnerProblem, Trainee
@@ -148,13 +149,13 @@ class Problems:
     def _held_out(self, key: Array, trainee: Trainee, config: Any, data: Any) -> Array:
         """Losses of all members on one held-out batch, before the step."""
         key_batch, key_loss = jax.random.split(jax.random.fold_in(key, 0))
-        batch = self.family.held_out_batch(key_batch, config, data)  # type: ignore[attr-defined]
+        batch = self.family.held_out_batch(key_batch, config, data)
         one = lambda x: self.family.loss(x.params, x.model_state, key_loss, config, batch)[0]
         return jax.vmap(one)(trainee)
 
 
 @dataclasses.dataclass(frozen=True)
-class TruncatedEstimator(abc.ABC):
+class TruncatedEstimator(Estimator, abc.ABC):
     """What estimators on truncated unrolls have in common; each of them says what a window's gradient is.
 
     Problems begin out of phase. Fields after the family are keywords.
@@ -165,7 +166,7 @@ class TruncatedEstimator(abc.ABC):
       truncation: inner steps per window.
       lengths: lengths of the problems.
       meta_loss: ``"training"``, the loss that a step descends, or ``"held_out"``, that of a batch of held-out data at the
-        same parameters, for families with a method ``held_out_batch(key, config, data)``.
+        same parameters, for families that have it.
       late_weight: k of the weight ``(1 + k) x^k`` of a loss after the part x of a problem's life, 1 in the mean: 0, as
         published, minimises the mean loss of a training, more what a training ends with.
       resume: lets some problems begin in the middle of an earlier life; by default none does.
@@ -173,8 +174,8 @@ class TruncatedEstimator(abc.ABC):
         bounds what a few chaotic problems do to the mean, at the price of a bias.
     """
 
-    architecture: LearnedOptimizer
-    family: TaskFamily
+    architecture: LearnedOptimizer = unbound("architecture")
+    family: TaskFamily = unbound("family")
     _: dataclasses.KW_ONLY
     truncation: int = 50
     lengths: LengthSchedule = LogUniformLength()
@@ -272,12 +273,12 @@ class TruncatedEstimator(abc.ABC):
         return (mean_over_problems(gradients), jnp.mean(losses), summarize(info)), state
 
 
-def check_settings(family: TaskFamily, meta_loss: str, clip_problem: float | None) -> None:
+def check_settings(family: TaskFamily | None, meta_loss: str, clip_problem: float | None) -> None:
     """Raises ValueError for what no estimator takes."""
     checks.check_choice("meta_loss", meta_loss, META_LOSSES)
-    if meta_loss == "held_out" and not hasattr(family, "held_out_batch"):
+    if family is not None and meta_loss == "held_out" and not family.has_held_out:
         raise ValueError(
-            f"the family {family.name} has no held_out_batch, which a held-out meta-loss needs: give it one, or use "
+            f"the family {family.name} has no held-out data, which a held-out meta-loss needs: load it, or use "
             'meta_loss="training".'
         )
     if clip_problem is not None and not clip_problem > 0:

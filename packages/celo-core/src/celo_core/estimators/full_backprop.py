@@ -26,7 +26,7 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class FullBackprop(FullUnrollEstimator):
+class FullBackprop(FullUnrollEstimator, type="full_backprop"):
     """The full-unroll gradient; a `celo_core.protocols.GradientEstimator`.
 
     Attributes:

@@ -31,7 +31,7 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class FullES(AntitheticSettings, FullUnrollEstimator):
+class FullES(AntitheticSettings, FullUnrollEstimator, type="full_es"):
     """Full-unroll ES; a `celo_core.protocols.GradientEstimator`.
 
     Attributes:

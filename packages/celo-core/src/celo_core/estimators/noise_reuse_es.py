@@ -30,7 +30,7 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class NoiseReuseES(AntitheticWindows):
+class NoiseReuseES(AntitheticWindows, type="noise_reuse_es"):
     """Noise-reuse ES; a `celo_core.protocols.GradientEstimator`.
 
     Fields: see `AntitheticSettings` and `TruncatedEstimator`. A problem keeps the perturbation, in units of sigma, that it began

@@ -56,7 +56,7 @@ def pair_gradient(
 
 
 @dataclasses.dataclass(frozen=True)
-class TruncatedPES(AntitheticWindows):
+class TruncatedPES(AntitheticWindows, type="pes"):
     """PES over truncated unrolls; a `celo_core.protocols.GradientEstimator`.
 
     Fields: see `AntitheticSettings` and `TruncatedEstimator`. A schedule of sigma may change within a problem's life: the sum of

@@ -24,7 +24,7 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class TruncatedBackprop(TruncatedEstimator):
+class TruncatedBackprop(TruncatedEstimator, type="truncated_backprop"):
     """Truncated backpropagation; a `celo_core.protocols.GradientEstimator`.
 
     Attributes:

@@ -19,7 +19,7 @@ from celo_core.meta_training.trainer import MetaTrainer, MetaTrainState
 from celo_core.progress import ProgressLine, format_seconds
 from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
 
-FORMAT = 2
+FORMAT = 3
 """Of checkpoints of runs: what this version writes and reads."""
 
 ON_DIVERGENCE = ("report", "stop", "rollback")
@@ -33,7 +33,7 @@ killed and resumed rolls back to the same state.)"""
 
 
 @dataclasses.dataclass(frozen=True)
-class Moment:
+class RunStatus:
     """Where a run is, for `run_phase`'s ``watch``.
 
     Attributes:
@@ -64,7 +64,7 @@ def run_phase(
     stop: Callable[[], bool] = lambda: False,
     progress: ProgressLine | None = None,
     on_divergence: str = "report",
-    watch: Callable[[Moment], bool | None] = lambda moment: None,
+    watch: Callable[[RunStatus], bool | None] = lambda status: None,
 ) -> MetaTrainState:
     """Runs a phase to its end, or until time is up, resuming from ``folder/checkpoint.npz`` if there is one.
 
@@ -130,7 +130,7 @@ def run_phase(
             run.save(run.checkpoint, state, must=finish)
             last_save = time.monotonic()
         before_watch = time.monotonic()
-        enough = watch(Moment(state, run.done, run.seconds, metrics, finish, stopped))
+        enough = watch(RunStatus(state, run.done, run.seconds, metrics, finish, stopped))
         if enough and not finish and jax.process_count() == 1:
             run.save(run.checkpoint, state)
             finish = True

@@ -65,6 +65,8 @@ class AdafacMLP:
 
     config: AdafacMLPConfig = AdafacMLPConfig()
     name = "adafac_mlp"
+    config_class = AdafacMLPConfig
+    reads_task_embedding = False
 
     def init(self, key: Array) -> dict[str, Any]:
         """Random meta-parameters, float32."""

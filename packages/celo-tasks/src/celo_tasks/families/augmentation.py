@@ -7,7 +7,6 @@ but every gradient is scaled by c. Source: Celo (arXiv 2501.12670, section 4), a
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,7 +45,7 @@ class Reparametrized:
       ranges: ranges ``(low, high)`` out of which a task picks one at random, in place of ``low`` and ``high``.
       zeros_follow: whether tensors that are all zeros at initialisation, and so have no scale of their own, get the scale of
         the tensor that becomes smallest: the largest of ``1 / rms(1 / scale)``. For optimizers that derive the scale of
-        such a tensor from the others (`celo_core.CeloConfig.zero_init_scale`).
+        such a tensor from the others (`celo_core.architectures.celo.ParameterScale`).
     """
 
     family: TaskFamily
@@ -120,9 +119,8 @@ class Reparametrized:
         return low, high
 
     def active_sizes(self, config: Any) -> Any:
-        """The family's, see `celo_core.embed_task`; ``None`` if it has none."""
-        inner = getattr(self.family, "active_sizes", None)
-        return None if inner is None else inner(config["task"])
+        """The family's."""
+        return self.family.active_sizes(config["task"])
 
     def init(self, key: Array, config: Any) -> tuple[Any, Any]:
         """The family's initial parameters divided by the scales."""
@@ -134,10 +132,13 @@ class Reparametrized:
         return self.family.batch(key, config["task"], data)
 
     @property
-    def held_out_batch(self) -> Callable[[Array, Any, Any], Any]:
-        """The family's, of held-out data; there only if the family has it."""
-        inner = self.family.held_out_batch  # type: ignore[attr-defined]
-        return lambda key, config, data: inner(key, config["task"], data)
+    def has_held_out(self) -> bool:
+        """Whether the family has it."""
+        return self.family.has_held_out
+
+    def held_out_batch(self, key: Array, config: Any, data: Any) -> Any:
+        """The family's."""
+        return self.family.held_out_batch(key, config["task"], data)
 
     def loss(self, params: Any, model_state: Any, key: Array, config: Any, batch: Any) -> tuple[Array, Any]:
         """The family's loss at the scaled parameters."""

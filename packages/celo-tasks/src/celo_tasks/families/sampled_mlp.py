@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from celo_core import FamilyDefaults
 from celo_tasks.families.image_mlp import ImageMLP, clip_cross_entropy
 
 Array = jax.Array
@@ -80,7 +81,7 @@ AXES = ("dataset", "activation", "initializer", "loss", "depth", "width", "batch
 
 
 @dataclasses.dataclass(frozen=True)
-class SampledImageMLP:
+class SampledImageMLP(FamilyDefaults):
     """A `celo_core.TaskFamily` of image MLPs whose every property is drawn; see the module for how.
 
     A task's config is a dict of scalars: int32 indices ``dataset``, ``activation``, ``initializer`` and ``loss`` into the

@@ -18,11 +18,11 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from celo_core import Celo, CeloConfig, TruncatedPES
+from celo_core import Celo, CeloConfig, LearnedOptimizer, TruncatedPES
+from celo_core.architectures.momentum_sgd import MomentumSGD
 from celo_core.meta_training.trainer import FrozenPart, MetaTrainConfig, MetaTrainer
 from celo_core.meta_training.unroll import InnerProblem, Trainee
 from celo_core.progress import ProgressLine
-from celo_core.testing.toys import LearnedSGD
 from celo_tasks.families import ImageMLP, Reparametrized, reparametrize
 from celo_tasks.reporting import palette, tables
 from celo_tasks.reporting.figures import Axes, Figure, png, ticker
@@ -256,7 +256,7 @@ def _architecture(name: str) -> Any:
         return Celo(CeloConfig(scheduler=None))
     if name == "scheduler":
         return FrozenPart(Celo(), {"update_rule": Celo().init(jax.random.key(0))["update_rule"]})
-    return LearnedSGD(initial=-5.0)
+    return MomentumSGD()
 
 
 def _meta_training(
@@ -272,7 +272,7 @@ def _meta_training(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Adam:
+class _Adam(LearnedOptimizer):
     """Optax's Adam in the place of a learned optimizer; it has no theta."""
 
     name = "adam"

@@ -1,0 +1,29 @@
+"""What all estimators are: configs that are bound to an architecture and a family of problems."""
+
+import dataclasses
+from typing import Any, TypeVar
+
+from celo_core.configs import Part
+from celo_core.protocols import LearnedOptimizer, TaskFamily
+
+Bound = TypeVar("Bound", bound="Estimator")
+
+
+class Estimator(Part):
+    """A `celo_core.GradientEstimator` as a part of a config, which tells all but the architecture and the problems."""
+
+    group = "celo.estimators"
+
+    def bind(self: Bound, architecture: LearnedOptimizer, family: TaskFamily, **changes: Any) -> Bound:
+        """The same estimator of an architecture's meta-gradient on a family; ``changes`` are fields as of its class.
+
+        Raises:
+          ValueError: the family lacks what it needs, or the changed fields make no sense.
+        """
+        return dataclasses.replace(self, architecture=architecture, family=family, **changes)  # type: ignore[type-var]
+
+
+def unbound(what: str) -> Any:
+    """A field that is given by `Estimator.bind`, or as an argument, and is no part of the config."""
+    del what
+    return dataclasses.field(default=None, metadata={"json": False})
