@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import TaskFamily
+from celo_core import FamilyDefaults, TaskFamily
 from celo_tasks.baselines import Setting
 from celo_tasks.evaluation import worker as worker_module
 from celo_tasks.evaluation.loading import LoadedTask
@@ -24,7 +24,7 @@ RATES = (0.1, 0.25)
 
 
 @dataclasses.dataclass(frozen=True)
-class Distance:
+class Distance(FamilyDefaults):
     """Loss 1/2 (p - x)^2 for random x around 3; the parameter starts at 0."""
 
     name: str = "distance"

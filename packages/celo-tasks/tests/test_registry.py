@@ -14,8 +14,8 @@ from celo_tasks.baselines import LEARNING_RATES
 from celo_tasks.cli.main import main
 from celo_tasks.datasets import IMAGE_SPECS, TEXT_SPECS
 from celo_tasks.evaluation import reference
+from celo_tasks.evaluation.loading import task_identity
 from celo_tasks.evaluation.program import parameter_count
-from celo_tasks.evaluation.worker import task_identity
 from celo_tasks.tasks import entries, registry, task
 
 

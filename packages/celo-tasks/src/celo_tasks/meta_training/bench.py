@@ -19,7 +19,6 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from celo_core import Celo, CeloConfig, LearnedOptimizer, TruncatedPES
-from celo_core.architectures.momentum_sgd import MomentumSGD
 from celo_core.meta_training.trainer import FrozenPart, MetaTrainConfig, MetaTrainer
 from celo_core.meta_training.unroll import InnerProblem, Trainee
 from celo_core.progress import ProgressLine
@@ -256,7 +255,7 @@ def _architecture(name: str) -> Any:
         return Celo(CeloConfig(scheduler=None))
     if name == "scheduler":
         return FrozenPart(Celo(), {"update_rule": Celo().init(jax.random.key(0))["update_rule"]})
-    return MomentumSGD()
+    return _GradientDescent()
 
 
 def _meta_training(
@@ -269,6 +268,22 @@ def _meta_training(
     return _Program(
         lambda state: trainer.run(state, BLOCK), lambda: trainer.lower(BLOCK), state, _bytes(state.problems)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _GradientDescent(LearnedOptimizer):
+    """Gradient descent whose learning rate is learned: the least that an update rule can cost."""
+
+    name = "gradient_descent"
+    config = None
+
+    def init(self, key: Array) -> dict[str, Any]:
+        del key
+        return {"log_learning_rate": jnp.float32(-5.0)}
+
+    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        del num_steps, kwargs
+        return optax.with_extra_args_support(optax.sgd(jnp.exp(theta["log_learning_rate"])))
 
 
 @dataclasses.dataclass(frozen=True)
