@@ -132,14 +132,14 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
-    """Trains networks with pretrained Celo beside tuned Adam and AdamW: a table, and a picture of the curves."""
+    """Trains networks with pretrained Celo and with tuned Adam and AdamW: a table, and a picture of the curves."""
     session.install(*(f"./{folder(package)}" for package in PACKAGES))
     session.run("celo-tasks", "quickstart", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Time, compilation and memory of a step of Celo beside Adam's, as JSON, Markdown and a picture (some ten minutes)."""
+    """Time, compilation and memory of a step of Celo and of Adam, as JSON, Markdown and a picture (some ten minutes)."""
     session.install(*(f"./{folder(package)}" for package in PACKAGES))
     session.run("python", "tools/bench.py", *(session.posargs or ["--parts", "--out", "docs/results/performance"]))
 

@@ -1,7 +1,7 @@
 """Writes the results in README.md, of the pages in docs that have tables, and of meta-trainings.
 
 nox -s bench
-nox -s quickstart -- --out docs/results/quickstart
+nox -s quickstart -- --out results, then celo-tasks report results --out docs/results/quickstart
 celo-tasks evaluate --suite small-8 ... --out results, then celo-tasks report results --out docs/results/small-8
 python tools/yardstick.py --data-dir arrays --out docs/results/yardstick.json ...
 celo-tasks bench-meta --out docs/results/bench-meta.json --plot docs/results/bench-meta.png
@@ -17,6 +17,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import first_call
@@ -35,21 +36,21 @@ TRIED = sorted((CELO_2 / "tried").iterdir())
 
 
 def quickstart_table(results: dict[str, Any]) -> str:
-    """One row per task and optimizer of the quickstart's results.json."""
+    """One row per task and optimizer of the quickstart's report.json."""
     lines = [
         "| task | optimizer | learning rate | final training loss | held-out loss | speed-up over Adam | time per step, x Adam |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for task in results["tasks"]:
-        for one in task["optimizers"]:
-            rate = "none" if one["learning_rate"] is None else f"{one['learning_rate']:g}"
-            speedup = one["speedup_over_adam"]
-            factor = "-" if not speedup else f"{'> ' if speedup['is_lower_bound'] else ''}{speedup['factor']:.2f}"
-            lines.append(
-                f"| {task['task']} | {one['name']} | {rate}{'*' if one['learning_rate_at_edge'] else ''} "
-                f"| {one['final_loss']:.3g} | {one['held_out']['loss']:.3g} | {'1' if one['name'] == 'adam' else factor} "
-                f"| {one['time_over_adam']:.2f} |"
-            )
+    for one in results["tasks"]:
+        rate, _, _ = one["setting"].partition(" ")
+        rate = f"{float(rate):g}{'*' if one['at_edge'] else ''}" if rate != "none" else rate
+        bound, factor = "> " if any(one["speedup_is_lower_bound"]) else "", mean(one["speedup_by_seed"])
+        speedup = "1" if one["optimizer"] == "adam" else f"{bound}{factor:.2f}"
+        lines.append(
+            f"| {one['task'].removeprefix('quickstart_')} | {one['optimizer']} | {rate} "
+            f"| {mean(one['final_loss_by_seed']):.3g} | {one['held_out']['loss']:.3g} | {speedup} "
+            f"| {one['time_over_adam']:.2f} |"
+        )
     return "\n".join(lines)
 
 
@@ -84,13 +85,14 @@ def section(
     """The README's section between its markers."""
     values = sum(leaf.size for leaf in flatten_theta(load_theta(ROOT / "docs/results/celo/theta.npz")).values())
     hours, steps = run["seconds"] / 3600, run["inner_steps"] / 1e6
-    settings, rates = quickstart["settings"], len(quickstart["settings"]["learning_rates"])
+    seeds = max(len(one["final_loss_by_seed"]) for one in quickstart["tasks"])
+    rates = max(one["settings"] for one in quickstart["tasks"])
     return f"""\
 The weights are {values:,} numbers, meta-trained from scratch in {hours:.1f} hours on two CPU cores, {steps:.0f} million
 training steps in all ([how](docs/results/celo/README.md), [what they have learned](docs/learned.md)).
 
-What `nox -s quickstart` printed ({quickstart["machine"]}; {settings["steps"]} steps, {settings["seeds"]} seed(s);
-[every number](docs/results/quickstart/results.json)). The images are of Fashion-MNIST's test split at 28x28; meta-training
+What `nox -s quickstart` measured ({"; ".join(quickstart["machines"])}; {quickstart["steps"]} steps, {seeds} seed(s);
+[every number](docs/results/quickstart/report.json)). The images are of Fashion-MNIST's test split at 28x28; meta-training
 saw its training split at 8x8, and other text. Adam and AdamW have the best of {rates} learning rates for each
 task, a star marking the edge of the grid. Speed-up: the steps that tuned Adam needs to reach the optimizer's final loss,
 over the steps taken; above 1, and "> 1.00" (Adam does not get there), the optimizer is the faster one, below 1 Adam is.
@@ -128,7 +130,7 @@ def main() -> int:
     pages = {
         "README.md": {
             "results": section(
-                *map(read, ("quickstart/results.json", "small-8/report.json", "yardstick.json", "celo/run.json"))
+                *map(read, ("quickstart/report.json", "small-8/report.json", "yardstick.json", "celo/run.json"))
             )
         },
         "docs/performance.md": {"results": f"{performance}\n\n{picture}"},
