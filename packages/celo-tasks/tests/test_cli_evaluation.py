@@ -11,7 +11,7 @@ import pytest
 
 from celo_tasks.cli.main import main
 from celo_tasks.evaluation.loading import load_task
-from celo_tasks.evaluation.specs import resolve
+from celo_tasks.evaluation.optimizer_specs import resolve
 from celo_tasks.evaluation.store import Run, RunKey, Store
 from celo_tasks.evaluation.worker import Group, Worker
 

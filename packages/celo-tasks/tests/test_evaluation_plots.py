@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from celo_tasks.evaluation import plots
-from celo_tasks.evaluation.plots import Line, Panel, Profile, Row
+from celo_tasks.evaluation.plots import Line, OptimizerRow, Panel, Profile
 from celo_tasks.evaluation.statistics import Interval
 from celo_tasks.reporting.palette import colors
 
@@ -74,8 +74,8 @@ def test_curves_gone_astray_do_not_squeeze_the_others_but_are_named() -> None:
 
 def test_intervals_show_values_bounds_and_what_is_missing() -> None:
     rows = [
-        Row("celo", Interval(1.1, 1.2, 1.3), Interval(3.0, 3.5, 3.9), lower_bound=True),
-        Row("adamw", Interval(0.9, 0.9, 0.9), None),
+        OptimizerRow("celo", Interval(1.1, 1.2, 1.3), Interval(3.0, 3.5, 3.9), lower_bound=True),
+        OptimizerRow("adamw", Interval(0.9, 0.9, 0.9), None),
     ]
     left, right = plots.intervals_figure(rows).axes
     assert texts(left) == ["1.20 [1.10, 1.30]", "0.90"]  # without width, as of one seed, there is nothing to bracket
@@ -119,7 +119,9 @@ def test_pictures_are_pngs() -> None:
     flat = Interval(*[np.full(5, 0.5)] * 3)
     pictures = [
         plots.draw_curves([panel()]),
-        plots.draw_intervals([Row("celo", Interval(0.0, 0.0, 0.0), Interval(1.0, 1.0, 1.0))]),  # no log axis of zero
+        plots.draw_intervals(
+            [OptimizerRow("celo", Interval(0.0, 0.0, 0.0), Interval(1.0, 1.0, 1.0))]
+        ),  # no log axis of zero
         plots.draw_profiles([Profile("celo", thresholds, flat)]),
     ]
     assert all(picture.startswith(PNG) for picture in pictures)

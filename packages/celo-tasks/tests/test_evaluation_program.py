@@ -14,8 +14,8 @@ from celo_core import FamilyDefaults, TaskFamily
 from celo_tasks.baselines import Setting
 from celo_tasks.evaluation import worker as worker_module
 from celo_tasks.evaluation.loading import LoadedTask
+from celo_tasks.evaluation.optimizer_specs import OptimizerSpec, ResolvedOptimizer
 from celo_tasks.evaluation.program import TrainingProgram
-from celo_tasks.evaluation.specs import OptimizerSpec, ResolvedOptimizer
 from celo_tasks.evaluation.store import Run
 from celo_tasks.evaluation.worker import Group, Worker, attempt
 

@@ -17,9 +17,9 @@ import pytest
 from celo_tasks.baselines import Setting
 from celo_tasks.evaluation import curves, processes, runner
 from celo_tasks.evaluation.loading import load_task
+from celo_tasks.evaluation.optimizer_specs import OptimizerSpec, resolve
 from celo_tasks.evaluation.plan import EvaluationPlan
 from celo_tasks.evaluation.scores import scores
-from celo_tasks.evaluation.specs import OptimizerSpec, resolve
 from celo_tasks.evaluation.store import Store
 from celo_tasks.evaluation.worker import Group, Worker
 from celo_tasks.tasks.registry import TASKS

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from celo_tasks.baselines import Setting
-from celo_tasks.evaluation import markdown, reference, report
+from celo_tasks.evaluation import reference, report, report_text
 from celo_tasks.evaluation.aggregates import aggregate
 from celo_tasks.evaluation.extension import settings_to_extend
 from celo_tasks.evaluation.scores import scores
@@ -157,21 +157,21 @@ def test_times_are_compared_where_trainings_advanced_in_turn(store: Store, make_
     found = scores(store)
     ratios = {name: found.by_name[name, "small_mlp"].time_over_adam for name in found.optimizers}
     assert ratios == {"adam": 1.0, "new": 2.0, "later": None, "alone": None}
-    table = markdown.task_table(found, aggregate(found))
+    table = report_text.task_table(found, aggregate(found))
     rows = {line.split("|")[2].strip(): line.split("|")[-2].strip() for line in table.splitlines()}
     assert rows["optimizer"] == "time x Adam" and (rows["new"], rows["later"]) == ("2.00", "-")
 
 
 def test_the_table_has_no_column_for_times_that_nothing_was_compared_with(store: Store, make_run: MakeRun) -> None:
     store.append(make_run(LOSS, setting="1e-3 constant"))
-    assert "time x Adam" not in markdown.task_table(scores(store), [])
+    assert "time x Adam" not in report_text.task_table(scores(store), [])
 
 
 def test_speedups_in_words(store: Store, make_run: MakeRun) -> None:
     store.append(make_run(falling(1.0), setting="1e-3 constant"))
     store.append(make_run(falling(0.5), optimizer="faster"))
     store.append(make_run(falling(1.5), optimizer="slower"))
-    faster, slower = markdown.sentences(scores(store))
+    faster, slower = report_text.sentences(scores(store))
     assert faster.startswith("small_mlp: faster ends at training loss 0.5")
     assert "tuned Adam does not get there in 400: speed-up > 1.00" in faster
     # Adam's final loss, a mean of its last steps, is about 1; the smoothed loss lags by 19 steps.

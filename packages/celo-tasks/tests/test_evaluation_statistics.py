@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from celo_tasks.evaluation import statistics
-from celo_tasks.evaluation.statistics import Scores, stratified_bootstrap
+from celo_tasks.evaluation.statistics import Floats, stratified_bootstrap
 
 EXACT = 1e-12
 """A few dozen float64 operations on numbers near 1 are off by 1e-14 or so."""
 
-ONE_SAMPLE: list[Callable[..., Scores]] = [
+ONE_SAMPLE: list[Callable[..., Floats]] = [
     statistics.iqm,
     statistics.median,
     statistics.mean,
@@ -23,7 +23,7 @@ ONE_SAMPLE: list[Callable[..., Scores]] = [
 ]
 
 
-def random_scores(seeds: int, tasks: int, key: int = 0) -> Scores:
+def random_scores(seeds: int, tasks: int, key: int = 0) -> Floats:
     return np.random.default_rng(key).lognormal(sigma=0.7, size=(seeds, tasks))
 
 
@@ -94,7 +94,7 @@ def test_ranks_are_of_means_over_seeds() -> None:
 
 
 @pytest.mark.parametrize("statistic", ONE_SAMPLE)
-def test_batch_axes_are_kept(statistic: Callable[..., Scores]) -> None:
+def test_batch_axes_are_kept(statistic: Callable[..., Floats]) -> None:
     batch = np.random.default_rng(0).random((2, 4, 3, 5))
     assert statistic(batch).shape == (2, 4)
     np.testing.assert_allclose(statistic(batch)[1, 2], statistic(batch[1, 2]), rtol=EXACT)
@@ -138,14 +138,14 @@ def test_seeds_are_drawn_for_each_task_on_its_own() -> None:
 
 
 @pytest.mark.parametrize("statistic", ONE_SAMPLE)
-def test_interval_contains_the_value(statistic: Callable[..., Scores]) -> None:
+def test_interval_contains_the_value(statistic: Callable[..., Floats]) -> None:
     for key in range(5):
         found = stratified_bootstrap(random_scores(4, 9, key), statistic, resamples=500)
         assert found.low < found.value < found.high
 
 
 @pytest.mark.parametrize("statistic", [statistics.iqm, statistics.mean])
-def test_interval_shrinks_with_more_seeds(statistic: Callable[..., Scores]) -> None:
+def test_interval_shrinks_with_more_seeds(statistic: Callable[..., Floats]) -> None:
     rng = np.random.default_rng(0)
     few, many = (stratified_bootstrap(rng.random((seeds, 8)), statistic) for seeds in (4, 64))
     # By sqrt(16), and a fifth more or less for a width known from 4 seeds.
@@ -154,7 +154,7 @@ def test_interval_shrinks_with_more_seeds(statistic: Callable[..., Scores]) -> N
 
 @pytest.mark.parametrize("statistic", [*ONE_SAMPLE, lambda x: statistics.performance_profile(x, [0.5, 1.0, 2.0])])
 @pytest.mark.parametrize("scores", [random_scores(1, 9), np.tile(random_scores(1, 7), (4, 1))])
-def test_one_seed_or_constant_tasks_give_the_point(statistic: Callable[..., Scores], scores: Scores) -> None:
+def test_one_seed_or_constant_tasks_give_the_point(statistic: Callable[..., Floats], scores: Floats) -> None:
     found = stratified_bootstrap(scores, statistic, resamples=50)
     np.testing.assert_array_equal(found.low, found.high)
     np.testing.assert_allclose(found.low, found.value, rtol=EXACT)
@@ -204,7 +204,7 @@ def test_bands_of_vector_statistics_have_their_shape() -> None:
     ],
 )
 @pytest.mark.parametrize("statistic", ONE_SAMPLE)
-def test_scores_that_are_no_matrix_are_refused(statistic: Callable[..., Scores], scores: Scores, sentence: str) -> None:
+def test_scores_that_are_no_matrix_are_refused(statistic: Callable[..., Floats], scores: Floats, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         statistic(scores)
     with pytest.raises(ValueError, match=sentence):

@@ -17,7 +17,7 @@ from celo_core import TaskFamily, files
 from celo_tasks.cli import main as cli
 from celo_tasks.cli.main import _parser
 from celo_tasks.cli.quickstart import _plan
-from celo_tasks.evaluation import plots, specs
+from celo_tasks.evaluation import optimizer_specs, plots
 from celo_tasks.evaluation.store import Store
 from celo_tasks.evaluation.worker import Worker
 from celo_tasks.families import MLP, ImageClassifier
@@ -48,8 +48,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     entry = registry.TaskEntry
     tasks = {name: entry(name, "MLP", one.datasets, small, one.suite) for name, one in registry.TASKS.items()}
     monkeypatch.setattr(registry, "TASKS", tasks)
-    monkeypatch.setattr(specs, "pretrained_names", lambda: ("celo",))
-    monkeypatch.setattr(specs, "load_pretrained", lambda name: stand_in)
+    monkeypatch.setattr(optimizer_specs, "pretrained_names", lambda: ("celo",))
+    monkeypatch.setattr(optimizer_specs, "load_pretrained", lambda name: stand_in)
 
     def run(out: Path, *options: str) -> int:
         command = ["quickstart", "--out", str(out), "--tasks", "mlp", "--steps", "60"]

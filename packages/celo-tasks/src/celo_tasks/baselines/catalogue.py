@@ -15,7 +15,7 @@ import optax.contrib
 
 from celo_tasks.baselines.shampoo import shampoo
 
-Make = Callable[[optax.Schedule], optax.GradientTransformationExtraArgs]
+MakeOptimizer = Callable[[optax.Schedule], optax.GradientTransformationExtraArgs]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Baseline:
 
     name: str
     description: str
-    make: Make
+    make: MakeOptimizer
     source: str
 
 
-def _make(factory: Callable[..., optax.GradientTransformation], **fixed: Any) -> Make:
+def _make(factory: Callable[..., optax.GradientTransformation], **fixed: Any) -> MakeOptimizer:
     """For an optimizer that takes a schedule."""
 
     def make(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
@@ -47,7 +47,7 @@ def _make(factory: Callable[..., optax.GradientTransformation], **fixed: Any) ->
     return make
 
 
-def _inject(factory: Callable[[Any], optax.GradientTransformation]) -> Make:
+def _inject(factory: Callable[[Any], optax.GradientTransformation]) -> MakeOptimizer:
     """For an optimizer that takes a number only: the schedule's value is injected in every step."""
 
     def with_rate(learning_rate: Any) -> optax.GradientTransformation:

@@ -141,8 +141,8 @@ def _plan(options: argparse.Namespace) -> Any:
     from celo_tasks import baselines
     from celo_tasks.cli.common import default_cpu_devices
     from celo_tasks.evaluation import runner
+    from celo_tasks.evaluation.optimizer_specs import OptimizerSpec
     from celo_tasks.evaluation.plan import BASELINE, EvaluationPlan
-    from celo_tasks.evaluation.specs import OptimizerSpec
     from celo_tasks.tasks import registry
 
     if bool(options.suite) == bool(options.task):

@@ -65,8 +65,8 @@ def _quickstart(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> Any:
     """What the options ask for, as `celo_tasks.evaluation.plan.EvaluationPlan`."""
     from celo_tasks import baselines
+    from celo_tasks.evaluation.optimizer_specs import OptimizerSpec
     from celo_tasks.evaluation.plan import BASELINE, EvaluationPlan
-    from celo_tasks.evaluation.specs import OptimizerSpec
     from celo_tasks.tasks import registry
 
     suite = registry.find_suite(SUITE)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from celo_tasks import baselines
 from celo_tasks.baselines.tuning import Setting, check_schedule, grid
-from celo_tasks.evaluation.specs import OptimizerSpec
+from celo_tasks.evaluation.optimizer_specs import OptimizerSpec
 from celo_tasks.tasks.registry import find_task
 
 BASELINE = "adam"

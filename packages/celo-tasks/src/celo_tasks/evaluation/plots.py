@@ -60,7 +60,7 @@ class Panel:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class OptimizerRow:
     """One optimizer's aggregates over the suite.
 
     Attributes:
@@ -96,7 +96,7 @@ def draw_curves(panels: Sequence[Panel], palette: Palette | None = None) -> byte
     return png(curves_figure(panels, palette))
 
 
-def draw_intervals(rows: Sequence[Row], palette: Palette | None = None) -> bytes:
+def draw_intervals(rows: Sequence[OptimizerRow], palette: Palette | None = None) -> bytes:
     """Aggregates with their intervals, a row an optimizer: final-loss ratio and speed-up side by side; Adam is the line at 1."""
     return png(intervals_figure(rows, palette))
 
@@ -203,7 +203,7 @@ def _scale(axes: Axes, lines: Sequence[Line]) -> None:
         axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
 
 
-def intervals_figure(rows: Sequence[Row], palette: Palette | None = None) -> Figure:
+def intervals_figure(rows: Sequence[OptimizerRow], palette: Palette | None = None) -> Figure:
     """The Figure of `draw_intervals`: two Axes, final-loss ratio and speed-up.
 
     Raises:

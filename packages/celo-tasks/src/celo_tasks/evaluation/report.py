@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from celo_core import files
-from celo_tasks.evaluation import markdown, plots, statistics
+from celo_tasks.evaluation import plots, report_text, statistics
 from celo_tasks.evaluation.aggregates import Aggregate, aggregate, ordered
 from celo_tasks.evaluation.curves import six_digits
 from celo_tasks.evaluation.scores import Scores, scores
@@ -41,12 +41,14 @@ def write(store: Store, folder: str | os.PathLike[str], *, brief: bool = False) 
         raise ValueError(f"{store.folder} holds no finished run yet: go on with `celo-tasks evaluate`.")
     found = scores(store)
     rows = aggregate(found)
-    text = markdown.report(store, found, rows)
+    text = report_text.report(store, found, rows)
     palette = colors([row.optimizer for row in rows] or found.optimizers)
     files.write_bytes(folder / "curves.png", plots.draw_curves(_panels(store, found), palette))
     shown = ["curves.png"]
     if rows:
-        bars = [plots.Row(row.optimizer, row.ratio["iqm"], row.speedup["iqm"], row.lower_bound) for row in rows]
+        bars = [
+            plots.OptimizerRow(row.optimizer, row.ratio["iqm"], row.speedup["iqm"], row.lower_bound) for row in rows
+        ]
         files.write_bytes(folder / "intervals.png", plots.draw_intervals(bars, palette))
         files.write_bytes(folder / "profiles.png", plots.draw_profiles(_profiles(found, rows), palette=palette))
         shown += ["intervals.png", "profiles.png"]
@@ -54,7 +56,9 @@ def write(store: Store, folder: str | os.PathLike[str], *, brief: bool = False) 
     files.write_bytes(folder / "report.md", f"{text}\n\n{images}\n".encode())
     files.write_json(folder / "report.json", to_json(store, found, rows))
     if brief:
-        return "\n\n".join([markdown.task_table(found, rows), "\n".join(markdown.sentences(found)), markdown.NOTES])
+        return "\n\n".join(
+            [report_text.task_table(found, rows), "\n".join(report_text.sentences(found)), report_text.NOTES]
+        )
     return text
 
 

@@ -12,9 +12,9 @@ from celo_core.progress import ProgressLine, format_seconds
 from celo_tasks.baselines.tuning import Setting
 from celo_tasks.evaluation import extension, reference
 from celo_tasks.evaluation.loading import task_identity
+from celo_tasks.evaluation.optimizer_specs import UNTUNED, OptimizerSpec, resolve
 from celo_tasks.evaluation.plan import BASELINE, EvaluationPlan
 from celo_tasks.evaluation.processes import run_processes
-from celo_tasks.evaluation.specs import UNTUNED, OptimizerSpec, resolve
 from celo_tasks.evaluation.store import Run, RunKey, Store
 from celo_tasks.evaluation.worker import Group, Worker, attempt
 from celo_tasks.tasks.registry import find_task

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-Scores = NDArray[np.float64]
+Floats = NDArray[np.float64]
 Samples = ArrayLike | tuple[ArrayLike, ...]
 """One score matrix, or a tuple of them for a statistic of several."""
 
@@ -34,7 +34,7 @@ class Interval(NamedTuple):
     high: Any
 
 
-def as_scores(scores: ArrayLike) -> Scores:
+def as_scores(scores: ArrayLike) -> Floats:
     """Checks scores and makes them float64 (..., seeds, tasks).
 
     Raises:
@@ -43,20 +43,26 @@ def as_scores(scores: ArrayLike) -> Scores:
     try:
         matrix = np.asarray(scores, np.float64)
     except ValueError as error:
-        raise ValueError("Scores must be a rectangular matrix of numbers: give every task the same seeds.") from error
+        raise ValueError(
+            "Scores must be a rectangular matrix of numbers: give every task the same seeds."
+        ) from error
     if matrix.ndim < 2 or matrix.size == 0:
-        raise ValueError(f"Scores must be a matrix (seeds, tasks) with a run at least, not of shape {matrix.shape}.")
+        raise ValueError(
+            fXX must be a matrix (seeds, tasks) with a run at least, not of shape {matrix.shape}."
+        )
     if not np.isfinite(matrix).all():
-        raise ValueError("Scores must be finite: normalise the losses first, and leave out tasks that were not run.")
+        raise ValueError(
+            "Scores must be finite: normalise the losses first, and leave out tasks that were not run."
+        )
     return matrix
 
 
-def _runs(matrix: Scores) -> Scores:
+def _runs(matrix: Floats) -> Floats:
     """(..., seeds, tasks) to (..., runs)."""
     return matrix.reshape(*matrix.shape[:-2], -1)
 
 
-def iqm(scores: ArrayLike) -> Scores:
+def iqm(scores: ArrayLike) -> Floats:
     """Interquartile mean: the mean of the runs of all tasks without the lowest and the highest quarter.
 
     Of n runs, ``int(n / 4)`` are left out at either end. (..., seeds, tasks) -> (...).
@@ -64,17 +70,17 @@ def iqm(scores: ArrayLike) -> Scores:
     return stats.trim_mean(_runs(as_scores(scores)), 0.25, axis=-1)
 
 
-def median(scores: ArrayLike) -> Scores:
+def median(scores: ArrayLike) -> Floats:
     """Median over tasks of the mean over seeds. (..., seeds, tasks) -> (...)."""
     return np.median(as_scores(scores).mean(axis=-2), axis=-1)
 
 
-def mean(scores: ArrayLike) -> Scores:
+def mean(scores: ArrayLike) -> Floats:
     """Mean over all runs of all tasks. (..., seeds, tasks) -> (...)."""
     return _runs(as_scores(scores)).mean(axis=-1)
 
 
-def optimality_gap(scores: ArrayLike, threshold: float = 1.0) -> Scores:
+def optimality_gap(scores: ArrayLike, threshold: float = 1.0) -> Floats:
     """How far runs fall short of ``threshold`` on average; runs above it count as at it, so lower is better.
 
     (..., seeds, tasks) -> (...).
@@ -82,7 +88,7 @@ def optimality_gap(scores: ArrayLike, threshold: float = 1.0) -> Scores:
     return threshold - np.minimum(_runs(as_scores(scores)), threshold).mean(axis=-1)
 
 
-def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Scores:
+def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Floats:
     """Share of the runs of all tasks with a score above each threshold.
 
     Args:
@@ -96,7 +102,7 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Scores:
     return np.stack([(runs > threshold).mean(axis=-1) for threshold in np.asarray(thresholds, np.float64)], axis=-1)
 
 
-def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> Scores:
+def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> Floats:
     """Probability that a run of X beats a run of Y on the same task, averaged over tasks; a tie counts as half.
 
     Args:
@@ -115,7 +121,7 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> Scores:
     return (0.5 + 0.5 * np.sign(difference)).reshape(*difference.shape[:-3], -1).mean(axis=-1)
 
 
-def average_ranks(*scores: ArrayLike) -> Scores:
+def average_ranks(*scores: ArrayLike) -> Floats:
     """Rank of each optimizer's mean over seeds among the others', averaged over tasks; 1 is best, ties share a rank.
 
     Optimizers that are close swap ranks in every resample, so that a bootstrap interval of ranks is drawn to the middle
@@ -134,7 +140,7 @@ def average_ranks(*scores: ArrayLike) -> Scores:
     return stats.rankdata(-means, axis=-2).mean(axis=-1)
 
 
-def _same_tasks(*scores: ArrayLike) -> tuple[Scores, ...]:
+def _same_tasks(*scores: ArrayLike) -> tuple[Floats, ...]:
     matrices = tuple(as_scores(one) for one in scores)
     if len({matrix.shape[-1] for matrix in matrices}) != 1:
         numbers = [matrix.shape[-1] for matrix in matrices]
@@ -145,7 +151,7 @@ def _same_tasks(*scores: ArrayLike) -> tuple[Scores, ...]:
 @overload
 def stratified_bootstrap(
     scores: Mapping[str, Samples],
-    statistic: Callable[..., Scores],
+    statistic: Callable[..., Floats],
     *,
     resamples: int = ...,
     level: float = ...,
@@ -155,13 +161,13 @@ def stratified_bootstrap(
 
 @overload
 def stratified_bootstrap(
-    scores: Samples, statistic: Callable[..., Scores], *, resamples: int = ..., level: float = ..., seed: int = ...
+    scores: Samples, statistic: Callable[..., Floats], *, resamples: int = ..., level: float = ..., seed: int = ...
 ) -> Interval: ...
 
 
 def stratified_bootstrap(
     scores: Mapping[str, Samples] | Samples,
-    statistic: Callable[..., Scores],
+    statistic: Callable[..., Floats],
     *,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
@@ -208,7 +214,7 @@ def stratified_bootstrap(
     return Interval(float(low), float(value), float(high)) if value.ndim == 0 else Interval(low, value, high)
 
 
-def _resample(rng: np.random.Generator, sample: Scores, resamples: int) -> Scores:
+def _resample(rng: np.random.Generator, sample: Floats, resamples: int) -> Floats:
     """(seeds, tasks) -> (resamples, seeds, tasks): every task draws its own seeds."""
     seeds = rng.integers(len(sample), size=(resamples, *sample.shape))
     return np.take_along_axis(sample[None], seeds, axis=1)

@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celo_tasks.baselines.tuning import Setting
-from celo_tasks.evaluation.curves import six_digits
+from celo_tasks.evaluation.curves import Curve, six_digits
 from celo_tasks.evaluation.store import Run, curve_steps
-
-Curve = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)

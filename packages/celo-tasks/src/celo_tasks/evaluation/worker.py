@@ -12,8 +12,8 @@ import numpy as np
 
 from celo_tasks.baselines.tuning import Setting
 from celo_tasks.evaluation.loading import LoadedTask, load_task
+from celo_tasks.evaluation.optimizer_specs import OptimizerSpec, ResolvedOptimizer, resolve
 from celo_tasks.evaluation.program import TrainingProgram
-from celo_tasks.evaluation.specs import OptimizerSpec, ResolvedOptimizer, resolve
 from celo_tasks.evaluation.store import Run, RunKey, summarize
 from celo_tasks.reporting.machine import hardware, versions
 

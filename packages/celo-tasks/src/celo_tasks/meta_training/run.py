@@ -34,7 +34,7 @@ from celo_core.checks import check_choice, flatten_theta
 from celo_core.estimators import DecayingSigma
 from celo_core.meta_training import checkpoints
 from celo_core.meta_training.run import checkpoint_theta
-from celo_tasks.evaluation import specs
+from celo_tasks.evaluation import optimizer_specs
 from celo_tasks.families import LogLoss, reparametrize
 from celo_tasks.meta_training import recipe_files
 from celo_tasks.meta_training.families import Sources, describe_family, make_family
@@ -257,7 +257,7 @@ def _trainer(
     training = dataclasses.replace(chosen.training, seed=recipe.seed + chosen.training.seed)
     optimizer = None
     if chosen.meta_optimizer is not None:
-        optimizer = specs.imported(chosen.meta_optimizer)(training.iterations)
+        optimizer = optimizer_specs.imported(chosen.meta_optimizer)(training.iterations)
     pairs = recipe.problems_of(phase).families.values()
     parts = [
         _estimator(recipe, phase, architecture, family, count) for family, count in zip(families, pairs, strict=True)
