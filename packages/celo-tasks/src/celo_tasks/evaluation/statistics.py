@@ -43,17 +43,11 @@ def as_scores(scores: ArrayLike) -> Floats:
     try:
         matrix = np.asarray(scores, np.float64)
     except ValueError as error:
-        raise ValueError(
-            "Scores must be a rectangular matrix of numbers: give every task the same seeds."
-        ) from error
+        raise ValueError("Scores must be a rectangular matrix of numbers: give every task the same seeds.") from error
     if matrix.ndim < 2 or matrix.size == 0:
-        raise ValueError(
-            fXX must be a matrix (seeds, tasks) with a run at least, not of shape {matrix.shape}."
-        )
+        raise ValueError(f"Scores must be a matrix (seeds, tasks) with a run at least, not of shape {matrix.shape}.")
     if not np.isfinite(matrix).all():
-        raise ValueError(
-            "Scores must be finite: normalise the losses first, and leave out tasks that were not run."
-        )
+        raise ValueError("Scores must be finite: normalise the losses first, and leave out tasks that were not run.")
     return matrix
 
 
