@@ -68,7 +68,9 @@ class EvaluationPlan:
         if self.steps < 20:
             raise ValueError(f"steps must be at least 20 for a final loss to be a mean of some, not {self.steps}.")
         if self.timing and (self.jobs, self.batch) != (1, 1):
-            raise ValueError("times per step can be compared only with one process and one training at a time.")
+            raise ValueError(
+                "times per step can be compared only with one process and one training at a time: leave out --jobs and --batch."
+            )
         for what in ("tasks", "learning_rates", "schedules"):
             values = getattr(self, what)
             if not values or len(set(values)) < len(values):
