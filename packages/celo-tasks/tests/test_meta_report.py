@@ -10,7 +10,7 @@ import pytest
 
 from celo_core import ConstantLength, TruncatedPES
 from celo_core.meta_training import checkpoints
-from celo_core.meta_training.run import Moment, run_phase
+from celo_core.meta_training.run import Progress, run_phase
 from celo_core.meta_training.trainer import MetaTrainConfig, MetaTrainer
 from celo_core.testing.toys import LearnedSGD, Quadratic
 from celo_tasks.families import ImageMLP

@@ -14,6 +14,7 @@ which each of them is a subclass with a ``type``. In JSON they are tagged by it:
 
 import collections.abc
 import dataclasses
+import importlib.metadata
 import types
 import typing
 from collections.abc import Mapping
@@ -30,10 +31,12 @@ class Part:
     Attributes:
       type: what tells it from the others of its family, in JSON.
       kinds: of a family, its classes by type. Who imports a module with another one adds it.
+      group: of a family, the entry-point group in which other packages name theirs, as ``type = "module:class"``; "" for none.
     """
 
     type: ClassVar[str] = ""
     kinds: ClassVar[dict[str, Any]]
+    group: ClassVar[str] = ""
 
     def __init_subclass__(cls, *, type: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -44,6 +47,42 @@ class Part:
                 raise TypeError(f"there are two of type {type!r}: {cls.kinds[type].__name__} and {cls.__name__}.")
             cls.type = type
             cls.kinds[type] = cls
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Types of the family, those of other packages included, sorted."""
+        points = importlib.metadata.entry_points(group=cls.group) if cls.group else ()
+        return sorted({*cls.kinds, *(point.name for point in points)})
+
+    @classmethod
+    def kind(cls, name: str) -> Any:
+        """The class of a type of the family, which another package may have.
+
+        Raises:
+          ValueError: there is none, or its module cannot be imported or has another one.
+        """
+        if name not in cls.kinds and cls.group:
+            for point in importlib.metadata.entry_points(group=cls.group, name=name):
+                _import_kind(cls, point)
+        if name not in cls.kinds:
+            known = cls.names()
+            raise ValueError(f"has the unknown type {name!r}{nearest(name, known)}: choose from {', '.join(known)}.")
+        return cls.kinds[name]
+
+
+def _import_kind(family: Any, point: importlib.metadata.EntryPoint) -> None:
+    """Imports a class of another package, which makes it known to its family."""
+    try:
+        found = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"has the type {point.name!r}, which cannot be imported from {point.value} ({error}): reinstall its package."
+        ) from error
+    if family.kinds.get(point.name) is not found:
+        raise ValueError(
+            f"has the type {point.name!r}, but {point.value} is no {family.__name__} of that type: derive it, with "
+            f"type={point.name!r}."
+        )
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -65,15 +104,20 @@ def _encode(value: Any) -> Any:
     return [_encode(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
-def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
+def from_json(cls: type[T], data: Mapping[str, Any], where: str | None = None) -> T:
     """The config of ``cls``, a dataclass or a family of `Part`, from its JSON form; fields left out take their defaults.
 
     The data is treated as untrusted: unknown types and fields, and values of another type, are refused.
 
+    Args:
+      cls: what it is to be.
+      data: its JSON form.
+      where: what messages call it; by default the name of the class.
+
     Raises:
       ValueError: one sentence, which names the field and what it takes.
     """
-    return _decode(cls, data, cls.__name__)
+    return _decode(cls, data, where or cls.__name__)
 
 
 def field_hints(cls: Any) -> dict[str, Any]:
@@ -112,7 +156,9 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
 def _decode_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in arguments:
         return None
-    choices = [argument for argument in arguments if argument is not type(None)]
+    # Functions have no JSON form.
+    is_function = lambda hint: typing.get_origin(hint) is collections.abc.Callable
+    choices = [argument for argument in arguments if argument is not type(None) and not is_function(argument)]
     is_object = isinstance(value, Mapping)
     # An object is one of the configs, everything else one of the other types; of several the last one says what was wrong.
     fit = [choice for choice in choices if _takes_object(choice) == is_object] or choices
@@ -148,14 +194,14 @@ def _decode_part(family: Any, value: Any, where: str) -> Any:
             raise ValueError(f"{where} must be of type {family.type!r}, not {value['type']!r}.")
         return _decode_fields(family, {name: item for name, item in value.items() if name != "type"}, where)
     kind = value.get("type")
-    if not isinstance(kind, str) or kind not in family.kinds:
-        known = ", ".join(sorted(family.kinds))
-        if kind is None:
-            raise ValueError(f'{where} must have a "type": choose from {known}.')
-        raise ValueError(
-            f"{where} has the unknown type {kind!r}{nearest(str(kind), family.kinds)}: choose from {known}."
-        )
-    return _decode_fields(family.kinds[kind], {name: x for name, x in value.items() if name != "type"}, where)
+    if not isinstance(kind, str):
+        what = 'must have a "type"' if kind is None else f"must have a string for its type, not {kind!r}"
+        raise ValueError(f"{where} {what}: choose from {', '.join(family.names())}.")
+    try:
+        found = family.kind(kind)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from error
+    return _decode_fields(found, {name: x for name, x in value.items() if name != "type"}, where)
 
 
 def _decode_fields(cls: Any, value: Mapping[str, Any], where: str) -> Any:
@@ -164,7 +210,11 @@ def _decode_fields(cls: Any, value: Mapping[str, Any], where: str) -> Any:
         raise ValueError(
             f"{where} has no field {unknown[0]!r}{nearest(unknown[0], hints)}: it takes {', '.join(hints) or 'none'}."
         )
-    return cls(**{name: _decode(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    given = {name: _decode(hints[name], item, f"{where}.{name}") for name, item in value.items()}
+    required = (f.name for f in fields(cls) if f.default is f.default_factory is dataclasses.MISSING)
+    if missing := [name for name in required if name not in given]:
+        raise ValueError(f"{where} must have {' and '.join(missing)}.")
+    return cls(**given)
 
 
 def _check_object(value: Any, where: str) -> None:

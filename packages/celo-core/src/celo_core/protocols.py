@@ -1,7 +1,7 @@
-"""The three protocols of Celo. They are structural: nothing needs to inherit from them, but who does gets their defaults."""
+"""The three protocols of Celo. They are structural, but what inherits from them gets their defaults."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 import optax
@@ -52,12 +52,20 @@ class LearnedOptimizer(Protocol):
 
 @runtime_checkable
 class TaskFamily(Protocol):
-    """A distribution over training problems. All functions but ``load`` are pure: they can be jitted and vmapped."""
+    """A distribution over training problems. All functions but ``load`` are pure: they can be jitted and vmapped.
 
-    @property
-    def name(self) -> str:
-        """Name in results and logs."""
-        ...
+    Attributes:
+      name: name in results and logs.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def name(self) -> str:
+            """Name in results and logs."""
+            ...
+    else:
+        name: str  # a property would stand in the way of a field of that name in a dataclass that inherits
 
     def load(self) -> PyTree:
         """The data: a tree of arrays. Called once, outside jit; what it returns is passed to ``batch``."""
@@ -84,6 +92,19 @@ class TaskFamily(Protocol):
     def normalizer(self, loss: Array) -> Array:
         """Maps a loss, possibly non-finite, to a finite number that is comparable across tasks."""
         ...
+
+    @property
+    def has_held_out_batches(self) -> bool:
+        """Whether ``held_out_batch`` may be called."""
+        return False
+
+    def held_out_batch(self, key: Array, config: PyTree, data: PyTree) -> PyTree:
+        """A random batch of data that are not trained on, as ``batch``."""
+        raise ValueError(f"the family {self.name} has no held-out batches.")
+
+    def active_sizes(self, config: PyTree) -> PyTree:
+        """For networks that use a part of their parameters: the ``sizes`` of `celo_core.task_embedding`, else ``None``."""
+        return None
 
 
 @runtime_checkable
@@ -125,3 +146,7 @@ class GradientEstimator(Protocol):
         ``_max`` is a maximum.
         """
         ...
+
+    def with_truncation(self, steps: int) -> "GradientEstimator":
+        """The same with another truncation; ValueError where there is none."""
+        raise ValueError(f"{type(self).__name__} has no truncation, so it cannot have a schedule of truncations.")

@@ -16,6 +16,7 @@ from celo_core.protocols import LearnedOptimizer
 ARCHITECTURES: dict[str, str] = {
     "celo": "celo_core.architectures.celo:Celo",
     "celo_adam": "celo_core.architectures.celo_adam:CeloAdam",
+    "momentum_sgd": "celo_core.architectures.momentum_sgd:MomentumSGD",
 }
 """Name -> "module:class", imported when asked for."""
 

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | `TruncatedES` | windows | short horizon | lowest of the evolution strategies |
 | `TruncatedPES` | windows | none | grows with the number of windows |
-| `NoiseReuseES` | windows | none | does not; shared by the windows of a life |
+| `NoiseReuseES` | windows | none | does not; shared by the windows of a trajectory |
 | `FullES` | whole | none (with ``sign_delta`` a direction only) | as noise-reuse ES, per unroll |
 | `TruncatedBackprop` | windows | short horizon | the problems' own; explodes where unrolls are chaotic |
 | `FullBackprop` | whole | none | likewise, more so |
@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from celo_core.estimators._antithetic import ExponentialDecay as ExponentialDecay
+from celo_core.estimators._base import Estimator as Estimator
 from celo_core.estimators._problems import ProblemState as ProblemState
 from celo_core.estimators.es import TruncatedES as TruncatedES
 from celo_core.estimators.full_backprop import FullBackprop as FullBackprop
@@ -28,13 +30,6 @@ from celo_core.estimators.resume import ResumeBuffer as ResumeBuffer
 from celo_core.estimators.truncated_backprop import TruncatedBackprop as TruncatedBackprop
 
 ESTIMATORS: Mapping[str, Any] = MappingProxyType(
-    {
-        "es": TruncatedES,
-        "pes": TruncatedPES,
-        "noise_reuse_es": NoiseReuseES,
-        "full_es": FullES,
-        "truncated_backprop": TruncatedBackprop,
-        "full_backprop": FullBackprop,
-    }
+    {cls.type: cls for cls in (TruncatedES, TruncatedPES, NoiseReuseES, FullES, TruncatedBackprop, FullBackprop)}
 )
-"""Estimators by the names that commands take."""
+"""Estimators of this package by type; `Estimator.names` has those of other packages as well."""

@@ -2,17 +2,46 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from celo_core.estimators._base import SET_BY_BIND
 from celo_core.estimators._problems import TruncatedEstimator
-from celo_core.protocols import Theta
+from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
 
 Array = jax.Array
 
-Sigma = float | Callable[[Any], Any]
+
+@dataclasses.dataclass(frozen=True)
+class ExponentialDecay:
+    """A schedule from ``first`` to ``last``, by the same factor in every estimate; constant after ``iterations``.
+
+    Attributes:
+      first: value at the beginning.
+      last: value at the end.
+      iterations: estimates until then; `Estimator.bind` sets those of the phase.
+    """
+
+    first: float
+    last: float
+    iterations: int = dataclasses.field(default=1, metadata=SET_BY_BIND)
+
+    def __post_init__(self) -> None:
+        if not (self.first > 0 and self.last > 0):
+            raise ValueError(
+                f"an exponential decay needs a first and a last value > 0, not {self.first} and {self.last}."
+            )
+
+    def __call__(self, estimates: Any) -> Any:
+        """Value after a number of estimates."""
+        decay = optax.exponential_decay(self.first, self.iterations, self.last / self.first)
+        return decay(estimates)
+
+
+Sigma = float | ExponentialDecay | Callable[[Any], Any]
 """Standard deviation of perturbations: a number, or a schedule of the number of estimates done, as Optax's are."""
 
 
@@ -50,7 +79,7 @@ def es_gradient(loss_difference: Array, perturbation: Theta, sigma: Any) -> Thet
 
 @dataclasses.dataclass(frozen=True)
 class AntitheticSettings:
-    """What evolution strategies are given beside the fields of every estimator; to stand before its base among the bases.
+    """What evolution strategies are given besides the fields of every estimator; to stand before its base among the bases.
 
     Attributes:
       num_pairs: antithetic pairs, each a problem of its own.
@@ -58,7 +87,7 @@ class AntitheticSettings:
     """
 
     _: dataclasses.KW_ONLY
-    num_pairs: int = 32
+    num_pairs: int = dataclasses.field(default=32, metadata=SET_BY_BIND)
     sigma: Sigma = 0.01
 
     _count = "num_pairs"
@@ -71,6 +100,14 @@ class AntitheticSettings:
     def num_problems(self) -> int:
         """Problems at once: the pairs."""
         return self.num_pairs
+
+    def bind(self, architecture: LearnedOptimizer, family: TaskFamily, num_pairs: int, iterations: int) -> Self:
+        """See `celo_core.estimators.Estimator`."""
+        sigma = self.sigma
+        if isinstance(sigma, ExponentialDecay):
+            sigma = dataclasses.replace(sigma, iterations=iterations)
+        changes: dict[str, Any] = {"num_pairs": num_pairs, "sigma": sigma}
+        return dataclasses.replace(self, architecture=architecture, family=family, **changes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""Inner problems that live through windows of steps: what the estimators on truncated unrolls share."""
+"""Inner problems that are trained in windows of steps: what the estimators on truncated unrolls share."""
 
 import abc
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 
-from celo_core import checks
+from celo_core.estimators._base import Estimator, check_settings
 from celo_core.estimators.resume import ResumeBuffer
 from celo_core.meta_training.lengths import LengthSchedule, LogUniformLength
 from celo_core.meta_training.unroll import InnerProblem, Trainee
@@ -16,8 +16,6 @@ from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
 from celo_core.schedulers.embedding import EMBEDDING_SIZE
 
 Array = jax.Array
-
-META_LOSSES = ("training", "held_out")
 
 
 class ProblemState(NamedTuple):
@@ -136,9 +134,9 @@ class Problems:
         before = state.trainee.params
         trainee, (losses, non_finite) = jax.lax.scan(body, state.trainee, (jax.random.split(key_steps, steps), mask))
         if self.late_weight:
-            # The middle of each step: steps of a whole life weigh 1 in the mean.
-            life = (state.step + jnp.arange(steps, dtype=jnp.float32) + 0.5) / state.length
-            losses = losses * ((1 + self.late_weight) * life**self.late_weight)[:, None]
+            # The middle of each step: steps of a whole training weigh 1 in the mean.
+            share = (state.step + jnp.arange(steps, dtype=jnp.float32) + 0.5) / state.length
+            losses = losses * ((1 + self.late_weight) * share**self.late_weight)[:, None]
         moved = jax.vmap(_relative_distance)(before, trainee.params) / steps
         state = state._replace(trainee=trainee, step=state.step + steps)
         if self.resume is not None:
@@ -148,33 +146,29 @@ class Problems:
     def _held_out(self, key: Array, trainee: Trainee, config: Any, data: Any) -> Array:
         """Losses of all members on one held-out batch, before the step."""
         key_batch, key_loss = jax.random.split(jax.random.fold_in(key, 0))
-        batch = self.family.held_out_batch(key_batch, config, data)  # type: ignore[attr-defined]
+        batch = self.family.held_out_batch(key_batch, config, data)
         one = lambda x: self.family.loss(x.params, x.model_state, key_loss, config, batch)[0]
         return jax.vmap(one)(trainee)
 
 
 @dataclasses.dataclass(frozen=True)
-class TruncatedEstimator(abc.ABC):
+class TruncatedEstimator(Estimator):
     """What estimators on truncated unrolls have in common; each of them says what a window's gradient is.
 
-    Problems begin out of phase. Fields after the family are keywords.
+    Problems begin out of phase. Its fields are keywords; see `Estimator` for the two before.
 
     Attributes:
-      architecture: the learned optimizer; its theta is what the gradient is for.
-      family: the problems.
       truncation: inner steps per window.
       lengths: lengths of the problems.
       meta_loss: ``"training"``, the loss that a step descends, or ``"held_out"``, that of a batch of held-out data at the
-        same parameters, for families with a method ``held_out_batch(key, config, data)``.
-      late_weight: k of the weight ``(1 + k) x^k`` of a loss after the part x of a problem's life, 1 in the mean: 0, as
-        published, minimises the mean loss of a training, more what a training ends with.
-      resume: lets some problems begin in the middle of an earlier life; by default none does.
+        same parameters, for families that have such batches.
+      late_weight: k of the weight ``(1 + k) x^k`` of a loss after the part x of a training, 1 in the mean: 0, as published,
+        minimises the mean loss of a training, more what a training ends with.
+      resume: lets some problems begin in the middle of an earlier trajectory; by default none does.
       clip_problem: largest norm of one problem's gradient before the mean over problems; by default there is none. It
         bounds what a few chaotic problems do to the mean, at the price of a bias.
     """
 
-    architecture: LearnedOptimizer
-    family: TaskFamily
     _: dataclasses.KW_ONLY
     truncation: int = 50
     lengths: LengthSchedule = LogUniformLength()
@@ -219,16 +213,16 @@ class TruncatedEstimator(abc.ABC):
 
     @property
     def problems(self) -> Problems:
-        """The life of its problems."""
+        """Its problems, and how they are trained."""
         names = ("architecture", "family", "lengths", "meta_loss", "late_weight", "resume")
         return Problems(**{name: getattr(self, name) for name in names})
 
-    def check(self, data: Any) -> None:
-        """Raises ValueError if the family's loss on ``data`` is not a finite scalar at initialisation."""
-        checks.check_family(self.family, data)
+    def with_truncation(self, steps: int) -> Self:
+        """The same with another truncation."""
+        return dataclasses.replace(self, truncation=steps)
 
     def init(self, key: Array, theta: Theta) -> ProblemState:
-        """Problems at random points of their lives (networks are new, but the count of steps is not zero)."""
+        """Problems at random points of their trajectories (networks are new; what is left of a training is random)."""
         thetas = jax.tree.map(lambda x: jnp.stack([x] * self.members), theta)
 
         def one(index: Array) -> ProblemState:
@@ -236,7 +230,7 @@ class TruncatedEstimator(abc.ABC):
             estimates = jnp.zeros((), jnp.int32)
             state = self.problems.begin(key_fresh, index, estimates, thetas, self._initial_memory(key_memory, theta))
             remaining = jax.random.uniform(key_phase, dtype=jnp.float32) * state.length
-            # A shortened first life, so that later resets are spread evenly over time.
+            # A shortened first trajectory, so that later resets are spread evenly over time.
             return state._replace(length=jnp.maximum(1, remaining.astype(jnp.int32)))
 
         return jax.vmap(one)(jnp.arange(self.num_problems, dtype=jnp.int32))
@@ -270,18 +264,6 @@ class TruncatedEstimator(abc.ABC):
 
         gradients, losses, info, state = jax.vmap(one)(state)
         return (mean_over_problems(gradients), jnp.mean(losses), summarize(info)), state
-
-
-def check_settings(family: TaskFamily, meta_loss: str, clip_problem: float | None) -> None:
-    """Raises ValueError for what no estimator takes."""
-    checks.check_choice("meta_loss", meta_loss, META_LOSSES)
-    if meta_loss == "held_out" and not hasattr(family, "held_out_batch"):
-        raise ValueError(
-            f"the family {family.name} has no held_out_batch, which a held-out meta-loss needs: give it one, or use "
-            'meta_loss="training".'
-        )
-    if clip_problem is not None and not clip_problem > 0:
-        raise ValueError(f"clip_problem must be positive, or None for no clipping, not {clip_problem}.")
 
 
 def clipped(tree: Any, largest: float | None) -> Any:

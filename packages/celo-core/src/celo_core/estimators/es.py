@@ -31,7 +31,7 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class TruncatedES(AntitheticWindows):
+class TruncatedES(AntitheticWindows, type="es"):
     """Truncated ES; a `celo_core.protocols.GradientEstimator`. Fields: see `AntitheticSettings` and `TruncatedEstimator`."""
 
     def _window(self, key: Array, theta: Theta, state: ProblemState, data: Any) -> tuple[Theta, Window, ProblemState]:

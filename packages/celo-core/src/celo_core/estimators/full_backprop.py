@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 
+from celo_core.estimators._base import SET_BY_BIND
 from celo_core.estimators._full import FullState, FullUnrollEstimator
 from celo_core.estimators._problems import Window
 from celo_core.protocols import Theta
@@ -26,14 +27,14 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class FullBackprop(FullUnrollEstimator):
+class FullBackprop(FullUnrollEstimator, type="full_backprop"):
     """The full-unroll gradient; a `celo_core.protocols.GradientEstimator`.
 
     Attributes:
       num_problems: problems at once. For the others see `FullUnrollEstimator`.
     """
 
-    num_problems: int = dataclasses.field(default=64, kw_only=True)  # type: ignore[misc]
+    num_problems: int = dataclasses.field(default=64, kw_only=True, metadata=SET_BY_BIND)  # type: ignore[misc]
 
     @property
     def inner_steps(self) -> int:

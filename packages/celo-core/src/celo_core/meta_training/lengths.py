@@ -1,7 +1,7 @@
-"""How long inner problems run: lengths of unrolls for meta-gradient estimators.
+"""Lengths of inner trainings, drawn from schedules.
 
 A schedule's ``sample(key, estimates)`` draws one length, int32 (); ``estimates`` counts the estimates that the problem's
-slot has taken part in, which in meta-training is the meta-iteration, so that lengths may grow over meta-training.
+place in the batch has taken part in, which in meta-training is the meta-iteration, so that lengths may grow over meta-training.
 """
 
 import dataclasses
@@ -10,11 +10,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from celo_core.configs import Part
+
 Array = jax.Array
 
 
+class LengthSchedule(Part):
+    """A family of configs: how lengths are drawn."""
+
+    @property
+    def longest(self) -> int:
+        """The longest length that can be drawn."""
+        raise NotImplementedError
+
+    def sample(self, key: Array, estimates: Any = 0) -> Array:
+        """Length of one problem, int32 ()."""
+        raise NotImplementedError
+
+
 @dataclasses.dataclass(frozen=True)
-class ConstantLength:
+class ConstantLength(LengthSchedule, type="constant"):
     """Every problem runs for ``steps`` steps."""
 
     steps: int
@@ -35,7 +50,7 @@ class ConstantLength:
 
 
 @dataclasses.dataclass(frozen=True)
-class LogUniformLength:
+class LogUniformLength(LengthSchedule, type="log_uniform"):
     """Lengths log-uniform in [minimum, maximum], as Celo is meta-trained (arXiv 2501.12670, section 4)."""
 
     minimum: int = 100
@@ -57,7 +72,7 @@ class LogUniformLength:
 
 
 @dataclasses.dataclass(frozen=True)
-class GrowingLength:
+class GrowingLength(LengthSchedule, type="growing"):
     """A curriculum: log-uniform in [minimum, m], where m grows from ``first`` to ``maximum``.
 
     ``m = first * (maximum / first) ** min(1, estimates / duration)``: by the same factor in every estimate, so that all
@@ -100,6 +115,3 @@ class GrowingLength:
 def _log_uniform(key: Array, low: Any, high: Any) -> Array:
     low, high = jnp.log(jnp.asarray(low, jnp.float32)), jnp.log(jnp.asarray(high, jnp.float32))
     return jnp.round(jnp.exp(low + (high - low) * jax.random.uniform(key, dtype=jnp.float32))).astype(jnp.int32)
-
-
-LengthSchedule = ConstantLength | LogUniformLength | GrowingLength

@@ -164,23 +164,19 @@ def embed_initialization(
 ) -> Array:
     """The embedding of a network that is about to be trained, from one batch drawn by ``key``.
 
-    A family whose networks use a part of their parameters may have a method ``active_sizes(config)``, which returns the
-    ``sizes`` of `task_embedding` (or ``None``).
-
     Returns:
       float32 (EMBEDDING_SIZE,).
     """
     key_batch, key_loss = jax.random.split(key)
     batch = family.batch(key_batch, config, data)
     loss, gradients = jax.value_and_grad(lambda p: family.loss(p, model_state, key_loss, config, batch)[0])(params)
-    active_sizes = getattr(family, "active_sizes", None)
     return task_embedding(
         params,
         loss,
         gradients,
         num_steps,
         normalized_loss=family.normalizer(loss),
-        sizes=None if active_sizes is None else active_sizes(config),
+        sizes=family.active_sizes(config),
     )
 
 

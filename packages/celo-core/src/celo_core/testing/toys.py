@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from celo_core.protocols import LearnedOptimizer, TaskFamily
+
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Quadratic:
+class Quadratic(TaskFamily):
     """``loss = mean(p^2) / 2``, from ``p = 1``, with optional noise in the gradient; a `celo_core.TaskFamily`.
 
     Attributes:
@@ -55,7 +57,7 @@ class Quadratic:
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnedSGD:
+class LearnedSGD(LearnedOptimizer):
     """Gradient descent whose log learning rate is learned; a `celo_core.LearnedOptimizer`.
 
     theta: ``{"rule": {"log_learning_rate": ()}, "unused": {"bias": (2,)}}``. On `Quadratic` of size n a step multiplies the
@@ -84,7 +86,7 @@ class LearnedSGD:
 
 
 @dataclasses.dataclass(frozen=True)
-class Clock:
+class Clock(TaskFamily):
     """Parameters ``(clock, distance)`` and a loss, the distance, linear in theta under `LearnedWalk`; a `celo_core.TaskFamily`.
 
     Attributes:
@@ -112,6 +114,8 @@ class Clock:
         del key, config, data
         return jnp.zeros((), jnp.float32)
 
+    has_held_out_batches = True
+
     def held_out_batch(self, key: Array, config: Array, data: Any) -> Array:
         """The offset, float32 ()."""
         del key, config, data
@@ -128,7 +132,7 @@ class Clock:
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnedWalk:
+class LearnedWalk(LearnedOptimizer):
     """Adds ``(1, pace)`` to the parameters of a `Clock` at each step; a `celo_core.LearnedOptimizer`.
 
     theta: ``{"pace": ()}``. After t steps the parameters are ``(t, t * pace)``.
