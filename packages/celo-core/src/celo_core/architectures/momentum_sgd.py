@@ -1,11 +1,10 @@
-"""Momentum SGD whose learning rate and momentum are learned: the smallest architecture there is, to begin another one from.
+"""Momentum SGD whose learning rate and momentum are learned: the smallest architecture, to begin one of your own from.
 
 ::
 
     m <- b m + (1 - b) g;    p <- p - exp(log_learning_rate) m,    b = sigmoid(momentum_logit)
 
-Source: Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; as a learned optimizer Maclaurin,
-Duvenaud, Adams, arXiv 1502.03492.
+Source: Maclaurin, Duvenaud, Adams, "Gradient-based Hyperparameter Optimization through Reversible Learning", arXiv 1502.03492.
 """
 
 import dataclasses
@@ -22,8 +21,6 @@ from celo_core.architectures import _common
 from celo_core.kernels import interface
 from celo_core.protocols import LearnedOptimizer
 
-Array = jax.Array
-
 
 @dataclasses.dataclass(frozen=True)
 class MomentumSGDConfig:
@@ -35,7 +32,7 @@ class MomentumSGDConfig:
 
 
 class MomentumSGDState(NamedTuple):
-    """State: steps taken, int32 (), and momentum, a tree like the parameters."""
+    """Steps taken, int32 (), and the momentum, a tree like the parameters."""
 
     count: Any
     momentum: Any
@@ -49,11 +46,10 @@ class MomentumSGD(LearnedOptimizer):
     name = "momentum_sgd"
     config_class = MomentumSGDConfig
 
-    def init(self, key: Array) -> dict[str, Any]:
+    def init(self, key: jax.Array) -> dict[str, Any]:
         """The config's values, float32; the key is not used."""
-        logit = jnp.log(self.config.momentum / (1.0 - self.config.momentum))
-        rule = {"log_learning_rate": jnp.log(self.config.learning_rate), "momentum_logit": logit}
-        return {"rule": {name: jnp.asarray(value, jnp.float32) for name, value in rule.items()}}
+        rate, b = jnp.float32(self.config.learning_rate), jnp.float32(self.config.momentum)
+        return {"rule": {"log_learning_rate": jnp.log(rate), "momentum_logit": jnp.log(b / (1.0 - b))}}
 
     @property
     def build(self) -> Callable[..., optax.GradientTransformationExtraArgs]:
@@ -62,30 +58,23 @@ class MomentumSGD(LearnedOptimizer):
 
 
 def momentum_sgd(
-    theta: Any,
-    num_steps: Any,
-    *,
-    config: MomentumSGDConfig = MomentumSGDConfig(),
-    accumulator_dtype: Any = "float32",
-    num_stacked_axes: Any = None,
+    theta: Any, num_steps: Any, *, config: MomentumSGDConfig = MomentumSGDConfig(), num_stacked_axes: Any = None
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer; arguments and errors as for `celo_core.celo`. The loss may be left out."""
+    """The optimizer; arguments and errors as for `celo_core.celo`. The loss is not read."""
     checks.check_num_steps(num_steps)
-    shapes = jax.eval_shape(MomentumSGD(config).init, jax.random.key(0))
-    rule = checks.check_theta(theta, shapes, "momentum_sgd")["rule"]
-    rate, decay = jnp.exp(rule["log_learning_rate"]), jax.nn.sigmoid(rule["momentum_logit"])
+    rule = checks.check_theta(theta, jax.eval_shape(MomentumSGD().init, jax.random.key(0)), "momentum_sgd")["rule"]
 
     def init(params: Any, stacks: Any) -> MomentumSGDState:
-        return MomentumSGDState(jnp.zeros((), jnp.int32), _common.zeros_like(params, accumulator_dtype))
+        return MomentumSGDState(jnp.zeros((), jnp.int32), _common.zeros_like(params, jnp.float32))
 
     def update(updates: Any, state: Any, params: Any, value: Any, layout: Any) -> tuple[Any, Any]:
-        def one(gradient: Array, parameter: Array, momentum: tuple[Array]) -> Any:
-            g = interface.finite_gradient(gradient, config.gradient_clip)
-            new = decay * momentum[0].astype(jnp.float32) + (1.0 - decay) * g
-            return interface.cast_finite(rate * new, gradient.dtype), (new.astype(momentum[0].dtype),)
+        rate, b = jnp.exp(rule["log_learning_rate"]), jax.nn.sigmoid(rule["momentum_logit"])
+
+        def one(g: jax.Array, p: jax.Array, momentum: tuple[jax.Array]) -> Any:
+            m = b * momentum[0] + (1.0 - b) * interface.finite_gradient(g, config.gradient_clip)
+            return interface.cast_finite(-rate * m, g.dtype), (m,)
 
         steps, (momentum,) = _common.map_tensors(one, updates, params, (state.momentum,))
         return steps, MomentumSGDState(optax.safe_increment(state.count), momentum)
 
-    steps = _common.direction("momentum_sgd", init, update, reads_loss=False, num_stacked_axes=num_stacked_axes)
-    return _common.descend(steps, lambda _: jnp.ones(()), weight_decay=0.0, mask=None, step_multiplier=1.0)
+    return _common.direction("momentum_sgd", init, update, reads_loss=False, num_stacked_axes=num_stacked_axes)
