@@ -18,8 +18,7 @@ from yardstick import load
 
 from celo_core import files
 from celo_tasks.meta_training.validation import MetaValidation
-from celo_tasks.report import versions
-from celo_tasks.reporting.machine import hardware
+from celo_tasks.reporting.machine import hardware, versions
 
 
 def compare(named: dict[str, str], lengths: list[int], seeds: int, known: dict[str, Any]) -> Iterator[dict[str, Any]]:

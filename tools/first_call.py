@@ -25,8 +25,7 @@ from flax import nnx
 
 import celo_zoo
 from celo_core import files
-from celo_tasks.report import versions
-from celo_tasks.reporting.machine import hardware
+from celo_tasks.reporting.machine import hardware, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs/results/first-call.json"

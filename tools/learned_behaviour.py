@@ -29,9 +29,8 @@ import celo_zoo
 from celo_core import LSTMScheduler, files
 from celo_tasks.families import Reparametrized
 from celo_tasks.meta_training.validation import VALIDATION_TASKS
-from celo_tasks.report import versions
 from celo_tasks.reporting.figures import png, tidy
-from celo_tasks.reporting.machine import hardware
+from celo_tasks.reporting.machine import hardware, versions
 
 TASK = "mlp_tanh_48x24"
 LENGTHS = (200, 1000, 5000)

@@ -34,10 +34,9 @@ import optax
 import celo_zoo
 from celo_core import files
 from celo_tasks import datasets
-from celo_tasks.cli import console
-from celo_tasks.report import versions
 from celo_tasks.reporting.figures import png
-from celo_tasks.reporting.machine import hardware
+from celo_tasks.reporting.machine import hardware, versions
+from celo_tasks.spelling import nearest
 
 Array = jax.Array
 Make = Callable[[int], Any]
@@ -813,7 +812,7 @@ def _names(text: str) -> list[str]:
     names = text.split(",")
     for name in names:
         if name not in EXPERIMENTS:
-            hint = console.nearest(name, EXPERIMENTS)
+            hint = nearest(name, EXPERIMENTS)
             raise argparse.ArgumentTypeError(f"there is no experiment {name!r}{hint}: see --help.")
     return names
 

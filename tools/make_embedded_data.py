@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from celo_tasks.datasets.prepared import ImageData, Uint8, read_prepared, write_prepared
+from celo_tasks.datasets.arrays import ImageData, Uint8, read_prepared, write_prepared
 
 SEED = 20170825
 TRAIN_PER_CLASS = 200

@@ -7,7 +7,7 @@ It is the one command to give a machine with a GPU: there it first compares the 
 beside Adam's on all networks of ``nox -s bench`` (on a CPU that is for ``nox -s bench``, which wants one device). What is
 left of --minutes goes, with --quality, to time to quality (tools/time_to_quality.py); then to a stretch of ``celo-tasks
 meta-train --out RUN`` with --run (further arguments of it follow ``--``), and with --evaluation to tuned Adam on
-velodrome-17, by ``celo-tasks evaluate``, half and half if both are given; each goes on with what its folder holds. It needs
+ood-17, by ``celo-tasks evaluate``, half and half if both are given; each goes on with what its folder holds. It needs
 the three packages on the path and no network.
 
 Times are medians of repeated runs after a warm-up; ratios are to Optax's Adam in the same process.
@@ -71,7 +71,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, nargs="*", help=pairs)
     parser.add_argument("--run", help="folder of a meta-training run to go on with")
     parser.add_argument(
-        "--evaluation", metavar="FOLDER", help="folder of an evaluation of Adam on velodrome-17 to go on with"
+        "--evaluation", metavar="FOLDER", help="folder of an evaluation of Adam on ood-17 to go on with"
     )
     parser.add_argument("--quality", metavar="FOLDER", help="measure time to quality first, at most 2 minutes of it")
     parser.add_argument("--minutes", type=float, default=9.0, help="time in all, measuring included (9)")
@@ -113,7 +113,7 @@ def main() -> int:
     left = options.minutes - (time.monotonic() - begin) / 60
     if options.evaluation and left > 0.5:
         share = left / 2 if options.run else left
-        command = ["evaluate", "--suite", "velodrome-17", "--optimizer", "adam", "--out", options.evaluation]
+        command = ["evaluate", "--suite", "ood-17", "--optimizer", "adam", "--out", options.evaluation]
         cli.main([*command, "--minutes", f"{share:.2f}", *data])
         left = options.minutes - (time.monotonic() - begin) / 60
     if options.run and left > 0.5:

@@ -38,9 +38,8 @@ from celo_core import files, get_architecture
 from celo_core.meta_training.unroll import InnerProblem, train
 from celo_core.progress import ProgressLine, format_seconds
 from celo_tasks.evaluation import curves
-from celo_tasks.meta_training.recipe import OFFLINE_DATASETS, PAPER_DATASETS
-from celo_tasks.report import versions
-from celo_tasks.reporting.machine import hardware
+from celo_tasks.meta_training.recipe_files import OFFLINE_DATASETS, PAPER_DATASETS
+from celo_tasks.reporting.machine import hardware, versions
 
 Array = jax.Array
 Floats = NDArray[np.floating]

@@ -20,8 +20,7 @@ import optax
 
 from celo_core import files
 from celo_tasks.evaluation.program import TrainingProgram, initial, parameter_count
-from celo_tasks.report import versions
-from celo_tasks.reporting.machine import hardware
+from celo_tasks.reporting.machine import hardware, versions
 from celo_tasks.tasks.registry import TASKS
 
 OUT = Path(__file__).resolve().parents[1] / "packages/celo-tasks/src/celo_tasks/tasks/costs.json"

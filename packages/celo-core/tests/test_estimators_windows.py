@@ -246,7 +246,7 @@ def test_held_out_meta_loss(cls):
     _, _, held_out_gradients, held_out_losses, _ = histories(make(meta_loss="held_out"), 5)
     np.testing.assert_allclose(held_out_losses, losses + 2.0, rtol=1e-6)
     np.testing.assert_allclose(held_out_gradients, gradients, rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="no held-out batches"):
+    with pytest.raises(ValueError, match="no held-out data"):
         cls(LearnedSGD(), Quadratic(), meta_loss="held_out", **count(cls, 2))
 
 

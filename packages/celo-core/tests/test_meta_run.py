@@ -104,19 +104,19 @@ def test_killed_at_twenty_random_moments_the_result_is_the_same_to_the_last_bit(
     assert lines == list(range(2, LONG.iterations + 1, 2)), "no block is logged twice or left out"
 
 
-def test_a_stop_ends_the_run_with_the_block_in_which_it_comes_and_its_callback_is_told(tmp_path):
-    trainer, reports = make_trainer(), []
-    run_phase(trainer, tmp_path, stop=lambda: True, callback=reports.append)
-    assert [(one.iteration, one.last, one.stopped) for one in reports] == [(2, True, True)]
+def test_a_stop_ends_the_run_with_the_block_in_which_it_comes_and_what_watches_is_told(tmp_path):
+    trainer, moments = make_trainer(), []
+    run_phase(trainer, tmp_path, stop=lambda: True, watch=moments.append)
+    assert [(moment.iteration, moment.last, moment.stopped) for moment in moments] == [(2, True, True)]
     assert checkpoints.load_metadata(tmp_path / "checkpoint.npz")["iteration"] == 2
     # That the time is up is no reason to hurry.
-    run_phase(trainer, tmp_path, minutes=0.0, callback=reports.append)
-    assert (reports[-1].iteration, reports[-1].last, reports[-1].stopped) == (4, True, False)
+    run_phase(trainer, tmp_path, minutes=0.0, watch=moments.append)
+    assert (moments[-1].iteration, moments[-1].last, moments[-1].stopped) == (4, True, False)
 
 
-def test_a_callback_can_end_the_run(tmp_path):
+def test_a_stop_while_the_run_is_watched_ends_it_there(tmp_path):
     seen = []
-    state = run_phase(make_trainer(), tmp_path, callback=lambda progress: seen.append(progress) or len(seen) == 2)
+    state = run_phase(make_trainer(), tmp_path, watch=lambda moment: seen.append(moment) or len(seen) == 2)
     assert len(seen) == 2 and not seen[1].last and int(state.iteration) == 4
     assert checkpoints.load_metadata(tmp_path / "checkpoint.npz")["iteration"] == 4
 
@@ -343,9 +343,9 @@ def test_resumes_on_another_number_of_devices(tmp_path):
     chex.assert_trees_all_close(jax.device_get(resumed.theta), jax.device_get(state.theta), rtol=1e-5)
 
 
-def test_the_callback_sees_every_block(tmp_path):
+def test_watch_sees_every_block(tmp_path):
     seen = []
-    run_phase(make_trainer(), tmp_path, callback=lambda progress: seen.append((progress.iteration, progress.last)))
+    run_phase(make_trainer(), tmp_path, watch=lambda moment: seen.append((moment.iteration, moment.last)))
     assert seen == [(n, n == 60) for n in range(2, 61, 2)]
 
 

@@ -1,5 +1,6 @@
 """The scheduler: evaluated once per step, bounded features, closed forms."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,15 +9,27 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import LSTMScheduler, LSTMSchedulerConfig, get_architecture
+from celo_core import Celo, CeloAdam, Scheduler, SchedulerConfig, get_architecture
+from celo_core.schedulers import (
+    LSTM,
+    Constant,
+    Cosine,
+    GradientAlignment,
+    Horizon,
+    Linear,
+    LinearDecay,
+    Loss,
+    Signal,
+    Time,
+)
 from celo_core.schedulers.loss_features import (
-    decay_factor,
     horizon_feature,
     init_loss_buffer,
     loss_rates,
     time_features,
     update_loss_buffer,
 )
+from celo_core.schedulers.statistics import Observed, gradient_alignment
 
 buffer_step = jax.jit(update_loss_buffer)
 
@@ -56,73 +69,119 @@ def test_counting_of_products():
     assert products_with(jax.make_jaxpr(twice)(jnp.ones((128,))).jaxpr, (128, 256)) == 2
 
 
+def at(count, value, num_steps, **more):
+    return Signal(jnp.int32(count), jnp.float32(value), num_steps, **more)
+
+
 def test_lstm_in_closed_form():
     """With zero kernels only biases act: every gate is known."""
-    scheduler = LSTMScheduler(LSTMSchedulerConfig(hidden_size=2, num_timescales=3))
+    scheduler = Scheduler(SchedulerConfig(inputs=(Time(), Loss(num_timescales=3)), network=LSTM(2)))
     theta = jax.tree.map(jnp.zeros_like, scheduler.init(jax.random.key(0)))
-    theta["network"]["gates"]["bias"] = jnp.repeat(jnp.array([0.5, 0.25, -1.0, 2.0]), 2)  # input, cell, forget, output
-    theta["network"]["step_size"]["bias"] = jnp.array([3.0])
+    theta["gates"]["bias"] = jnp.repeat(jnp.array([0.5, 0.25, -1.0, 2.0]), 2)  # input, cell, forget, output
+    theta["step_size"]["bias"] = jnp.array([3.0])
     theta["initial_cell"] = jnp.array([0.4, -0.2])
     state = scheduler.init_state(theta)
-    multiplier, state = scheduler.step(theta, state, jnp.int32(0), jnp.float32(1.0), 10)
+    controls, state = scheduler.step(theta, state, at(0, 1.0, 10))
     sigmoid = lambda x: 1 / (1 + np.exp(-x))
     cell = sigmoid(-1.0 + 1.0) * np.array([0.4, -0.2]) + sigmoid(0.5) * np.tanh(0.25)
-    np.testing.assert_allclose(state.cell, cell, rtol=1e-6)
-    np.testing.assert_allclose(state.hidden, sigmoid(2.0) * np.tanh(cell), rtol=1e-6)
-    np.testing.assert_allclose(multiplier, 0.1 * np.exp(3.0), rtol=1e-6)
+    np.testing.assert_allclose(state.network.cell, cell, rtol=1e-6)
+    np.testing.assert_allclose(state.network.hidden, sigmoid(2.0) * np.tanh(cell), rtol=1e-6)
+    np.testing.assert_allclose(controls.multiplier, 0.1 * np.exp(3.0), rtol=1e-6)
 
 
-def test_without_an_lstm_the_log_multiplier_is_linear():
+def test_a_linear_network_is_linear_in_the_inputs():
     """In the nine time features, nine loss features and the horizon, with nothing else to learn."""
-    scheduler = LSTMScheduler(LSTMSchedulerConfig(hidden_size=0, horizon=True))
+    scheduler = Scheduler(SchedulerConfig(inputs=(Time(), Loss(), Horizon()), network=Linear()))
     theta = scheduler.init(jax.random.key(1))
     assert sum(leaf.size for leaf in jax.tree.leaves(theta)) == 19 + 1
     kernel = jnp.arange(19.0)[:, None] / 19
-    theta["network"]["step_size"] = {"kernel": kernel, "bias": jnp.array([0.5])}
+    theta["step_size"] = {"kernel": kernel, "bias": jnp.array([0.5])}
     state = scheduler.init_state(theta)
     for count, loss in enumerate([3.0, 2.0, 2.5]):
-        _, loss_features = update_loss_buffer(state.losses, jnp.float32(loss), jnp.float32(60))
+        _, loss_features = update_loss_buffer(state.inputs[1], jnp.float32(loss), jnp.float32(60))
         inputs = np.concatenate([time_features(jnp.float32(count / 60)), loss_features, [np.log(60.0) - 7]])
-        multiplier, state = scheduler.step(theta, state, jnp.int32(count), jnp.float32(loss), 60)
-        np.testing.assert_allclose(multiplier, 0.1 * np.exp(inputs @ kernel[:, 0] + 0.5), rtol=1e-5)  # sums in float32
-    with pytest.raises(ValueError, match="hidden_size must be at least 0"):
-        LSTMSchedulerConfig(hidden_size=-1)
+        controls, state = scheduler.step(theta, state, at(count, loss, 60))
+        np.testing.assert_allclose(controls.multiplier, 0.1 * np.exp(inputs @ kernel[:, 0] + 0.5), rtol=1e-5)  # float32
 
 
 @pytest.mark.parametrize(
-    ("decay", "schedule"),
+    ("prior", "schedule"),
     [
-        ("constant", optax.constant_schedule(1.0)),
-        ("linear", optax.linear_schedule(1.0, 0.0, 50)),
-        ("cosine", optax.cosine_decay_schedule(1.0, 50)),
+        (Constant(0.3), optax.constant_schedule(0.3)),
+        (LinearDecay(0.3), optax.linear_schedule(0.3, 0.0, 50)),
+        (Cosine(0.3), optax.cosine_decay_schedule(0.3, 50)),
     ],
 )
-def test_decays_are_optax_schedules(decay, schedule):
-    """Also past the planned end; and the multiplier is that of the scheduler without a decay, times it."""
-    counts = np.arange(0, 60, 7)
-    fractions = jnp.asarray(counts / 50, jnp.float32)
-    np.testing.assert_allclose(
-        decay_factor(decay, fractions), [schedule(n) for n in counts], atol=3e-7
-    )  # of 1, float32
-    multipliers = []
-    for one in ("constant", decay):
-        scheduler = LSTMScheduler(LSTMSchedulerConfig(hidden_size=3, decay=one))
-        theta = scheduler.init(jax.random.key(2))
-        multipliers.append(scheduler.step(theta, scheduler.init_state(theta), jnp.int32(14), jnp.float32(2.0), 50)[0])
-    np.testing.assert_allclose(multipliers[1], multipliers[0] * schedule(14), rtol=1e-6)
+def test_priors_are_optax_schedules(prior, schedule):
+    """Also past the planned end. Alone they are the multiplier, without meta-parameters or state; with a network a factor."""
+    alone = Scheduler(SchedulerConfig(inputs=(), network=None, prior=prior))
+    assert alone.init(jax.random.key(0)) == {} and jax.tree.leaves(alone.init_state({})) == []
+    for count in range(0, 60, 7):
+        controls, _ = alone.step({}, alone.init_state({}), at(count, 2.0, 50))
+        np.testing.assert_allclose(controls.multiplier, schedule(count), atol=1e-7)  # of 1, float32
+    plain, modulated = (Scheduler(SchedulerConfig(network=LSTM(3), prior=one)) for one in (Constant(1.0), prior))
+    theta = plain.init(jax.random.key(2))
+    made = [one.step(theta, one.init_state(theta), at(14, 2.0, 50))[0].multiplier for one in (plain, modulated)]
+    np.testing.assert_allclose(made[1], made[0] * schedule(14), rtol=1e-6)
 
 
-def test_an_unknown_decay_is_refused():
-    with pytest.raises(ValueError, match="decay must be one of constant, linear, cosine, not 'sine'"):
-        LSTMSchedulerConfig(decay="sine")
+def test_height_of_a_prior_follows_the_length_of_training():
+    """Against the power law, within the lengths that count as others."""
+    prior = Cosine(peak=2.0, exponent=0.7, shortest=500, longest=20_000)
+    for steps, counted in ((10, 500), (500, 500), (1000, 1000), (4000, 4000), (10**6, 20_000)):
+        np.testing.assert_allclose(prior.height(steps), 2.0 * (counted / 1000) ** -0.7, rtol=1e-6)
+    assert Cosine(peak=2.0).height(7) == Cosine(peak=2.0).height(10**9) == 2.0
 
 
-@pytest.mark.parametrize("hidden_size", [0, 64])
-def test_random_scheduler_starts_near_one(hidden_size):
-    scheduler = LSTMScheduler(LSTMSchedulerConfig(hidden_size=hidden_size))
+@pytest.mark.parametrize("network", [Linear(), LSTM()], ids=["linear", "lstm"])
+@pytest.mark.parametrize("prior", [Constant(), Cosine(3.0)], ids=["constant", "cosine"])
+def test_random_scheduler_starts_near_one(network, prior):
+    scheduler = Scheduler(SchedulerConfig(network=network, prior=prior))
     theta = scheduler.init(jax.random.key(3))
-    multiplier, _ = scheduler.step(theta, scheduler.init_state(theta), jnp.int32(0), jnp.float32(2.0), 100)
-    assert 0.5 < multiplier < 2.0
+    controls, _ = scheduler.step(theta, scheduler.init_state(theta), at(0, 2.0, 1000))
+    assert 0.5 < controls.multiplier < 2.0
+
+
+def test_the_loss_is_read_where_it_can_matter():
+    linear = Scheduler(SchedulerConfig(inputs=(Time(), Loss(), Horizon()), network=Linear()))
+    kernel = np.zeros((19, 1), np.float32)
+    of = lambda rows: {"step_size": {"kernel": np.where(np.isin(np.arange(19), rows)[:, None], 1.0, kernel)}}
+    assert not linear.reads_loss(of([])) and not linear.reads_loss(of([0, 8, 18]))
+    assert linear.reads_loss(of([9])) and linear.reads_loss(of([17]))
+    assert Scheduler(SchedulerConfig()).reads_loss({})
+    assert not Scheduler(SchedulerConfig(inputs=(Time(), Horizon()))).reads_loss({})
+    assert not Scheduler(SchedulerConfig(inputs=(), network=None)).reads_loss({})
+
+
+@pytest.mark.parametrize("architecture", [Celo, CeloAdam])
+def test_statistics_reach_the_scheduler(architecture):
+    """The alignment of the gradient with the momentum: 0 at first, 1 for a gradient that stays, -1 for one that turns."""
+    scheduler = SchedulerConfig(inputs=(GradientAlignment(),), network=Linear(), prior=Constant(1.0))
+    learned = architecture(dataclasses.replace(architecture().config, scheduler=scheduler))
+    theta = learned.init(jax.random.key(0))
+    theta["scheduler"]["step_size"] = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
+    still = {**theta, "scheduler": jax.tree.map(jnp.zeros_like, theta["scheduler"])}
+    params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3), "frozen": jnp.ones(2)}
+    updates = []
+    for one in (theta, still):
+        tx = learned.build(one, 100)
+        state, made = tx.init(params), []
+        for sign in (1.0, 1.0, -1.0):
+            grads = {"w": sign * jnp.arange(12.0).reshape(4, 3), "b": -sign * jnp.arange(3.0), "frozen": None}
+            update, state = tx.update(grads, state, params, value=jnp.float32(1.0))
+            made.append(update["w"][1, 1])
+        updates.append(np.array(made))
+    np.testing.assert_allclose(np.log(updates[0] / updates[1]), [0.0, 1.0, -1.0], atol=1e-5)  # float32
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_gradient_alignment_is_a_cosine_whatever_the_scale(scale):
+    g, m = np.random.default_rng(0).normal(size=(2, 50))
+    observed = Observed(
+        [jnp.float32(scale * g[:20]), jnp.float32(scale * g[20:])], [jnp.float32(m[:20]), jnp.float32(m[20:])]
+    )
+    np.testing.assert_allclose(gradient_alignment(observed), g @ m / np.linalg.norm(g) / np.linalg.norm(m), rtol=1e-5)
+    assert gradient_alignment(Observed([jnp.zeros(3)], [jnp.ones(3)])) == 0 == gradient_alignment(Observed([], []))
 
 
 def test_time_features():
@@ -140,20 +199,20 @@ def test_horizon_feature():
 def test_only_a_scheduler_with_horizon_tells_lengths_apart():
     """Three trainings at the same share of their planned lengths, at the first step, where no loss has been seen."""
 
-    def multipliers(config):
-        scheduler = LSTMScheduler(config)
+    def multipliers(*more):
+        scheduler = Scheduler(SchedulerConfig(inputs=(Time(), Loss(), *more), network=LSTM(4)))
         theta = scheduler.init(jax.random.key(0))
-        theta["network"]["step_size"]["kernel"] += 1.0
-        step = lambda length: scheduler.step(theta, scheduler.init_state(theta), jnp.int32(0), 1.0, length)[0]
+        theta["step_size"]["kernel"] += 1.0
+        step = lambda length: scheduler.step(theta, scheduler.init_state(theta), at(0, 1.0, length))[0].multiplier
         return step(100), step(200), step(10_000)
 
-    assert len({float(x) for x in multipliers(LSTMSchedulerConfig(hidden_size=4))}) == 1
-    shortest, short, long = multipliers(LSTMSchedulerConfig(hidden_size=4, horizon=True))
+    assert len({float(x) for x in multipliers()}) == 1
+    shortest, short, long = multipliers(Horizon())
     assert abs(shortest - short) > 1e-3 and abs(short - long) > 1e-3
-    shortest, short, long = multipliers(LSTMSchedulerConfig(hidden_size=4, horizon=True, shortest_horizon=200))
+    shortest, short, long = multipliers(Horizon(shortest=200))
     assert shortest == short and abs(short - long) > 1e-3
-    with pytest.raises(ValueError, match="shortest_horizon must be at least 1, not 0"):
-        LSTMSchedulerConfig(horizon=True, shortest_horizon=0)
+    with pytest.raises(ValueError, match="shortest must be at least 1, not 0"):
+        Horizon(shortest=0)
 
 
 def test_half_lives():

@@ -18,8 +18,8 @@ from celo_core import (
     CeloAdamConfig,
     CeloConfig,
     ConstantLength,
-    LSTMScheduler,
-    LSTMSchedulerConfig,
+    Scheduler,
+    SchedulerConfig,
     TruncatedPES,
     configs,
     embed_task,
@@ -28,10 +28,11 @@ from celo_core import (
 )
 from celo_core.meta_training.trainer import FrozenPart
 from celo_core.meta_training.unroll import InnerProblem, train
+from celo_core.schedulers import LSTM, Loss, Signal, TaskEmbedding, Time
 from celo_core.schedulers.embedding import EMBEDDING_SIZE
 from celo_core.testing.toys import LearnedSGD, Quadratic
 
-SCHEDULER = LSTMSchedulerConfig(hidden_size=4, num_timescales=3, task_embedding=True)
+SCHEDULER = SchedulerConfig(inputs=(Time(), Loss(num_timescales=3), TaskEmbedding()), network=LSTM(4))
 ADAM = CeloAdam(CeloAdamConfig(scheduler=SCHEDULER))
 FIRST = -EMBEDDING_SIZE  # the embedding is the last of the inputs
 
@@ -157,16 +158,13 @@ def theta_of(architecture: Any) -> Any:
 
 
 def test_off_by_default_and_round_trips_through_json() -> None:
-    assert not LSTMSchedulerConfig().task_embedding and LSTMSchedulerConfig().num_inputs == 18
+    assert not SchedulerConfig().reads_task_embedding and SchedulerConfig().num_inputs == 18
+    assert SCHEDULER.reads_task_embedding and celo_with(SCHEDULER).reads_task_embedding
     assert SCHEDULER.num_inputs == 9 + 2 + EMBEDDING_SIZE
     for config in (CeloConfig(scheduler=SCHEDULER), CeloAdamConfig(scheduler=SCHEDULER)):
         data = json.loads(json.dumps(configs.to_json(config)))
         assert configs.from_json(type(config), data) == config
         assert get_architecture("celo" if isinstance(config, CeloConfig) else "celo_adam", data).config == config
-    # A checkpoint's config from before the option.
-    assert configs.from_json(LSTMSchedulerConfig, {"hidden_size": 64, "num_timescales": 10, "multiplier": 0.1}) == (
-        LSTMSchedulerConfig()
-    )
 
 
 @pytest.mark.parametrize("architecture", [ADAM, celo_with(SCHEDULER)], ids=["celo_adam", "celo"])
@@ -175,10 +173,10 @@ def test_missing_embedding_is_explained_at_construction(architecture: Any) -> No
         architecture.build(theta_of(architecture), 100)
     with pytest.raises(ValueError, match=r"has shape \(16,\), not \(3,\)"):
         architecture.build(theta_of(architecture), 100, task_embedding=np.zeros(3))
-    scheduler = LSTMScheduler(SCHEDULER)
+    scheduler = Scheduler(SCHEDULER)
     theta = theta_of(architecture)["scheduler"]
     with pytest.raises(ValueError, match="reads a task embedding"):
-        scheduler.step(theta, scheduler.init_state(theta), jnp.int32(0), jnp.float32(1.0), jnp.float32(10.0))
+        scheduler.step(theta, scheduler.init_state(theta), Signal(jnp.int32(0), jnp.float32(1.0), 10))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -203,7 +201,7 @@ def test_embedding_scales_the_updates(make: Any) -> None:
     ratio = first_updates(reads, one) / first_updates(reads, other)
     np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)  # float32 products
     assert abs(float(ratio[0, 0]) - 1) > 1e-3
-    plain = make(LSTMSchedulerConfig(hidden_size=4, num_timescales=3))
+    plain = make(SchedulerConfig(inputs=SCHEDULER.inputs[:2], network=LSTM(4)))
     np.testing.assert_array_equal(first_updates(plain, one), first_updates(plain))
 
 
@@ -265,7 +263,7 @@ def test_pes_makes_the_embedding_at_every_start_and_keeps_it() -> None:
 def test_pes_gradient_reaches_the_embedding_s_weights() -> None:
     _, _, gradients = meta_trained(6)
     for layer in ("input", "pooled_input"):
-        rows = gradients[0]["scheduler"]["network"][layer]["kernel"][FIRST:]
+        rows = gradients[0]["scheduler"][layer]["kernel"][FIRST:]
         assert rows.shape == (EMBEDDING_SIZE, 4) and np.all(np.isfinite(rows)) and np.all(np.any(rows != 0, axis=1))
 
 
@@ -279,10 +277,10 @@ def test_train_gives_the_task_s_embedding_to_the_optimizer() -> None:
     """Zeroing the rows that read it changes the training."""
     theta = theta_of(ADAM)
     run = jax.jit(lambda t: train(InnerProblem(ADAM, Quadratic()), t, jax.random.key(0), jnp.asarray(False), {}, 5)[1])
-    network = theta["scheduler"]["network"]
+    network = theta["scheduler"]
     blind = {
         name: {**network[name], "kernel": network[name]["kernel"].at[FIRST:].set(0.0)}
         for name in ("input", "pooled_input")
     }
-    without = run({"scheduler": {**theta["scheduler"], "network": {**network, **blind}}})
+    without = run({"scheduler": {**network, **blind}})
     assert np.all(np.isfinite(run(theta))) and not np.allclose(run(theta)[1:], without[1:], rtol=1e-6)

@@ -112,7 +112,7 @@ def test_state_is_one_number_per_tensor_more_and_none_by_default():
 
 def test_no_parameters_and_numbers_that_are_not_finite():
     tx = Celo(FLOORED).build(theta(), 10)
-    assert tx.init({}).scale_floor is None
+    assert tx.init({}).scale_floor == 0
     floor = tx.init({"a": jnp.array([jnp.nan, 1.0]), "b": jnp.zeros(2), "c": jnp.array([1.0, 1.0])}).scale_floor
     assert np.all(np.isfinite(floor))
 

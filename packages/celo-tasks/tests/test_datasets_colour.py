@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from celo_tasks.datasets import ImageData, is_available, load_images, prepared
+from celo_tasks.datasets import ImageData, arrays, is_available, load_images
 
 
 def make_data(size: int) -> ImageData:
@@ -25,7 +25,7 @@ def test_16_is_averaged_from_32(suffix: str, tmp_path: Path, no_tfds_data: Path)
     name = f"cifar100_16rgb{suffix}"
     assert not is_available(name, data_dir=tmp_path)
     large = make_data(32)
-    prepared.write_prepared(tmp_path / f"cifar100_32rgb{suffix}.npz", large)
+    arrays.write_prepared(tmp_path / f"cifar100_32rgb{suffix}.npz", large)
     assert is_available(name, data_dir=tmp_path) and is_available(f"cifar100_32rgb{suffix}", data_dir=tmp_path)
     small = load_images(name, data_dir=tmp_path)
     np.testing.assert_array_equal(small.x_train, halved(large.x_train))
@@ -38,13 +38,13 @@ def test_16_is_averaged_from_32(suffix: str, tmp_path: Path, no_tfds_data: Path)
 
 def test_arrays_of_its_own_come_first(tmp_path: Path) -> None:
     own = make_data(16)
-    prepared.write_prepared(tmp_path / "cifar10_32rgb.npz", make_data(32))
-    prepared.write_prepared(tmp_path / "cifar10_16rgb.npz", own)
+    arrays.write_prepared(tmp_path / "cifar10_32rgb.npz", make_data(32))
+    arrays.write_prepared(tmp_path / "cifar10_16rgb.npz", own)
     np.testing.assert_array_equal(load_images("cifar10_16rgb", data_dir=tmp_path).x_train, own.x_train)
 
 
 def test_a_faulty_larger_set_is_named(tmp_path: Path) -> None:
-    prepared.write_prepared(tmp_path / "cifar10_32rgb.npz", make_data(28))
+    arrays.write_prepared(tmp_path / "cifar10_32rgb.npz", make_data(28))
     with pytest.raises(ValueError, match=r"cifar10_32rgb\.npz: x_train must be uint8 \(N, 32, 32, 3\)"):
         load_images("cifar10_16rgb", data_dir=tmp_path)
 

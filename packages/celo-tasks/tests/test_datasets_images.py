@@ -12,11 +12,11 @@ import pytest
 from celo_tasks.datasets import (
     IMAGE_SPECS,
     ImageData,
+    arrays,
     is_available,
     load_images,
     load_text,
     prepare,
-    prepared,
     tfds_images,
     to_grey_8x8,
 )
@@ -47,14 +47,14 @@ def test_sources_are_tried_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     from_tfds, from_disk = make_data(1), make_data(2)
     monkeypatch.setattr(tfds_images, "read_tfds", lambda name: from_tfds)
     assert_equal(load_images("mnist_8x8", data_dir=tmp_path), from_tfds)
-    prepared.write_prepared(tmp_path / "mnist_8x8.npz", from_disk)
+    arrays.write_prepared(tmp_path / "mnist_8x8.npz", from_disk)
     assert_equal(load_images("mnist_8x8", data_dir=tmp_path), from_disk)
     assert_equal(load_images("mnist_8x8", data_dir=tmp_path, source="tfds"), from_tfds)
 
 
 def test_prepared_arrays_come_before_embedded_ones(tmp_path: Path) -> None:
     ours = make_data()
-    prepared.write_prepared(tmp_path / "digits_8x8.npz", ours)
+    arrays.write_prepared(tmp_path / "digits_8x8.npz", ours)
     assert_equal(load_images("digits_8x8", data_dir=tmp_path), ours)
     assert_equal(load_images("digits_8x8", data_dir=tmp_path, source="embedded"), load_embedded("digits_8x8"))
     assert_equal(load_images("digits_8x8", data_dir=tmp_path / "nowhere"), load_embedded("digits_8x8"))
@@ -62,15 +62,15 @@ def test_prepared_arrays_come_before_embedded_ones(tmp_path: Path) -> None:
 
 def test_any_npz_in_the_data_dir_has_a_name(tmp_path: Path) -> None:
     ours = make_data(shape=(9, 11, 3))
-    prepared.write_prepared(tmp_path / "mine.npz", ours)
+    arrays.write_prepared(tmp_path / "mine.npz", ours)
     assert_equal(load_images("mine", data_dir=str(tmp_path)), ours)
 
 
 def test_availability_without_reading(tmp_path: Path, no_tfds_data: Path) -> None:
     assert all(is_available(name) == spec.embedded for name, spec in IMAGE_SPECS.items())
     assert not is_available("mine", data_dir=tmp_path)
-    prepared.write_prepared(tmp_path / "mine.npz", make_data())
-    prepared.write_prepared(tmp_path / "mnist_8x8.npz", make_data())
+    arrays.write_prepared(tmp_path / "mine.npz", make_data())
+    arrays.write_prepared(tmp_path / "mnist_8x8.npz", make_data())
     assert is_available("mine", data_dir=tmp_path)
     assert is_available("mnist_8x8", data_dir=str(tmp_path))
     assert not is_available("cifar10_8x8", data_dir=tmp_path)
@@ -148,7 +148,7 @@ def test_a_faulty_file_is_named_with_its_fault(tmp_path: Path, change: dict[str,
 
 def test_a_set_without_a_name_of_its_own_fits_the_network_or_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
-    prepared.write_prepared(path, make_data()._replace(y_test=np.full(6, 10, np.uint8)))
+    arrays.write_prepared(path, make_data()._replace(y_test=np.full(6, 10, np.uint8)))
     assert load_images("mine", data_dir=tmp_path, num_classes=11, num_pixels=64).y_test.max() == 10
     with pytest.raises(ValueError, match="y_test has the label 10, but there are 10 classes") as caught:
         load_images("mine", data_dir=tmp_path, num_classes=10)
@@ -221,7 +221,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "sub" / "mnist_8x8.npz"
     old = make_data(1)
     if existing:
-        prepared.write_prepared(path, old)
+        arrays.write_prepared(path, old)
 
     def cut_off(file: IO[bytes], **arrays: np.ndarray) -> None:
         file.write(b"half a file")
@@ -229,10 +229,10 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(np, "savez_compressed", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        prepared.write_prepared(path, make_data(2))
+        arrays.write_prepared(path, make_data(2))
     assert [each.name for each in path.parent.iterdir()] == (["mnist_8x8.npz"] if existing else [])
     if existing:
-        assert_equal(prepared.read_prepared(path), old)
+        assert_equal(arrays.read_prepared(path), old)
 
 
 @pytest.mark.parametrize("size", [8, 28])

@@ -13,10 +13,10 @@ from PIL import Image
 
 from celo_tasks.datasets import (
     IMAGE_SPECS,
+    arrays,
     is_available,
     load_images,
     prepare,
-    prepared,
     tfds_images,
     to_grey_8x8,
 )
@@ -133,7 +133,7 @@ def test_prepare_cut_off_leaves_nothing(tmp_path: Path, no_tfds_data: Path, monk
         file.write(b"half a file")
         raise OSError("disk full")
 
-    monkeypatch.setattr(prepared.np, "savez_compressed", cut_off)
+    monkeypatch.setattr(arrays.np, "savez_compressed", cut_off)
     with pytest.raises(OSError, match="disk full"):
         prepare("mnist_8x8", out_dir=tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from celo_tasks.evaluation import plots
 from celo_tasks.evaluation.plots import Line, Panel, Profile, Row
 from celo_tasks.evaluation.statistics import Interval
+from celo_tasks.reporting.palette import colors
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -100,17 +101,17 @@ def test_profiles_have_a_line_and_a_band_each_over_a_log_axis() -> None:
 
 def test_ten_optimizers_have_ten_colors_and_keep_those_reserved() -> None:
     names = ["sgd", "lion", "celo", "velo", "adamw", "adam", "shampoo", "mine", "muon", "yogi"]
-    palette = plots.colors(names)
+    palette = colors(names)
     assert list(palette) == names and len(set(palette.values())) == 10
-    assert {name: plots.colors([name])[name] for name in ("adam", "adamw", "celo")}.items() <= palette.items()
-    assert len(plots.colors(map(str, range(20)))) == 20
+    assert {name: colors([name])[name] for name in ("adam", "adamw", "celo")}.items() <= palette.items()
+    assert len(colors(map(str, range(20)))) == 20
 
 
 def test_a_palette_is_kept_where_optimizers_are_missing() -> None:
-    palette = plots.colors(["lion", "sgd", "celo"])
+    palette = colors(["lion", "sgd", "celo"])
     one = dataclasses.replace(panel(), lines=[falling("sgd", 1.0)])
     assert plots.curves_figure([one], palette).axes[0].lines[0].get_color() == palette["sgd"]
-    assert palette["sgd"] != plots.colors(["sgd"])["sgd"]
+    assert palette["sgd"] != colors(["sgd"])["sgd"]
 
 
 def test_pictures_are_pngs() -> None:

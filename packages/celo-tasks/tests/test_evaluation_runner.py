@@ -228,11 +228,16 @@ def test_names_are_suggested() -> None:
 def test_weights_of_a_run(tmp_path: Path) -> None:
     import jax
 
-    from celo_core import Celo, CeloConfig
+    from celo_core import Celo, CeloConfig, configs
     from celo_core.meta_training.checkpoints import save_theta
 
     theta = Celo(CeloConfig(scheduler=None)).init(jax.random.key(0))
-    save_theta(tmp_path / "mine" / "theta.npz", theta, {})
+    config = configs.to_json(CeloConfig(scheduler=None))
+    save_theta(tmp_path / "old" / "theta.npz", theta, {"config": {}, "architecture": "celo"})
+    with pytest.raises(ValueError, match=r"was written by an earlier version: `celo-zoo convert RUN"):
+        resolve(Spec.parse(str(tmp_path / "old"), is_weights=True))
+    described = {"format_version": 3, "architecture": "celo", "config": config}
+    save_theta(tmp_path / "mine" / "theta.npz", theta, described)
     spec = Spec.parse(str(tmp_path / "mine"), is_weights=True)
     assert spec.name == "mine"
     found = resolve(spec)

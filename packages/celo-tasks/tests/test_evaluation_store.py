@@ -30,6 +30,16 @@ def test_runs_come_back_as_they_were(tmp_path: Path, make_run: MakeRun) -> None:
     assert create(tmp_path / "store").runs == again.runs
 
 
+def test_a_folder_with_a_suites_old_name_is_read_and_goes_on(tmp_path: Path, make_run: MakeRun) -> None:
+    open_store = lambda: Store.create(tmp_path, "ood-17", ["vae_fashion_mnist"], 40)
+    store = open_store()
+    store.append(make_run(np.ones(40), task="vae_fashion_mnist"))
+    path = tmp_path / "store.json"
+    path.write_text(path.read_text().replace("ood-17", "velodrome-17"))
+    assert Store.read(tmp_path).header["suite"] == "ood-17"
+    assert open_store().runs == store.runs
+
+
 def test_a_torn_last_line_is_dropped_and_no_other(tmp_path: Path, make_run: MakeRun) -> None:
     store = create(tmp_path)
     first, second, third = (make_run(np.ones(40), seed=seed) for seed in range(3))

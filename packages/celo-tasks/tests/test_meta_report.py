@@ -10,14 +10,14 @@ import pytest
 
 from celo_core import ConstantLength, TruncatedPES
 from celo_core.meta_training import checkpoints
-from celo_core.meta_training.run import Progress, run_phase
+from celo_core.meta_training.run import RunStatus, run_phase
 from celo_core.meta_training.trainer import MetaTrainConfig, MetaTrainer
 from celo_core.testing.toys import LearnedSGD, Quadratic
 from celo_tasks.families import ImageMLP
 from celo_tasks.meta_training import monitoring as meta_report
 from celo_tasks.meta_training import run as meta_training
 from celo_tasks.meta_training.monitoring import MetaReport
-from celo_tasks.meta_training.recipe import Recipe
+from celo_tasks.meta_training.recipe import load
 from celo_tasks.meta_training.validation import MetaValidation, ValidationStopped
 
 
@@ -80,7 +80,7 @@ def test_after_a_rollback_what_was_measured_beyond_it_is_dropped(tmp_path):
     (tmp_path / "rule" / "log.jsonl").write_text(json.dumps({"iteration": 5, "meta_loss": 1.0}) + "\n")
     watch = MetaReport(tmp_path, "rule", LearnedSGD(), 5, None)
     for iteration in (5, 10, 15, 10):  # back to 5, from where the next block ends at 10
-        watch(Moment(state, iteration, 1.0, metrics, False))
+        watch(RunStatus(state, iteration, 1.0, metrics, False))
     assert [line["iteration"] for line in lines(tmp_path)] == [5, 10]
 
 
@@ -96,8 +96,9 @@ def sgd(iterations):
 
 
 def test_a_meta_optimizer_is_imported(monkeypatch):
-    recipe = Recipe(("digits_8x8",), meta_optimizer=f"{__name__}:sgd", iterations=(4, 4), num_pairs=2, truncation=2)
+    settings = (f"phases.update_rule.meta_optimizer={__name__}:sgd", "phases.update_rule.training.iterations=4")
+    recipe = load("paper", (*settings, "problems.families.mlp=2", "estimator.truncation=2"))
     family = ImageMLP(("digits_8x8",))
-    made = meta_training._trainer(recipe, 0, {}, [family], [family.load()], None)
+    made = meta_training._trainer(recipe, "update_rule", {}, [family], [family.load()], None)
     updates, _ = made._optimizer.update({"a": np.ones(2)}, made._optimizer.init({"a": np.ones(2)}))
     np.testing.assert_allclose(updates["a"], -0.25)

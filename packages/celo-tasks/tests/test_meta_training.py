@@ -12,21 +12,21 @@ import jax
 import numpy as np
 import pytest
 
-from celo_core import Celo, FullES, GrowingLength, NoiseReuseES, TruncatedBackprop, TruncatedPES
+from celo_core import Celo
 from celo_core.meta_training import checkpoints
-from celo_core.testing.toys import LearnedSGD
 from celo_tasks.cli import common as cli_common
 from celo_tasks.cli import main as cli
 from celo_tasks.cli import meta_training as cli_meta_training
-from celo_tasks.families import ImageMLP
 from celo_tasks.meta_training import monitoring as meta_report
+from celo_tasks.meta_training import recipe as recipes
 from celo_tasks.meta_training import run as meta_training
-from celo_tasks.meta_training.recipe import OFFLINE_DATASETS, PAPER_DATASETS, PHASES, Recipe
+from celo_tasks.meta_training.recipe_files import OFFLINE_DATASETS, PAPER_DATASETS
 from celo_tasks.meta_training.validation import MetaValidation
 
 SETTINGS = [
-    "--datasets", "digits_8x8,fashion_mnist_small_8x8", "--iterations", "4", "--pairs", "2", "--truncation", "3",
-    "--min-length", "4", "--max-length", "9", "--seed", "3", "--validate-every", "0",
+    "--datasets", "digits_8x8,fashion_mnist_small_8x8", "--iterations", "4", "--seed", "3", "--validate-every", "0",
+    "--set", "problems.families.mlp=2", "--set", "estimator.truncation=3",
+    "--set", "estimator.lengths.minimum=4", "--set", "estimator.lengths.maximum=9",
 ]  # fmt: skip
 
 
@@ -39,56 +39,11 @@ def run_folder(tmp_path_factory):
     tiny = functools.partial(MetaValidation, 5, 1, ("mlp_tanh_48x24",), learning_rates=(0.01,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meta_report, "MetaValidation", tiny)
-        assert cli.main([*command, "--phase", "update-rule", *seen]) == 0
+        assert cli.main([*command, "--phase", "update_rule", *seen]) == 0
     rule = (folder / "update_rule" / "theta.npz").read_bytes()
     assert cli.main(command) == 0
     assert (folder / "update_rule" / "theta.npz").read_bytes() == rule, "a finished phase is not run again"
     return folder
-
-
-def recipe(*arguments):
-    options = cli._parser().parse_args(["meta-train", "--out", "x", "--datasets", "digits_8x8", *arguments])
-    return cli_meta_training._recipe(options)
-
-
-def test_the_default_recipe_is_the_papers():
-    found = recipe()
-    assert found == Recipe(("digits_8x8",))
-    assert found.iterations == (100_000, 100_000) and found.learning_rates == (3e-4, 3e-4)
-    assert (found.num_pairs, found.truncation, found.sigma, found.estimator) == (32, 50, 0.01, "pes")
-    assert (found.min_length, found.max_length, found.average_decay, found.final_fraction) == (100, 2000, 0.0, 1.0)
-
-
-def test_options_change_the_recipe():
-    fast = recipe("--recipe", "fast", "--scheduler-iterations", "7", "--learning-rate", "0.5", "--pairs", "8")
-    assert fast.iterations == (3000, 7) and fast.learning_rates == (0.5, 1e-3) and fast.num_pairs == 8
-    both = recipe("--iterations", "9", "--truncations", "5:10,7:20", "--augmentation", "none")
-    assert both.iterations == (9, 9) and both.truncations == ((5, 10), (7, 20)) and both.levels == ("none",)
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, TruncatedPES),
-        ({"estimator": "noise_reuse_es", "resume_probability": 0.5}, NoiseReuseES),
-        ({"estimator": "full_es", "first_length": 10, "min_length": 5}, FullES),
-        ({"estimator": "truncated_backprop", "num_pairs": 3, "clip_problem": 0.1}, TruncatedBackprop),
-    ],
-)
-def test_estimators_of_a_recipe(changes, expected):
-    recipe = Recipe((), **changes)
-    made = meta_training._estimator(recipe, LearnedSGD(), ImageMLP(("digits_8x8",)), 0, recipe.num_pairs)
-    assert type(made) is expected
-    assert made.num_problems == {"truncated_backprop": 6}.get(changes.get("estimator"), 32)
-    assert (made.clip_problem == 0.1) == ("clip_problem" in changes)
-    assert isinstance(made.lengths, GrowingLength) == ("first_length" in changes)
-    assert (getattr(made, "resume", None) is not None) == ("resume_probability" in changes)
-
-
-def test_sigma_that_decays():
-    recipe = Recipe((), sigma=0.04, final_sigma=0.01, iterations=(100, 7))
-    made = meta_training._estimator(recipe, LearnedSGD(), ImageMLP(("digits_8x8",)), 0, 4)
-    assert made.sigma(0) == pytest.approx(0.04) and made.sigma(50) == pytest.approx(0.02) and made.sigma(100) == 0.01
 
 
 def real_command(out):
@@ -142,14 +97,15 @@ def test_a_stop_between_phases_does_not_begin_the_next(run_folder, monkeypatch):
 
     monkeypatch.setattr(meta_training, "run_phase", finished)
     (run_folder / "stopped").mkdir()
-    recipe = Recipe(("digits_8x8",), iterations=(4, 4), num_pairs=2, truncation=3, min_length=4, max_length=9)
+    options = cli._parser().parse_args(["meta-train", "--out", "x", *SETTINGS])
+    recipe = cli_meta_training._recipe(options)
     assert meta_training.meta_train(recipe, run_folder / "stopped", stop=lambda: True) is None
     assert begun == ["update_rule"] and (run_folder / "stopped" / "update_rule" / "theta.npz").exists()
 
 
 @pytest.mark.slow
 def test_what_is_seen_of_a_run(run_folder):
-    """Validation, pictures and TensorBoard, where they were asked for."""
+    """Validation, plots and TensorBoard, where they were asked for."""
     folder = run_folder / "update_rule"
     (line,) = [json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines()]
     assert line["iteration"] == 4 and np.isfinite(line["ratio"])
@@ -183,11 +139,12 @@ def test_provenance_and_logs(run_folder):
     assert {"command", "commit", "recipe", "data", "seeds", "seconds", "inner_steps", "hardware", "versions"} <= set(
         run
     )
-    assert run["recipe"]["datasets"] == ["digits_8x8", "fashion_mnist_small_8x8"]
+    assert run["recipe"]["problems"]["datasets"] == ["digits_8x8", "fashion_mnist_small_8x8"]
     assert len(run["data"]["sha256"]) == 64
     # 2 phases x 4 iterations x 2 pairs x 2 signs x 3 steps
     assert run["inner_steps"] == 2 * 4 * 2 * 2 * 3
-    for phase in PHASES:
+    assert run["format_version"] == 3 and recipes.load(str(run_folder)).seed == 3
+    for phase in ("update_rule", "scheduler"):
         lines = [json.loads(line) for line in (run_folder / phase / "log.jsonl").read_text().splitlines()]
         assert lines[-1]["iteration"] == 4
         assert {"meta_loss", "gradient_norm", "step_size", "non_finite", "seconds"} <= set(lines[-1])
@@ -198,7 +155,7 @@ def test_provenance_and_logs(run_folder):
 def test_other_settings_in_the_same_folder_are_refused(run_folder, capsys):
     (run_folder / "scheduler" / "theta.npz").rename(run_folder / "scheduler" / "kept.npz")
     try:
-        command = ["meta-train", "--out", str(run_folder), *SETTINGS, "--sigma", "0.5"]
+        command = ["meta-train", "--out", str(run_folder), *SETTINGS, "--set", "estimator.sigma=0.5"]
         assert cli.main(command) == 2
     finally:
         (run_folder / "scheduler" / "kept.npz").rename(run_folder / "scheduler" / "theta.npz")
@@ -209,22 +166,39 @@ def test_other_settings_in_the_same_folder_are_refused(run_folder, capsys):
     ("arguments", "message"),
     [
         (["--datasets", "no_such_set"], "no_such_set"),
-        (["--datasets", "digits_8x8", "--augmentation", "everywhere"], "global, tensor, parameter"),
-        (["--datasets", "digits_8x8", "--pairs", "0"], "num_pairs"),
-        (["--datasets", "digits_8x8", "--min-length", "9", "--max-length", "3"], "minimum"),
-        (["--datasets", "digits_8x8", "--phase", "scheduler"], "update_rule in this folder first"),
-        (["--datasets", "digits_8x8", "--truncation", "3000"], "longer than any problem"),
-        (["--datasets", "digits_8x8", "--estimator", "guess"], "estimator must be one of es, pes"),
-        (["--datasets", "digits_8x8", "--estimator", "full_es", "--resume-probability", "0.5"], "cannot be resumed"),
-        (["--datasets", "digits_8x8", "--meta-loss", "test"], "meta_loss must be one of"),
-        (["--datasets", "digits_8x8", "--meta-optimizer", "nowhere:make"], "cannot be imported"),
-        (["--datasets", "digits_8x8", "--validate-every", "-1"], "validation needs"),
-        (["--datasets", "digits_8x8", "--coordinator", "localhost:1"], "--processes and --process together"),
-        (["--datasets", "digits_8x8", "--first-length", "5000"], "minimum <= first <= maximum"),
+        (["--set", "problems.augmentation=['everywhere']"], "global, tensor, parameter"),
+        (["--set", "problems.families.mlp=0"], "each with at least 1 antithetic pair"),
+        (["--set", "problems.families.mpl=2"], "there is no family 'mpl', did you mean mlp"),
+        (["--set", "estimator.lengths.minimum=5000"], "minimum <= maximum"),
+        (["--phase", "scheduler"], "run the phase update_rule in this folder first"),
+        (["--set", "phases.update_rule.replaces={}"], "the phase update_rule needs scheduler: let an earlier phase"),
+        (
+            ["--phase", "schedule"],
+            "phase must be one of update_rule, scheduler, not 'schedule', did you mean scheduler",
+        ),
+        (["--set", "estimator.truncation=3000"], "longer than any problem"),
+        (["--set", "estimator.type=guess"], "recipe.estimator has the unknown type 'guess'"),
+        (["--set", "estimator.type=full_es", "--set", "estimator.resume.probability=0.5"], "has no field 'resume'"),
+        (["--set", "estimator.meta_loss=test"], "meta_loss must be one of"),
+        (["--set", "estimator.sigma=small"], "recipe.estimator.sigma must be of type float, not 'small'"),
+        (["--set", "phases.update_rule.meta_optimizer=nowhere:make"], "cannot be imported"),
+        (["--set", "phases.update_rule.trains=['rule']"], "theta of celo has no 'rule': choose from update_rule"),
+        (["--set", "phases.update_rule.trainning.iterations=3"], "has no field 'trainning', did you mean training"),
+        (["--set", "problems.objective=accuracy"], "objective must be one of loss, log_loss"),
+        (["--set", "architecture.name=cello"], "unknown architecture 'cello', did you mean celo"),
+        (["--set", "architecture.config.scheduler.prior.peak=2"], "CeloConfig.scheduler.prior has no field 'peak'"),
+        (["--set", "architecture.config.schedule=3"], "CeloConfig has no field 'schedule', did you mean scheduler"),
+        (["--set", "seed"], "'seed' is no setting: write path.to.field=value"),
+        (["--set", "seed.more=1"], "seed has no fields, so there is no seed.more"),
+        (["--recipe", "fats"], "there is no recipe 'fats', did you mean fast"),
+        (["--iterations", "0"], "at least 1 meta-iteration"),
+        (["--validate-every", "-1"], "validation needs"),
+        (["--coordinator", "localhost:1"], "--processes and --process together"),
     ],
 )
 def test_mistakes_give_one_sentence_and_leave_nothing(arguments, message, tmp_path, capsys):
-    assert cli.main(["meta-train", "--out", str(tmp_path / "run"), *arguments]) == 2
+    datasets = [] if "--datasets" in arguments else ["--datasets", "digits_8x8"]
+    assert cli.main(["meta-train", "--out", str(tmp_path / "run"), *datasets, *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "run").exists()
@@ -258,3 +232,11 @@ def test_help_teaches(capsys):
         cli.main(["meta-train", "--help"])
     assert exit_.value.code == 0
     assert "examples:" in capsys.readouterr().out
+
+
+def test_a_run_of_the_old_layout_says_what_to_do(tmp_path, capsys):
+    (tmp_path / "update_rule").mkdir()
+    checkpoints.save_theta(tmp_path / "update_rule" / "theta.npz", {"update_rule": {"b": np.zeros(2, np.float32)}}, {})
+    assert cli.main(["meta-train", "--out", str(tmp_path), *SETTINGS]) == 2
+    error = capsys.readouterr().err
+    assert "was written by an earlier version" in error and "celo-zoo convert RUN" in error

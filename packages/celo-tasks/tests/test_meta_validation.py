@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import Celo, CeloConfig, TaskFamily
+from celo_core import Celo, CeloConfig, LearnedOptimizer, TaskFamily
 from celo_core.meta_training.trainer import FrozenPart
 from celo_core.testing.toys import LearnedSGD, Quadratic
 from celo_tasks import quickstart
@@ -93,7 +93,7 @@ def sgd_theta(learning_rate: float) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Counted:
+class Counted(LearnedOptimizer):
     """Adam whose theta is its learning rate; counts how often it is built, which is when a program is traced."""
 
     builds: list[int] = dataclasses.field(default_factory=list, compare=False)

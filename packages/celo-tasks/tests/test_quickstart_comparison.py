@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import TaskFamily
+from celo_core import FamilyDefaults, TaskFamily
 from celo_core.progress import ProgressLine
 from celo_tasks import comparison
 from celo_tasks.baselines import Contestant
@@ -19,7 +19,7 @@ SGD = Contestant("sgd", "plain", lambda rate, _: optax.with_extra_args_support(o
 
 
 @dataclasses.dataclass(frozen=True)
-class Distance:
+class Distance(FamilyDefaults):
     """Loss 1/2 (p - x)^2 for random x around 3; the parameter starts at 0."""
 
     name: str = "distance"

@@ -10,7 +10,7 @@ import pytest
 from celo_core import TaskFamily
 from celo_tasks.comparison import HeldOut
 from celo_tasks.datasets import IMAGE_SPECS
-from celo_tasks.tasks import small_images, velodrome_images
+from celo_tasks.tasks.registry import TASKS as REGISTERED
 
 
 def dense(*sizes: int) -> int:
@@ -76,8 +76,7 @@ TASKS: dict[str, tuple[str, int, int]] = {
 @pytest.mark.parametrize("name", TASKS)
 def test_size(name: str) -> None:
     dataset, batch_size, num_parameters = TASKS[name]
-    module = small_images if name.startswith("small") else velodrome_images
-    family = getattr(module, name)(name, dataset, "nowhere")
+    family = REGISTERED[name].make_with(dataset, "nowhere")
     assert isinstance(family, TaskFamily) and isinstance(family, HeldOut)
     assert (family.name, family.dataset, family.data_dir) == (name, dataset, "nowhere")
 
@@ -101,7 +100,7 @@ def test_size(name: str) -> None:
 
 
 def test_the_resnet_halves_its_pictures_to_one_pixel() -> None:
-    network = velodrome_images.resnet_cifar10_16x16("r", "cifar10_16rgb", None).network
+    network = REGISTERED["resnet_cifar10_16x16"].make_with("cifar10_16rgb").network
     images = jnp.zeros((2, 16, 16, 3))
     _, state = jax.eval_shape(
         lambda key: network.apply(network.init(key, images), images, capture_intermediates=True), jax.random.key(0)

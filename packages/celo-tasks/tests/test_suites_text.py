@@ -11,7 +11,7 @@ from celo_core import TaskFamily
 from celo_tasks import datasets
 from celo_tasks.comparison import HeldOut
 from celo_tasks.families import LanguageModel, RecurrentLM
-from celo_tasks.tasks import small_text, velodrome_meta, velodrome_text
+from celo_tasks.tasks.registry import TASKS as REGISTERED
 
 
 def dense(inputs: int, outputs: int) -> int:
@@ -34,31 +34,30 @@ def recurrent(vocabulary: int, embedding: int, width: int, gates: int, states: i
 ADAFAC_MLP = dense(39, 4) + dense(4, 4) + dense(4, 2) + 7
 K32 = 32_000
 
-# module, data set, shape of a batch's tokens, number of parameters
-TASKS: dict[str, tuple[Any, str, tuple[int, int] | None, int]] = {
-    "transformer_lm1b_2layer_32width": (velodrome_text, "lm1b_32k", (8, 8), transformer(K32, 8, 32, 2)),
-    "transformer_lm1b_3layer_112width": (velodrome_text, "lm1b_32k", (16, 32), transformer(K32, 32, 112, 3)),
-    "transformer_lm1b_5layer_128width": (velodrome_text, "lm1b_32k", (32, 128), transformer(K32, 128, 128, 5)),
-    "rnn_lm1b_lstm256": (velodrome_text, "lm1b_32k", (128, 32), recurrent(K32, 128, 256, 4, 2)),
-    "rnn_wikipedia_gru256": (velodrome_text, "wikipedia_en_32k", (128, 32), recurrent(K32, 128, 256, 3, 1)),
-    "rnn_lm1b_irnn256": (velodrome_text, "lm1b", (128, 32), recurrent(256, 128, 256, 1, 1)),
-    "lopt_fashion_mnist_20": (velodrome_meta, "fashion_mnist_small_8x8", None, ADAFAC_MLP),
+# data set, shape of a batch's tokens, number of parameters
+TASKS: dict[str, tuple[str, tuple[int, int] | None, int]] = {
+    "transformer_lm1b_2layer_32width": ("lm1b_32k", (8, 8), transformer(K32, 8, 32, 2)),
+    "transformer_lm1b_3layer_112width": ("lm1b_32k", (16, 32), transformer(K32, 32, 112, 3)),
+    "transformer_lm1b_5layer_128width": ("lm1b_32k", (32, 128), transformer(K32, 128, 128, 5)),
+    "rnn_lm1b_lstm256": ("lm1b_32k", (128, 32), recurrent(K32, 128, 256, 4, 2)),
+    "rnn_wikipedia_gru256": ("wikipedia_en_32k", (128, 32), recurrent(K32, 128, 256, 3, 1)),
+    "rnn_lm1b_irnn256": ("lm1b", (128, 32), recurrent(256, 128, 256, 1, 1)),
+    "lopt_fashion_mnist_20": ("fashion_mnist_small_8x8", None, ADAFAC_MLP),
     "es_wrapped_fashion_mnist_8x8_relu32": (
-        velodrome_meta,
         "fashion_mnist_small_8x8",
         None,
         dense(64, 32) + dense(32, 10),
     ),
-    "small_transformer": (small_text, "shakespeare", (8, 24), transformer(256, 24, 32, 2)),
-    "small_gru": (small_text, "shakespeare", (16, 24), recurrent(256, 16, 32, 3, 1)),
-    "small_lopt": (small_text, "digits_8x8", None, ADAFAC_MLP),
+    "small_transformer": ("shakespeare", (8, 24), transformer(256, 24, 32, 2)),
+    "small_gru": ("shakespeare", (16, 24), recurrent(256, 16, 32, 3, 1)),
+    "small_lopt": ("digits_8x8", None, ADAFAC_MLP),
 }
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_shapes_of_the_task(name: str) -> None:
-    module, dataset, batch_shape, parameters = TASKS[name]
-    task = getattr(module, name)(name, dataset, "no such folder")
+    dataset, batch_shape, parameters = TASKS[name]
+    task: Any = REGISTERED[name].make_with(dataset, "no such folder")
     assert isinstance(task, TaskFamily) and isinstance(task, HeldOut)
     params, state = jax.eval_shape(task.init, jax.random.key(0), {})
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters and state is None
@@ -72,7 +71,7 @@ def test_shapes_of_the_task(name: str) -> None:
 
 def test_vocabulary_follows_from_the_name() -> None:
     for dataset, want in (("lm1b_32k", 32_000), ("wikipedia_en_32k", 32_000), ("lm1b", 256), ("my_text", 256)):
-        task = velodrome_text.rnn_lm1b_lstm256("rnn", dataset, None)
+        task = REGISTERED["rnn_lm1b_lstm256"].make_with(dataset)
         assert task.vocabulary == task.network.vocabulary == datasets.text_vocabulary(dataset) == want
 
 

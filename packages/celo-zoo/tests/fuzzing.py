@@ -26,7 +26,9 @@ import ml_dtypes
 import numpy as np
 
 import celo_zoo
-from celo_core import CeloConfig, LSTMSchedulerConfig, get_architecture
+from celo_core import CeloConfig, SchedulerConfig, get_architecture
+from celo_core.directions import MLP
+from celo_core.schedulers import LSTM
 from celo_zoo import folders, schema, tensors
 from celo_zoo.errors import LONGEST as LONGEST_MESSAGE
 
@@ -56,7 +58,9 @@ NASTY = [
 
 def original(folder):
     """A small Celo, saved; its numbers are small so that one flipped bit rarely makes them infinite."""
-    architecture = get_architecture("celo", CeloConfig(hidden_sizes=(2,), scheduler=LSTMSchedulerConfig(hidden_size=3)))
+    architecture = get_architecture(
+        "celo", CeloConfig(directions=(MLP(hidden_sizes=(2,)),), scheduler=SchedulerConfig(network=LSTM(3)))
+    )
     numbers = np.random.default_rng(0)
     theta = {}
     for path, leaf in tensors.flatten(schema.expected_shapes(architecture)).items():
@@ -243,7 +247,14 @@ def bomb_config(files, draw):
         b"-" + b"9" * 4000,
     ]
     text = draw.choice(bombs)
-    where = draw.choice([b'{"format_version":2,"architecture":"celo","config":%s}', b'{"format_version":%s}', b"%s"])
+    where = draw.choice(
+        [
+            b'{"format_version":3,"architecture":"celo","config":%s}',
+            b'{"format_version":2,"architecture":"celo","config":%s}',
+            b'{"format_version":%s}',
+            b"%s",
+        ]
+    )
     files[folders.CONFIG] = where % text
 
 
@@ -354,7 +365,7 @@ def outcome(folder, digest, files):
     expected = read_independently(files[folders.WEIGHTS])
     assert tensors.same_bits(leaves, expected)
     assert all(np.isfinite(leaf).all() for leaf in leaves.values())
-    assert json.loads(files[folders.CONFIG])["architecture"] == found.architecture
+    assert json.loads(files[folders.CONFIG])["architecture"] == found.architecture.name
     return "another valid optimizer"
 
 

@@ -9,7 +9,6 @@ import optax
 import pytest
 
 import celo_zoo
-from celo_core import get_architecture
 from celo_core.checks import flatten_theta
 from celo_zoo import index, schema
 
@@ -25,7 +24,7 @@ BUNDLED = [name for name, entry in index.entries().items() if entry.bundled]
 @pytest.mark.parametrize("name", BUNDLED)
 def test_bundled(name):
     model = celo_zoo.load(name)
-    expected = flatten_theta(schema.expected_shapes(get_architecture(model.architecture, model.config)))
+    expected = flatten_theta(schema.expected_shapes(model.architecture))
     leaves = flatten_theta(model.theta)
     assert {path: leaf.shape for path, leaf in leaves.items()} == {path: leaf.shape for path, leaf in expected.items()}
     assert all(np.isfinite(leaf).all() for leaf in leaves.values())

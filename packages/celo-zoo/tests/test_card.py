@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 import celo_zoo
-from celo_core import CeloConfig, LSTMSchedulerConfig, get_architecture
+from celo_core import ORTHOGONAL, CeloAdamConfig, CeloConfig, SchedulerConfig, configs, get_architecture
+from celo_core.schedulers import Loss, TaskEmbedding, Time
 from celo_zoo import card, evaluation, schema
 
 SHAPES = {"update_rule/kernel": (3, 4), "update_rule/bias": (4,), "scheduler/kernel": (2,)}
@@ -59,13 +60,25 @@ def test_front_matter_and_text():
     assert card.write_card(json.loads(json.dumps(document())), dict(reversed(SHAPES.items()))) == text
 
 
+def test_limits_are_those_of_the_recipe():
+    lengths = {"type": "log_uniform", "minimum": 300, "maximum": 3000}
+    recipe = {"problems": {"datasets": ["digits_8x8"]}, "estimator": {"type": "pes", "lengths": lengths}}
+    text = card.write_card(document(provenance={**PROVENANCE, "recipe": recipe}), SHAPES)
+    assert "longer than the 300 to 3,000 steps that it was meta-trained for" in text
+    assert '`["digits_8x8"]`' in text.split("Sizes and kinds")[1]
+
+
 def test_what_it_does_is_by_its_config():
-    scheduler = {"hidden_size": 0, "decay": "linear"}
-    text = card.write_card(document(config={"adam": True, "orthogonal": True, "scheduler": scheduler}), SHAPES)
-    assert "Adam's direction and of matrices an orthogonalised momentum; a linear map of" in text and "a decay" in text
-    plain = card.write_card(document(), SHAPES)
-    assert "an LSTM that follows" in plain and "beside" not in plain and "a decay" not in plain
-    assert "scales all steps" not in card.write_card(document(config={"scheduler": None}), SHAPES)
+    of = lambda config, **more: card.write_card(document(config=configs.to_json(config), **more), SHAPES)
+    shipped = of(ORTHOGONAL)
+    assert "Adam's direction with learned weights and for matrices an orthogonalised momentum. All" in shipped
+    assert "scaled by a cosine decay, in which nothing is learned." in shipped
+    paper = of(CeloConfig())
+    assert "Steps are the step that a small network makes" in paper and "orthogonalised" not in paper
+    assert "a constant times what an LSTM makes of the part of the training done and the loss." in paper
+    assert "The direction is Adam's. All steps" in of(CeloAdamConfig(), architecture="celo_adam")
+    assert "scaled by" not in of(CeloConfig(scheduler=None))
+    assert "Steps are" not in card.write_card(document(config={"directions": 3, "scheduler": []}), SHAPES)
 
 
 def test_nothing_recorded():
@@ -251,7 +264,7 @@ def test_example_runs_in_the_folder(model_folder, monkeypatch, capsys):
 
 
 def test_example_with_task_embedding(tmp_path, monkeypatch):
-    config = CeloConfig(scheduler=LSTMSchedulerConfig(task_embedding=True))
+    config = CeloConfig(scheduler=SchedulerConfig(inputs=(Time(), Loss(), TaskEmbedding())))
     theta = jax.tree.map(
         lambda leaf: np.full(leaf.shape, 0.01), schema.expected_shapes(get_architecture("celo", config))
     )

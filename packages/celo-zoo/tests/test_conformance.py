@@ -11,7 +11,6 @@ import jax
 import pytest
 
 import celo_zoo
-from celo_core import get_architecture
 from celo_core.testing import CHECKS, DEVICE_CHECKS, LEARNED_CHECKS, meta_parameters
 
 BUNDLED = [name for name in celo_zoo.names() if celo_zoo.index.entries()[name].bundled]
@@ -48,7 +47,7 @@ def test_optimizer(name, check):
 @pytest.mark.parametrize("check", (*LEARNED_CHECKS, meta_parameters.check_registry), ids=name_of)
 def test_architecture(name, check):
     pretrained = celo_zoo.load(name)
-    check(get_architecture(pretrained.architecture, pretrained.config))
+    check(pretrained.architecture)
 
 
 PROGRAM = """

@@ -84,12 +84,12 @@ def test_mapping(tmp_path):
     tree = tree_of("celo")
     theta, _ = celo_zoo.convert_published(write(tree, tmp_path / "theta.state"))
     mlp, rnn = tree["ff_mod_stack"]["~"], tree["rnn_params"]
-    kernel = theta["update_rule"]["hidden_0"]["kernel"]
+    kernel = theta["update_rule"]["mlp"]["hidden_0"]["kernel"]
     assert kernel.shape == (30, 4)
     np.testing.assert_array_equal(kernel[3:6], mlp["w0__3"][0])
     np.testing.assert_array_equal(kernel[27:], mlp["w0__13"][0])
-    np.testing.assert_array_equal(theta["update_rule"]["output"]["kernel"], mlp["w2"][0, :, :2])
-    network = theta["scheduler"]["network"]
+    np.testing.assert_array_equal(theta["update_rule"]["mlp"]["output"]["kernel"], mlp["w2"][0, :, :2])
+    network = theta["scheduler"]
     np.testing.assert_array_equal(network["input"]["kernel"], rnn["linear_2"]["w"])
     np.testing.assert_array_equal(network["pooled_input"]["bias"], rnn["linear_1"]["b"])
     np.testing.assert_array_equal(network["gates"]["kernel"], rnn["rnn/linear"]["w"])

@@ -14,6 +14,7 @@ import pytest
 from hub_server import HubServer
 
 import celo_zoo
+from celo_core.directions import MLP
 from celo_zoo import environment, hub, index, schema
 from celo_zoo.remote import Remote
 
@@ -351,12 +352,12 @@ def test_failing_jax_is_not_blamed_on_the_weights(monkeypatch, tmp_path):
 
 def test_config_that_fits_no_shapes_is_blamed_on_the_file(model_folder, tmp_path):
     document = json.loads((model_folder / "config.json").read_text())
-    document["config"]["hidden_sizes"] = [-1]
+    document["config"]["directions"][0]["hidden_sizes"] = [-1]
     with pytest.raises(celo_zoo.FormatError, match=r"config.json does not fit the installed celo-core"):
-        schema.decode(json.dumps(document).encode(), "here")
+        schema.decode(json.dumps(document).encode(), {}, "here")
     theta, config = celo_zoo.load(model_folder)
     with pytest.raises(celo_zoo.FormatError, match="no weights of celo are of this config"):
-        celo_zoo.save(theta, dataclasses.replace(config, hidden_sizes=(-1,)), tmp_path / "copy")
+        celo_zoo.save(theta, dataclasses.replace(config, directions=(MLP(hidden_sizes=(-1,)),)), tmp_path / "copy")
 
 
 def test_jax_that_does_not_start():

@@ -18,8 +18,10 @@ from conftest import PROVENANCE
 
 import celo_core
 import celo_zoo
-from celo_core import ARCHITECTURES, CeloConfig, LSTMSchedulerConfig, configs, get_architecture
+from celo_core import ARCHITECTURES, ORTHOGONAL, CeloConfig, SchedulerConfig, configs, get_architecture
 from celo_core.checks import flatten_theta
+from celo_core.directions import MLP
+from celo_core.schedulers import LSTM, Constant, Cosine, Horizon, Linear, Loss, Time
 from celo_zoo import folders, schema, tensors
 
 
@@ -57,7 +59,7 @@ def test_round_trip(name, dtype, tmp_path):
     assert config == architecture.config
     assert type(config) is type(architecture.config)
     assert celo_zoo.info(str(folder)) == {
-        "format_version": 2,
+        "format_version": 3,
         "requires": {"celo-zoo": "0.1.0", "celo-core": celo_core.__version__},
         "architecture": name,
         "config": configs.to_json(architecture.config),
@@ -73,7 +75,9 @@ def test_round_trip(name, dtype, tmp_path):
     "config",
     [
         CeloConfig(scheduler=None),
-        CeloConfig(hidden_sizes=(8,), scheduler=LSTMSchedulerConfig(hidden_size=7, multiplier=0.3)),
+        CeloConfig(
+            directions=(MLP(hidden_sizes=(8,)),), scheduler=SchedulerConfig(network=LSTM(7), prior=Constant(0.3))
+        ),
     ],
     ids=["no scheduler", "other sizes"],
 )
@@ -102,7 +106,7 @@ def test_stored_in_another_dtype_it_is_the_same_optimizer(tmp_path):
 
 def test_pretrained_knows_where_it_comes_from(model_folder):
     found = celo_zoo.load(model_folder)
-    assert (found.source, found.commit, found.architecture) == (str(model_folder), None, "celo")
+    assert (found.source, found.commit, found.architecture.name) == (str(model_folder), None, "celo")
     assert found.num_values == 35_803
     assert found.digest == hashlib.sha256((model_folder / "checksums").read_bytes()).hexdigest()
     assert celo_zoo.load(found.reference).digest == found.digest
@@ -114,7 +118,8 @@ def test_fingerprint_is_of_what_decides_updates(model_folder, tmp_path):
     theta, config = celo_zoo.load(model_folder)
     other_card = celo_zoo.load(celo_zoo.save(theta, config, tmp_path / "card", metadata={"notes": ["new"]}))
     other_config = celo_zoo.load(celo_zoo.save(theta, dataclasses.replace(config, step_scale=0.5), tmp_path / "config"))
-    theta["update_rule"]["output"]["bias"] = theta["update_rule"]["output"]["bias"] + np.float32(1)
+    output = theta["update_rule"]["mlp"]["output"]
+    output["bias"] = output["bias"] + np.float32(1)
     other_theta = celo_zoo.load(celo_zoo.save(theta, config, tmp_path / "theta"))
     found = celo_zoo.load(model_folder)
     assert other_card.fingerprint == found.fingerprint
@@ -245,13 +250,13 @@ def test_newer_version_is_refused(model_folder, tmp_path):
 
     def refusal(requires):
         with pytest.raises(celo_zoo.NewerFormatError) as caught:
-            celo_zoo.load(rewrite(model_folder, tmp_path / "newer", format_version=3, config=None, requires=requires))
+            celo_zoo.load(rewrite(model_folder, tmp_path / "newer", format_version=4, config=None, requires=requires))
         shutil.rmtree(tmp_path / "newer")
         return str(caught.value)
 
     told = refusal({"celo-zoo": "0.7.1"})
     assert told.endswith(
-        'format version 3 and this celo-zoo reads up to 2: install celo-zoo 0.7.1 or newer (pip install "celo-zoo>=0.7.1").'
+        'format version 4 and this celo-zoo reads up to 3: install celo-zoo 0.7.1 or newer (pip install "celo-zoo>=0.7.1").'
     )
     for untold in (None, [], {}, {"celo-zoo": 7}, {"celo-zoo": "1; curl evil | sh"}, {"celo-zoo": "1" * 1000}):
         assert refusal(untold).endswith("upgrade celo-zoo (pip install -U celo-zoo).")
@@ -273,14 +278,67 @@ OLD = pathlib.Path(__file__).parent / "format_1"
 def test_format_1_is_still_read():
     found = celo_zoo.load(OLD)
     assert json.loads((OLD / "config.json").read_text())["format_version"] == 1
-    assert found.config == CeloConfig(hidden_sizes=(2,), scheduler=LSTMSchedulerConfig(hidden_size=3))
-    assert found.document["format_version"] == 2
+    assert found.config == CeloConfig(directions=(MLP(hidden_sizes=(2,)),), scheduler=SchedulerConfig(network=LSTM(3)))
+    assert found.document["format_version"] == 3
     assert found.document["provenance"] == {"command": "written by hand", "seeds": [0]}
     assert (found.document["evaluation"], found.document["repository"]) == ([], None)
     leaves = flatten_theta(found.theta)
-    counted = np.concatenate([leaves[path].ravel() for path in sorted(leaves)])
+    # Sorted by the names of then.
+    name = lambda path: (
+        path.replace("/mlp/", "/").replace("scheduler/", "scheduler/network/").replace("network/init", "init")
+    )
+    counted = np.concatenate([leaves[path].ravel() for path in sorted(leaves, key=name)])
     np.testing.assert_array_equal(counted, np.arange(counted.size, dtype=np.float32) / 8)
     assert found.digest == "ccc86b8a28741d985a319ff9c7061fa260896ed0765c6afab388c3ee9b117762"
+
+
+FORMAT_2 = pathlib.Path(__file__).parent / "format_2"
+"""The bundled weights as format 2 had them: a schedule set by hand in a linear scheduler, and a linear scheduler that learned."""
+
+
+def test_format_2_is_still_read():
+    """A schedule by hand becomes a prior; what was learned keeps its numbers under other names."""
+    found = celo_zoo.load(FORMAT_2 / "celo")
+    assert json.loads((FORMAT_2 / "celo" / "config.json").read_text())["format_version"] == 2
+    assert found.config == ORTHOGONAL and found.document["format_version"] == 3
+    assert "scheduler" not in found.theta and found.num_values == 163
+    with open(FORMAT_2 / "celo" / "model.safetensors", "rb") as file:
+        stored = tensors.flatten(tensors.decode(file.read()))
+    for path, leaf in flatten_theta(found.theta).items():
+        np.testing.assert_array_equal(leaf, stored[path.replace("/mlp/", "/")])
+    adam = celo_zoo.load(FORMAT_2 / "celo_adam")
+    assert adam.config.scheduler == SchedulerConfig((Time(), Loss(), Horizon()), Linear(), Cosine(peak=0.1))
+    assert set(flatten_theta(adam.theta)) == {"scheduler/step_size/kernel", "scheduler/step_size/bias"}
+
+
+@pytest.mark.parametrize("name", ["celo", "celo_adam"])
+def test_format_2_has_the_bundled_numbers(name):
+    old, new = celo_zoo.load(FORMAT_2 / name), celo_zoo.load(name)
+    assert old.config == new.config and old.fingerprint == new.fingerprint
+    jax.tree.map(np.testing.assert_array_equal, old.theta, new.theta)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"surprise": 1}, "has no field 'surprise' in this format"),
+        ({"scheduler": 3}, "scheduler must be of type dict"),
+        ({"scheduler": {"hidden_size": "x"}}, "hidden_size must be of type int"),
+        ({"scheduler": {"decay": "sine"}}, "decay must be constant, linear or cosine, not 'sine'"),
+        ({"scheduler": {"hidden_size": True}}, "hidden_size must be of type int"),
+        ({"adam": 1}, "adam must be of type bool"),
+        ({"hidden_sizes": "44"}, "hidden_sizes must be of type list"),
+        ({"scheduler": {"multiplier": -1.0, "hidden_size": 64}}, "does not fit the installed celo-core"),
+        ({"scheduler": {"multiplier": 1e300, "hidden_size": 0, "decay": "cosine"}}, "config.json|shape"),
+        ({"scheduler": {"hidden_size": 0, "num_timescales": 2**16, "decay": "cosine"}}, "shape"),
+        ({"features": [["gradient"]]}, "must be of type str"),
+    ],
+)
+def test_unfit_configs_of_format_2_are_refused(changes, message, tmp_path):
+    document = json.loads((FORMAT_2 / "celo" / "config.json").read_text())
+    config = {**document["config"], **changes}
+    with pytest.raises(celo_zoo.FormatError, match=message):
+        celo_zoo.load(rewrite(FORMAT_2 / "celo", tmp_path / "unfit", config=config))
 
 
 @pytest.mark.parametrize(
@@ -294,17 +352,20 @@ def test_format_1_is_still_read():
         ({"architecture": 3}, "lacks an architecture"),
         ({"architecture": "celo_adam"}, "has no field"),
         ({"config": []}, "lacks an architecture"),
-        ({"config": {"hidden_sizes": [-1]}}, "does not fit the installed celo-core"),
-        ({"config": {"hidden_sizes": "ab"}}, "must be a list"),
+        ({"config": {"directions": [{"type": "mlp", "hidden_sizes": [-1]}]}}, "does not fit the installed celo-core"),
+        ({"config": {"directions": [{"type": "mlp", "hidden_sizes": "ab"}]}}, "must be a list"),
         ({"config": {"surprise": 1}}, "has no field 'surprise'"),
-        ({"config": {"hidden_sizes": [5, 4]}}, r"has shape \(4,\), not \(5,\)"),
+        ({"config": {"directions": [{"type": "mlp", "hidden_sizes": [5, 4]}]}}, r"has shape \(4,\), not \(5,\)"),
         ({"config": {"scheduler": None}}, "unknown leaves scheduler"),
         ({"provenance": None}, "lacks an architecture, a config, a provenance or another field"),
         ({"repository": 3}, "or another field"),
         ({"evaluation": None}, "or another field"),
         ({"evaluation": [{"suite": 3}]}, "unfit evaluation"),
-        ({"config": {"hidden_sizes": [2**16 + 1]}}, "the size 65537, more than the 65,536 allowed"),
-        ({"config": {"hidden_sizes": [1] * 257}}, "a config with 257 entries"),
+        (
+            {"config": {"directions": [{"type": "mlp", "hidden_sizes": [2**16 + 1]}]}},
+            "the size 65537, more than the 65,536 allowed",
+        ),
+        ({"config": {"directions": [{"type": "mlp", "hidden_sizes": [1] * 257}]}}, "a config with 257 entries"),
     ],
 )
 def test_unfit_config_is_refused(changes, message, model_folder, tmp_path):
@@ -324,12 +385,12 @@ def test_config_that_is_not_json_is_refused(text, model_folder, tmp_path):
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_non_finite_theta_is_refused(number, model_folder, tmp_path):
     theta, config = celo_zoo.load(model_folder)
-    theta["update_rule"]["output"]["bias"] = np.array([0.0, number], np.float32)
-    with pytest.raises(ValueError, match="'update_rule/output/bias' has numbers that are not finite"):
+    theta["update_rule"]["mlp"]["output"]["bias"] = np.array([0.0, number], np.float32)
+    with pytest.raises(ValueError, match="'update_rule/mlp/output/bias' has numbers that are not finite"):
         celo_zoo.save(theta, config, tmp_path / "model")
     files = {name: (model_folder / name).read_bytes() for name in folders.LISTED}
     files[folders.WEIGHTS] = tensors.encode(theta)
-    with pytest.raises(ValueError, match="'update_rule/output/bias' has numbers that are not finite"):
+    with pytest.raises(ValueError, match="'update_rule/mlp/output/bias' has numbers that are not finite"):
         celo_zoo.load(folders.write(tmp_path / "by hand", files))
     assert os.listdir(tmp_path) == ["by hand"]
 

@@ -47,7 +47,7 @@ def before(request, server):
 def other_folder(model_folder, tmp_path_factory):
     """Other weights than those of model_folder."""
     theta, config = celo_zoo.load(model_folder)
-    theta["update_rule"]["output"]["bias"] = np.zeros(2, np.float32)
+    theta["update_rule"]["mlp"]["output"]["bias"] = np.zeros(2, np.float32)
     return celo_zoo.save(theta, config, tmp_path_factory.mktemp("models") / "other")
 
 

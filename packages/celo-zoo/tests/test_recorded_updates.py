@@ -1,4 +1,4 @@
-"""The bundled and the published weights update parameters as they did when they were recorded, whatever has happened to the code."""
+"""Bundled and published weights update parameters as they did when they were recorded, whatever has happened to the code."""
 
 import jax
 import numpy as np

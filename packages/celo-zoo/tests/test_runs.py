@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 import celo_zoo
-from celo_core import CeloConfig, LSTMSchedulerConfig, configs
+from celo_core import CeloConfig, SchedulerConfig, configs
 from celo_core.checks import flatten_theta
+from celo_core.directions import MLP
 from celo_core.meta_training import checkpoints
+from celo_core.schedulers import LSTM
 from celo_zoo import runs
 
-CONFIG = CeloConfig(hidden_sizes=(2,), scheduler=LSTMSchedulerConfig(hidden_size=3))
+CONFIG = CeloConfig(directions=(MLP(hidden_sizes=(2,)),), scheduler=SchedulerConfig(network=LSTM(3)))
 
 
 @pytest.fixture
@@ -29,6 +31,7 @@ def run(tmp_path):
     metadata = {"leaves": {path: list(leaf.shape) for path, leaf in leaves.items()}}
     checkpoints.save_checkpoint(folder / "theta.npz", list(leaves.values()), metadata)
     record = {
+        "format_version": 3,
         "command": "celo-tasks meta-train",
         "architecture": "celo",
         "config": configs.to_json(CONFIG),
@@ -52,12 +55,23 @@ def test_load_run(run, tmp_path):
     assert len(jax.tree.leaves(theta)) == len(leaves)
 
 
-def test_a_record_of_before_architectures_is_of_celo(run):
-    folder, _ = run
+def test_a_run_of_format_2_is_read(run):
+    """Without a format, in its names and with its config; of before there were architectures, of Celo."""
+    folder, leaves = run
     record = json.loads((folder / "run.json").read_text())
-    del record["architecture"]
+    record = {name: value for name, value in record.items() if name not in ("format_version", "architecture")}
+    record["config"] = {"hidden_sizes": [2], "scheduler": {"hidden_size": 3}}
     (folder / "run.json").write_text(json.dumps(record))
-    assert celo_zoo.load_run(folder)[1] == CONFIG
+    older = lambda path: (
+        path.replace("/mlp/", "/").replace("scheduler/", "scheduler/network/").replace("network/init", "init")
+    )
+    old = dict(sorted((older(path), leaf) for path, leaf in leaves.items()))
+    metadata = {"leaves": {path: list(leaf.shape) for path, leaf in old.items()}}
+    checkpoints.save_checkpoint(folder / "theta.npz", list(old.values()), metadata)
+    theta, config, _ = celo_zoo.load_run(folder)
+    assert config == CONFIG
+    for path, leaf in flatten_theta(theta).items():
+        np.testing.assert_array_equal(leaf, leaves[path])
 
 
 @pytest.mark.parametrize("name", ["theta.npz", "run.json"])

@@ -8,7 +8,8 @@ from conftest import PROVENANCE
 from test_models import copy_of
 
 import celo_zoo
-from celo_core import CeloConfig
+from celo_core import Celo, CeloConfig
+from celo_core.directions import MLP
 from celo_zoo import folders, models
 
 
@@ -39,7 +40,9 @@ def failing(request, monkeypatch):
         monkeypatch.setattr(
             models,
             "read_folder",
-            lambda *a, **k: dataclasses.replace(honest(*a, **k), config=CeloConfig(hidden_sizes=())),
+            lambda *a, **k: dataclasses.replace(
+                honest(*a, **k), architecture=Celo(CeloConfig(directions=(MLP(hidden_sizes=()),)))
+            ),
         )
         return celo_zoo.WriteError
     error = KeyboardInterrupt if request.param == "keyboard" else OSError

@@ -15,8 +15,6 @@ from celo_core.architectures.celo_adam import ScaleByCeloAdamState as ScaleByCel
 from celo_core.architectures.celo_adam import celo_adam as celo_adam
 from celo_core.architectures.celo_adam import scale_by_celo_adam as scale_by_celo_adam
 from celo_core.estimators import ESTIMATORS as ESTIMATORS
-from celo_core.estimators import Estimator as Estimator
-from celo_core.estimators import ExponentialDecay as ExponentialDecay
 from celo_core.estimators import FullBackprop as FullBackprop
 from celo_core.estimators import FullES as FullES
 from celo_core.estimators import MeanOfEstimators as MeanOfEstimators
@@ -28,12 +26,11 @@ from celo_core.estimators import TruncatedPES as TruncatedPES
 from celo_core.meta_training.lengths import ConstantLength as ConstantLength
 from celo_core.meta_training.lengths import GrowingLength as GrowingLength
 from celo_core.meta_training.lengths import LogUniformLength as LogUniformLength
-from celo_core.meta_training.lengths import LengthSchedule as LengthSchedule
-from celo_core.meta_training.run import Progress as Progress
 from celo_core.meta_training.run import run_phase as run_phase
 from celo_core.meta_training.trainer import FrozenPart as FrozenPart
 from celo_core.meta_training.trainer import MetaTrainConfig as MetaTrainConfig
 from celo_core.meta_training.trainer import MetaTrainer as MetaTrainer
+from celo_core.protocols import FamilyDefaults as FamilyDefaults
 from celo_core.protocols import GradientEstimator as GradientEstimator
 from celo_core.protocols import LearnedOptimizer as LearnedOptimizer
 from celo_core.protocols import TaskFamily as TaskFamily

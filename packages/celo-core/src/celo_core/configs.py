@@ -31,7 +31,8 @@ class Part:
     Attributes:
       type: what tells it from the others of its family, in JSON.
       kinds: of a family, its classes by type. Who imports a module with another one adds it.
-      group: of a family, the entry-point group in which other packages name theirs, as ``type = "module:class"``; "" for none.
+      group: of a family, the entry-point group in which other packages name theirs, as ``type = "module:class"``; they are
+        imported when they are asked for.
     """
 
     type: ClassVar[str] = ""
@@ -48,47 +49,50 @@ class Part:
             cls.type = type
             cls.kinds[type] = cls
 
-    @classmethod
-    def names(cls) -> list[str]:
-        """Types of the family, those of other packages included, sorted."""
-        points = importlib.metadata.entry_points(group=cls.group) if cls.group else ()
-        return sorted({*cls.kinds, *(point.name for point in points)})
 
-    @classmethod
-    def kind(cls, name: str) -> Any:
-        """The class of a type of the family, which another package may have.
+def kind_of(family: type[Part], name: str, where: str) -> Any:
+    """The class of a family with a type, imported if another package has it.
 
-        Raises:
-          ValueError: there is none, or its module cannot be imported or has another one.
-        """
-        if name not in cls.kinds and cls.group:
-            for point in importlib.metadata.entry_points(group=cls.group, name=name):
-                _import_kind(cls, point)
-        if name not in cls.kinds:
-            known = cls.names()
-            raise ValueError(f"has the unknown type {name!r}{nearest(name, known)}: choose from {', '.join(known)}.")
-        return cls.kinds[name]
-
-
-def _import_kind(family: Any, point: importlib.metadata.EntryPoint) -> None:
-    """Imports a class of another package, which makes it known to its family."""
-    try:
-        found = point.load()
-    except (ImportError, AttributeError) as error:
+    Raises:
+      ValueError: there is none, or it cannot be imported.
+    """
+    points = importlib.metadata.entry_points(group=family.group) if family.group else ()
+    for point in points:
+        if point.name == name and name not in family.kinds:
+            try:
+                point.load()
+            except (ImportError, AttributeError) as error:
+                raise ValueError(
+                    f"{where}: {point.value} cannot be imported ({error}): reinstall its package."
+                ) from error
+    if name not in family.kinds:
+        known = sorted({*family.kinds, *(point.name for point in points)})
         raise ValueError(
-            f"has the type {point.name!r}, which cannot be imported from {point.value} ({error}): reinstall its package."
-        ) from error
-    if family.kinds.get(point.name) is not found:
-        raise ValueError(
-            f"has the type {point.name!r}, but {point.value} is no {family.__name__} of that type: derive it, with "
-            f"type={point.name!r}."
+            f"{where} has the unknown type {name!r}{nearest(name, known)}: choose from {', '.join(known)}."
         )
+    return family.kinds[name]
 
 
-def to_json(config: Any) -> dict[str, Any]:
-    """JSON form of a config dataclass: tuples become lists, and parts have a type. Fields that are not in it are left out."""
-    tag = {"type": config.type} if isinstance(config, Part) else {}
-    return tag | {field.name: _encode(getattr(config, field.name)) for field in fields(type(config))}
+def to_json(config: Any, *, defaults: bool = True) -> dict[str, Any]:
+    """JSON form of a config dataclass: tuples become lists, and parts have a type.
+
+    Args:
+      config: the config. Fields that its JSON form does not have are left out.
+      defaults: whether fields that are what they are by default are in it. Without them, what later versions add changes
+        nothing.
+    """
+    found = {"type": config.type} if isinstance(config, Part) else {}
+    for field in fields(type(config)):
+        value = getattr(config, field.name)
+        if defaults or not _is_default(field, value):
+            found[field.name] = _encode(value, defaults)
+    return found
+
+
+def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
+    if field.default_factory is not dataclasses.MISSING:
+        return bool(value == field.default_factory())
+    return bool(value == field.default)
 
 
 def fields(cls: Any) -> list[dataclasses.Field[Any]]:
@@ -96,23 +100,24 @@ def fields(cls: Any) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(cls) if field.metadata.get("json", True) and field.init]
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: Any, defaults: bool) -> Any:
     if dataclasses.is_dataclass(value):
-        return to_json(value)
+        return to_json(value, defaults=defaults)
     if isinstance(value, Mapping):
-        return {name: _encode(item) for name, item in value.items()}
-    return [_encode(item) for item in value] if isinstance(value, (tuple, list)) else value
+        return {name: _encode(item, defaults) for name, item in value.items()}
+    return [_encode(item, defaults) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def from_json(cls: type[T], data: Mapping[str, Any], where: str | None = None) -> T:
     """The config of ``cls``, a dataclass or a family of `Part`, from its JSON form; fields left out take their defaults.
 
-    The data is treated as untrusted: unknown types and fields, and values of another type, are refused.
+    The data is treated as untrusted: unknown types and fields, and values of another type, are refused. Where ``None`` is
+    possible, ``"none"`` means it too, for formats that lack it.
 
     Args:
-      cls: what it is to be.
+      cls: the class.
       data: its JSON form.
-      where: what messages call it; by default the name of the class.
+      where: what messages call it; by default the class's name.
 
     Raises:
       ValueError: one sentence, which names the field and what it takes.
@@ -154,11 +159,10 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
 
 
 def _decode_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in arguments:
+    if type(None) in arguments and (value is None or value == "none"):
         return None
-    # Functions have no JSON form.
-    is_function = lambda hint: typing.get_origin(hint) is collections.abc.Callable
-    choices = [argument for argument in arguments if argument is not type(None) and not is_function(argument)]
+    is_data = lambda hint: hint is not type(None) and typing.get_origin(hint) is not collections.abc.Callable
+    choices = [argument for argument in arguments if is_data(argument)]
     is_object = isinstance(value, Mapping)
     # An object is one of the configs, everything else one of the other types; of several the last one says what was wrong.
     fit = [choice for choice in choices if _takes_object(choice) == is_object] or choices
@@ -193,15 +197,10 @@ def _decode_part(family: Any, value: Any, where: str) -> Any:
         if value.get("type", family.type) != family.type:
             raise ValueError(f"{where} must be of type {family.type!r}, not {value['type']!r}.")
         return _decode_fields(family, {name: item for name, item in value.items() if name != "type"}, where)
-    kind = value.get("type")
-    if not isinstance(kind, str):
-        what = 'must have a "type"' if kind is None else f"must have a string for its type, not {kind!r}"
-        raise ValueError(f"{where} {what}: choose from {', '.join(family.names())}.")
-    try:
-        found = family.kind(kind)
-    except ValueError as error:
-        raise ValueError(f"{where} {error}") from error
-    return _decode_fields(found, {name: x for name, x in value.items() if name != "type"}, where)
+    if value.get("type") is None:
+        raise ValueError(f'{where} must have a "type": choose from {", ".join(sorted(family.kinds))}.')
+    kind = kind_of(family, str(value["type"]), where)
+    return _decode_fields(kind, {name: x for name, x in value.items() if name != "type"}, where)
 
 
 def _decode_fields(cls: Any, value: Mapping[str, Any], where: str) -> Any:
@@ -210,11 +209,7 @@ def _decode_fields(cls: Any, value: Mapping[str, Any], where: str) -> Any:
         raise ValueError(
             f"{where} has no field {unknown[0]!r}{nearest(unknown[0], hints)}: it takes {', '.join(hints) or 'none'}."
         )
-    given = {name: _decode(hints[name], item, f"{where}.{name}") for name, item in value.items()}
-    required = (f.name for f in fields(cls) if f.default is f.default_factory is dataclasses.MISSING)
-    if missing := [name for name in required if name not in given]:
-        raise ValueError(f"{where} must have {' and '.join(missing)}.")
-    return cls(**given)
+    return cls(**{name: _decode(hints[name], item, f"{where}.{name}") for name, item in value.items()})
 
 
 def _check_object(value: Any, where: str) -> None:

@@ -1,7 +1,7 @@
-"""The three protocols of Celo. They are structural, but what inherits from them gets their defaults."""
+"""The three protocols of Celo. They are structural: nothing needs to inherit from them, but who does gets their defaults."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import optax
@@ -52,20 +52,12 @@ class LearnedOptimizer(Protocol):
 
 @runtime_checkable
 class TaskFamily(Protocol):
-    """A distribution over training problems. All functions but ``load`` are pure: they can be jitted and vmapped.
+    """A distribution over training problems. All functions but ``load`` are pure: they can be jitted and vmapped."""
 
-    Attributes:
-      name: name in results and logs.
-    """
-
-    if TYPE_CHECKING:
-
-        @property
-        def name(self) -> str:
-            """Name in results and logs."""
-            ...
-    else:
-        name: str  # a property would stand in the way of a field of that name in a dataclass that inherits
+    @property
+    def name(self) -> str:
+        """Name in results and logs."""
+        ...
 
     def load(self) -> PyTree:
         """The data: a tree of arrays. Called once, outside jit; what it returns is passed to ``batch``."""
@@ -94,16 +86,37 @@ class TaskFamily(Protocol):
         ...
 
     @property
-    def has_held_out_batches(self) -> bool:
-        """Whether ``held_out_batch`` may be called."""
+    def has_held_out(self) -> bool:
+        """Whether there is held-out data, and so a `held_out_batch`."""
+        ...
+
+    def held_out_batch(self, key: Array, config: PyTree, data: PyTree) -> PyTree:
+        """A random batch of held-out data, for a meta-loss of generalisation."""
+        ...
+
+    def active_sizes(self, config: PyTree) -> PyTree | None:
+        """Elements in use of each parameter, a tree of numbers like the parameters; ``None`` if all of them always are.
+
+        What is not in use must be zero in parameters and gradients.
+        """
+        ...
+
+
+class FamilyDefaults:
+    """What most families say: there is no held-out data, and all parameters are in use. To inherit from, or not."""
+
+    @property
+    def has_held_out(self) -> bool:
+        """No."""
         return False
 
     def held_out_batch(self, key: Array, config: PyTree, data: PyTree) -> PyTree:
-        """A random batch of data that are not trained on, as ``batch``."""
-        raise ValueError(f"the family {self.name} has no held-out batches.")
+        """Raises ValueError: there is none."""
+        raise ValueError(f"{type(self).__name__} has no held-out data.")
 
-    def active_sizes(self, config: PyTree) -> PyTree:
-        """For networks that use a part of their parameters: the ``sizes`` of `celo_core.task_embedding`, else ``None``."""
+    def active_sizes(self, config: PyTree) -> PyTree | None:
+        """All."""
+        del config
         return None
 
 
@@ -146,7 +159,3 @@ class GradientEstimator(Protocol):
         ``_max`` is a maximum.
         """
         ...
-
-    def with_truncation(self, steps: int) -> "GradientEstimator":
-        """The same with another truncation; ValueError where there is none."""
-        raise ValueError(f"{type(self).__name__} has no truncation, so it cannot have a schedule of truncations.")

@@ -6,10 +6,7 @@ import numpy as np
 
 from celo_tasks.comparison import Comparison, Outcome
 from celo_tasks.reporting.figures import Axes, Figure, png, ticker
-
-# Okabe and Ito's colours, which the colour-blind can tell apart; pretrained optimizers take the reds.
-_BASELINE_COLORS = {"adam": "#0072B2", "adamw": "#009E73"}
-_OTHER_COLORS = ("#D55E00", "#CC79A7", "#E69F00", "#000000")
+from celo_tasks.reporting.palette import colors
 
 
 def draw(comparisons: Sequence[Comparison]) -> bytes:
@@ -26,10 +23,9 @@ def draw(comparisons: Sequence[Comparison]) -> bytes:
 
 
 def _panel(axes: Axes, comparison: Comparison) -> None:
-    others = iter(_OTHER_COLORS * len(comparison.outcomes))
+    palette = colors(outcome.contestant.name for outcome in comparison.outcomes)
     for outcome in comparison.outcomes:
-        name = outcome.contestant.name
-        _lines(axes, outcome, _BASELINE_COLORS.get(name) or next(others))
+        _lines(axes, outcome, palette[outcome.contestant.name])
     axes.set_title(f"{comparison.task} ({comparison.num_parameters:,} parameters)", fontsize=10)
     axes.set_xlabel("training step")
     axes.set_ylabel("training loss (nats)")

@@ -16,11 +16,11 @@ from celo_core import TaskFamily, files
 from celo_core.progress import ProgressLine, format_seconds
 from celo_tasks import baselines, plots, report
 from celo_tasks.baselines import Contestant
-from celo_tasks.cli.console import nearest
 from celo_tasks.comparison import Comparison, compare
 from celo_tasks.evaluation.optimizers import PretrainedOptimizer, load_pretrained
 from celo_tasks.families import MLP, ConvNet, ImageClassifier, TextTransformer
-from celo_tasks.reporting.machine import hardware
+from celo_tasks.reporting.machine import hardware, versions
+from celo_tasks.spelling import nearest
 
 OPTIMIZERS = ("celo", "adam", "adamw")
 
@@ -143,7 +143,7 @@ def _write(folder: Path, settings: Settings, comparisons: Sequence[Comparison], 
         "complete": len(comparisons) == len(settings.tasks),
         "seconds": round(seconds, 1),
         "machine": hardware(),
-        "versions": report.versions(),
+        "versions": versions(),
         "tasks": report.results(comparisons),
     }
     for task, name in zip(value["tasks"], settings.tasks, strict=False):

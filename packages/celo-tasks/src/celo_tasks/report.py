@@ -1,19 +1,14 @@
 """What a comparison found, as a table, as sentences and as JSON."""
 
 import math
-import platform
 from collections.abc import Sequence
 from typing import Any
 
-import flax
-import jax
-import jaxlib
 import numpy as np
-import optax
 
-from celo_tasks import __version__
 from celo_tasks.comparison import Candidate, Comparison, Outcome
 from celo_tasks.evaluation import curves
+from celo_tasks.reporting import tables
 
 CURVE_POINTS = 200
 """Points to which a curve is thinned out in the JSON file."""
@@ -45,12 +40,7 @@ Time: median over the run; a step that takes longer must be worth it."""
 def markdown_table(comparisons: Sequence[Comparison]) -> str:
     """A Markdown table, padded so that it reads well as plain text, with one row per task and optimizer."""
     rows = [_row(comparison, outcome) for comparison in comparisons for outcome in comparison.outcomes]
-    widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
-    # Words are set flush left, numbers flush right.
-    sides = [str.ljust, str.ljust, *[str.rjust] * (len(COLUMNS) - 2)]
-    pad = lambda row: [side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)]
-    rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [pad(COLUMNS), rule, *map(pad, rows)])
+    return tables.markdown(COLUMNS, rows, right=range(2, len(COLUMNS)))  # words flush left, numbers flush right
 
 
 def _row(comparison: Comparison, outcome: Outcome) -> tuple[str, ...]:
@@ -154,15 +144,3 @@ def _held_out(candidate: Candidate) -> dict[str, float | None]:
 
 def _finite(value: Any) -> float | None:
     return None if value is None or not math.isfinite(value) else curves.six_digits(value)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what took part."""
-    return {
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "flax": flax.__version__,
-        "optax": optax.__version__,
-        "celo-tasks": __version__,
-    }

@@ -20,26 +20,48 @@ _COST = {
     "meta_loss": "meta-loss",
 }
 _DIRECTIONS = {
-    "celo": "A small network makes every parameter's step of its gradient, momenta and second moments",
-    "celo_adam": "The direction is Adam's",
+    "mlp": "the step that a small network makes of every parameter's gradient, momenta and second moments",
+    "adam": "Adam's direction with learned weights",
+    "orthogonal": "for matrices an orthogonalised momentum",
 }
+_INPUTS = {
+    "time": "the part of the training done",
+    "loss": "the loss",
+    "horizon": "the planned length of the training",
+    "task_embedding": "an embedding of the task",
+    "gradient_alignment": "how well gradients agree with their momentum",
+}
+_NETWORKS = {"linear": "a linear map", "lstm": "an LSTM", "transformer": "a Transformer"}
+_PRIORS = {"constant": "a constant", "linear_decay": "a linear decay", "cosine": "a cosine decay"}
 
 
 def _about(architecture: str, config: Mapping[str, Any]) -> str:
     """What an architecture does by its config, in a sentence; nothing of one that is not known."""
-    if architecture not in _DIRECTIONS:
+    if architecture == "celo_adam":
+        about = "The direction is Adam's"
+    elif architecture == "celo" and (directions := _known(config.get("directions"), _DIRECTIONS)):
+        about = f"Steps are the sum of {_listed(directions)}" if len(directions) > 1 else f"Steps are {directions[0]}"
+    else:
         return ""
-    parts = {"adam": "Adam's direction", "orthogonal": "of matrices an orthogonalised momentum"}
-    beside = [what for name, what in parts.items() if architecture == "celo" and config.get(name) is True]
-    about = _DIRECTIONS[architecture] + (f", beside {' and '.join(beside)}" if beside else "")
     if config.get("scheduler", {}) is None:
         return f"{about}."
     scheduler = markdown.mapping(config.get("scheduler"))
-    kind = "a linear map of" if scheduler.get("hidden_size") == 0 else "an LSTM that follows"
-    decay = ", times a decay," if scheduler.get("decay") in ("linear", "cosine") else ""
-    horizon = ", the part of the training done and its planned length"
-    progress = horizon if scheduler.get("horizon") else " and the part of the training done"
-    return f"{about}; {kind} the loss{progress}{decay} scales all steps."
+    prior = "".join(_known([scheduler.get("prior")], _PRIORS)) or "a schedule"
+    network = _known([scheduler.get("network")], _NETWORKS)
+    if not network:
+        return f"{about}. All steps are scaled by {prior}, in which nothing is learned."
+    inputs = _listed(_known(scheduler.get("inputs"), _INPUTS)) or "its inputs"
+    return f"{about}. All steps are scaled by {prior} times what {network[0]} makes of {inputs}."
+
+
+def _known(parts: Any, names: Mapping[str, str]) -> list[str]:
+    """What is known of some parts of a config, in words."""
+    kinds = [markdown.mapping(part).get("type") for part in parts] if isinstance(parts, list) else []
+    return [names[kind] for kind in kinds if isinstance(kind, str) and kind in names]
+
+
+def _listed(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
 
 
 def write_card(document: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, dtype: str = "float32") -> str:
@@ -71,7 +93,8 @@ def write_card(document: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
         f"A learned optimizer of the architecture {markdown.code(architecture)} for [Optax](https://optax.readthedocs.io), with "
         f"{sum(sizes.values()):,} meta-trained values of {markdown.code(dtype)} ({parts}).\n{_about(architecture, config)}"
     )
-    embeds = bool(markdown.mapping(config.get("scheduler")).get("task_embedding"))
+    inputs = markdown.mapping(config.get("scheduler")).get("inputs")
+    embeds = bool(_known(inputs, {"task_embedding": "read"}))
     return card_template.CARD.format(
         front=_front_matter(architecture, repository or title, licence, records),
         title=markdown.plain(title),
@@ -183,15 +206,20 @@ def _provenance(provenance: Mapping[str, Any]) -> str:
 def _limits(provenance: Mapping[str, Any], measured: bool) -> list[str]:
     recipe = markdown.mapping(provenance.get("recipe"))
     lengths, seen = "those of its meta-training", "the networks and data of its meta-training"
-    if recipe.get("lengths") is not None:
+    problems, estimator = markdown.mapping(recipe.get("problems")), markdown.mapping(recipe.get("estimator"))
+    drawn = markdown.mapping(estimator.get("lengths"))
+    if drawn.get("minimum") is not None and drawn.get("maximum") is not None:
+        bounds = (markdown.figure(drawn[key]) for key in ("minimum", "maximum"))
+        lengths = "the {} to {} steps that it was meta-trained for".format(*bounds)
+    elif recipe.get("lengths") is not None:
         lengths = f"the {markdown.code(recipe['lengths'])} steps that it was meta-trained for"
     elif recipe.get("min_length") is not None and recipe.get("max_length") is not None:
         lengths = "the {} to {} steps that it was meta-trained for".format(
             *(markdown.figure(recipe[key]) for key in ("min_length", "max_length"))
         )
     networks = recipe.get("networks", provenance.get("networks"))
-    if recipe.get("datasets"):
-        seen = f"{seen}, {markdown.code(recipe['datasets'])}"
+    if datasets := problems.get("datasets", recipe.get("datasets")):
+        seen = f"{seen}, {markdown.code(datasets)}"
     if networks:
         seen += f" with {markdown.code(networks)}"
     limits = [

@@ -97,7 +97,8 @@ def decode(data: bytes, theta: Any, where: str) -> tuple[dict[str, Any], Learned
       NewerFormatError: of a newer version, or of an architecture that the installed celo-core does not know.
       FormatError: not such a file.
     """
-    document, theta = _upgraded(_parse(data, where), theta, where)
+    parsed = _parse(data, where)
+    document, theta = _upgraded(parsed, theta, where)
     name, config = document.get("architecture"), document.get("config")
     if (
         not isinstance(name, str)
@@ -126,6 +127,8 @@ def decode(data: bytes, theta: Any, where: str) -> tuple[dict[str, Any], Learned
         if name not in architecture_names() or _is_newer(_required(document, "celo-core"), celo_core.__version__):
             raise NewerFormatError(f"{message}: {_advice(document, 'celo-core')}.") from error
         raise FormatError(f"{message}: get it again.") from error
+    if parsed["format_version"] < FORMAT_VERSION:  # as it would be written now, so that fingerprints are the same
+        document = {**document, "config": configs.to_json(architecture.config)}
     return document, architecture, theta
 
 

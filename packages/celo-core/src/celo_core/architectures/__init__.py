@@ -66,5 +66,5 @@ def get_architecture(name: str, config: Any | Mapping[str, Any] | None = None) -
     if config is None:
         return architecture()
     if isinstance(config, Mapping):
-        config = configs.from_json(architecture.config_class, config)
+        config = configs.from_json(architecture().config_class, config)
     return architecture(config)

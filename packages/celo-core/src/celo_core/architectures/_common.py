@@ -230,17 +230,17 @@ def map_tensors(
 
 def descend(
     direction: optax.GradientTransformationExtraArgs,
-    decay: Callable[[Array], Array],
+    decay: Callable[[Array], Array] = lambda count: jnp.ones((), jnp.float32),
     *,
-    weight_decay: Any,
-    mask: Any,
-    step_multiplier: Any,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    step_multiplier: Any = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     """The whole optimizer: the direction, decoupled weight decay, the user's multiplier, and the minus sign.
 
     Args:
       direction: its state has a ``count``.
-      decay: share of their height that steps have after ``count`` steps, which weight decay follows.
+      decay: share of their height that steps have after ``count`` steps, which weight decay follows; 1 by default.
       weight_decay: fraction of a parameter that is subtracted in a step at the height of the schedule.
       mask: which leaves decay, a tree of booleans, also a prefix, or a function of the parameters; ``None`` for all.
       step_multiplier: on all of it; a number or a function of the steps taken.

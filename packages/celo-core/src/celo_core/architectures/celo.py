@@ -1,7 +1,7 @@
-r"""Celo: directions whose steps add up, relative to each tensor, times a scheduler's multiplier.
+"""Celo: directions whose steps add up, relative to each tensor, times a scheduler's multiplier.
 
-For every tensor, with directions :math:`d_i` (see `celo_core.directions`), parameters :math:`p` and the scheduler's multiplier
-:math:`\eta` (one scalar per step; 1 without a scheduler)::
+For every tensor, with directions d_i (see `celo_core.directions`), parameters p and the scheduler's multiplier eta (one scalar
+per step; 1 without a scheduler)::
 
     step = eta * sum_i d_i * sqrt(mean p^2 + floor^2 + 1e-9) * 1e-3
     p <- p - step
@@ -109,8 +109,7 @@ class ScaleByCeloState(NamedTuple):
         parameters, accumulator_dtype.
       scheduler: state of the scheduler, or ``None`` without one.
       scale_floor: what is added in quadrature to each tensor's root mean square, float32 (number of tensors,), in the tree's
-        order, each of a stack counted, from the parameters that ``init`` got; ``None`` where the scale's ``zero_init`` is 0,
-        or there are no tensors.
+        order, each of a stack counted, from the parameters that ``init`` got; ``None`` where the scale's ``zero_init`` is 0.
       directions: for each direction per tensor its state, a tree like the parameters with ``None`` or a tree of arrays like the
         parameter in the place of each.
     """
@@ -159,7 +158,7 @@ class Celo:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _scale_floor(params: Any, stacks: tuple[tuple[int, ...] | None, ...], factor: float) -> Array | None:
+def _scale_floor(params: Any, stacks: tuple[tuple[int, ...] | None, ...], factor: float) -> Array:
     """`ScaleByCeloState.scale_floor`: 0 for tensors that are not all zeros. Compiled: operation by operation takes longer."""
     scales, sides = [], [1]
     for p, stack in zip(jax.tree.leaves(params), stacks, strict=True):
@@ -170,7 +169,8 @@ def _scale_floor(params: Any, stacks: tuple[tuple[int, ...] | None, ...], factor
         sums = jnp.sum(jnp.square(interface.finite_parameter(p)), axis=axes)
         scales.append(jnp.sqrt(sums / count).reshape(-1))
     if not scales or sum(x.size for x in scales) == 0:
-        return None
+        # As Optax finds what is like the parameters by a state of none, there is an array, and one that can be stored.
+        return jnp.zeros((1,), jnp.float32)
     scale = jnp.nan_to_num(jnp.concatenate(scales), posinf=LARGEST, neginf=0.0)
     zero = scale == 0
     smallest = jnp.min(jnp.where(zero, LARGEST, scale))

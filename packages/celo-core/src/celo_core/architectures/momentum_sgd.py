@@ -1,38 +1,35 @@
-"""Momentum SGD whose learning rate and momentum are learned: the smallest architecture, to begin one of your own from.
+"""Gradient descent with momentum whose learning rate and momentum are learned: the smallest example of an architecture.
 
-::
-
-    m <- b m + (1 - b) g;    p <- p - exp(log_learning_rate) m,    b = sigmoid(momentum_logit)
-
-Source: Maclaurin, Duvenaud, Adams, "Gradient-based Hyperparameter Optimization through Reversible Learning", arXiv 1502.03492.
+``m <- b m + g``, ``p <- p - a m`` with ``a = exp(log_learning_rate)`` and ``b = sigmoid(momentum)``; constant in training.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
+import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from celo_core import checks
+from celo_core import accumulators, checks, kernels
 from celo_core.architectures import _common
-from celo_core.kernels import interface
 from celo_core.protocols import LearnedOptimizer
+
+Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class MomentumSGDConfig:
-    """Where theta begins, and what gradients are clipped to: elementwise, to plus or minus ``gradient_clip``."""
+    """What theta begins as, and where gradients are clipped elementwise."""
 
-    learning_rate: float = 0.1
+    learning_rate: float = 0.01
     momentum: float = 0.9
     gradient_clip: float = 1000.0
 
 
 class MomentumSGDState(NamedTuple):
-    """Steps taken, int32 (), and the momentum, a tree like the parameters."""
+    """Steps taken, int32 (), and a tree like the parameters."""
 
     count: Any
     momentum: Any
@@ -40,41 +37,44 @@ class MomentumSGDState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MomentumSGD(LearnedOptimizer):
-    """The `celo_core.protocols.LearnedOptimizer`; theta: ``{"rule": {"log_learning_rate": (), "momentum_logit": ()}}``."""
+    """The architecture; theta: ``{"update_rule": {"log_learning_rate": (), "momentum": ()}}``."""
 
     config: MomentumSGDConfig = MomentumSGDConfig()
     name = "momentum_sgd"
-    config_class = MomentumSGDConfig
 
-    def init(self, key: jax.Array) -> dict[str, Any]:
-        """The config's values, float32; the key is not used."""
-        rate, b = jnp.float32(self.config.learning_rate), jnp.float32(self.config.momentum)
-        return {"rule": {"log_learning_rate": jnp.log(rate), "momentum_logit": jnp.log(b / (1.0 - b))}}
+    def init(self, key: Array) -> dict[str, Any]:
+        """The config's numbers, a little different for each key."""
+        noise = 0.1 * jax.random.normal(key, (2,), jnp.float32)
+        rate, logit = math.log(self.config.learning_rate), math.log(1 / (1 / self.config.momentum - 1))
+        return {"update_rule": {"log_learning_rate": rate + noise[0], "momentum": logit + noise[1]}}
 
-    @property
-    def build(self) -> Callable[..., optax.GradientTransformationExtraArgs]:
-        """`momentum_sgd` with this config."""
-        return functools.partial(momentum_sgd, config=self.config)
+    def build(
+        self,
+        theta: Any,
+        num_steps: Any,
+        *,
+        accumulator_dtype: Any = "float32",
+        num_stacked_axes: Any = None,
+        **options: Any,
+    ) -> optax.GradientTransformationExtraArgs:
+        """The whole optimizer; the options are those of `celo_core.celo`. The length of training changes nothing."""
+        checks.check_num_steps(num_steps)
+        rule = checks.check_theta(theta, jax.eval_shape(self.init, jax.random.key(0)), self.name)["update_rule"]
 
+        def init(params: Any, stacks: Any) -> MomentumSGDState:
+            return MomentumSGDState(jnp.zeros((), jnp.int32), _common.zeros_like(params, accumulator_dtype))
 
-def momentum_sgd(
-    theta: Any, num_steps: Any, *, config: MomentumSGDConfig = MomentumSGDConfig(), num_stacked_axes: Any = None
-) -> optax.GradientTransformationExtraArgs:
-    """The optimizer; arguments and errors as for `celo_core.celo`. The loss is not read."""
-    checks.check_num_steps(num_steps)
-    rule = checks.check_theta(theta, jax.eval_shape(MomentumSGD().init, jax.random.key(0)), "momentum_sgd")["rule"]
+        def update(updates: Any, state: MomentumSGDState, params: Any, value: Any, layout: Any) -> Any:
+            rate, decay = jnp.exp(rule["log_learning_rate"]), jax.nn.sigmoid(rule["momentum"])
+            seeds = (kernels.step_seed(state.count, number) for number in itertools.count())
 
-    def init(params: Any, stacks: Any) -> MomentumSGDState:
-        return MomentumSGDState(jnp.zeros((), jnp.int32), _common.zeros_like(params, jnp.float32))
+            def one(gradient: Array, parameter: Array, momentum: tuple[Array]) -> Any:
+                new = decay * momentum[0] + kernels.interface.finite_gradient(gradient, self.config.gradient_clip)
+                kept = accumulators.store(new, momentum[0].dtype, next(seeds))
+                return kernels.interface.cast_finite(rate * new, gradient.dtype), (kept,)
 
-    def update(updates: Any, state: Any, params: Any, value: Any, layout: Any) -> tuple[Any, Any]:
-        rate, b = jnp.exp(rule["log_learning_rate"]), jax.nn.sigmoid(rule["momentum_logit"])
+            steps, (momentum,) = _common.map_tensors(one, updates, params, (state.momentum,))
+            return steps, MomentumSGDState(optax.safe_increment(state.count), momentum)
 
-        def one(g: jax.Array, p: jax.Array, momentum: tuple[jax.Array]) -> Any:
-            m = b * momentum[0] + (1.0 - b) * interface.finite_gradient(g, config.gradient_clip)
-            return interface.cast_finite(-rate * m, g.dtype), (m,)
-
-        steps, (momentum,) = _common.map_tensors(one, updates, params, (state.momentum,))
-        return steps, MomentumSGDState(optax.safe_increment(state.count), momentum)
-
-    return _common.direction("momentum_sgd", init, update, reads_loss=False, num_stacked_axes=num_stacked_axes)
+        made = _common.direction(self.name, init, update, reads_loss=False, num_stacked_axes=num_stacked_axes)
+        return _common.descend(made, **options)

@@ -30,6 +30,8 @@ ADAM_EPSILON = 1e-16
 class Direction(Part):
     """A direction's config and its mathematics; theta is a dict of float32 arrays."""
 
+    group = "celo.directions"
+
     is_elementwise = True
     """Whether it is of the first kind."""
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from celo_core.estimators._antithetic import ExponentialDecay as ExponentialDecay
+from celo_core.estimators._antithetic import DecayingSigma as DecayingSigma
 from celo_core.estimators._base import Estimator as Estimator
 from celo_core.estimators._problems import ProblemState as ProblemState
 from celo_core.estimators.es import TruncatedES as TruncatedES
@@ -29,7 +29,5 @@ from celo_core.estimators.pes import pair_gradient as pair_gradient
 from celo_core.estimators.resume import ResumeBuffer as ResumeBuffer
 from celo_core.estimators.truncated_backprop import TruncatedBackprop as TruncatedBackprop
 
-ESTIMATORS: Mapping[str, Any] = MappingProxyType(
-    {cls.type: cls for cls in (TruncatedES, TruncatedPES, NoiseReuseES, FullES, TruncatedBackprop, FullBackprop)}
-)
-"""Estimators of this package by type; `Estimator.names` has those of other packages as well."""
+ESTIMATORS: Mapping[str, Any] = MappingProxyType(Estimator.kinds)
+"""Estimators by type: those here, and those of other packages that were asked for."""

@@ -2,51 +2,51 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from celo_core.estimators._base import SET_BY_BIND
 from celo_core.estimators._problems import TruncatedEstimator
-from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
+from celo_core.protocols import Theta
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class ExponentialDecay:
-    """A schedule from ``first`` to ``last``, by the same factor in every estimate; constant after ``iterations``.
+class DecayingSigma:
+    """A schedule from ``first`` to ``last`` by the same factor in every estimate.
 
     Attributes:
-      first: value at the beginning.
-      last: value at the end.
-      iterations: estimates until then; `Estimator.bind` sets those of the phase.
+      first: standard deviation in the first estimate.
+      last: after ``estimates`` of them, and from then on in the same proportion.
+      estimates: ``None`` for as many as a phase of meta-training has iterations.
     """
 
     first: float
     last: float
-    iterations: int = dataclasses.field(default=1, metadata=SET_BY_BIND)
+    estimates: int | None = None
 
     def __post_init__(self) -> None:
-        if not (self.first > 0 and self.last > 0):
-            raise ValueError(
-                f"an exponential decay needs a first and a last value > 0, not {self.first} and {self.last}."
-            )
+        if not (self.first > 0 and self.last > 0 and (self.estimates is None or self.estimates >= 1)):
+            raise ValueError(f"sigma must be positive, and decay in at least 1 estimate, not {self}.")
 
     def __call__(self, estimates: Any) -> Any:
-        """Value after a number of estimates."""
-        decay = optax.exponential_decay(self.first, self.iterations, self.last / self.first)
-        return decay(estimates)
+        """Sigma after a number of estimates, float32 ()."""
+        if self.estimates is None:
+            raise ValueError("sigma decays over a number of estimates that was not told: give it.")
+        return optax.exponential_decay(self.first, self.estimates, self.last / self.first)(estimates)
 
 
-Sigma = float | ExponentialDecay | Callable[[Any], Any]
+Sigma = float | DecayingSigma | Callable[[Any], Any]
 """Standard deviation of perturbations: a number, or a schedule of the number of estimates done, as Optax's are."""
 
 
 def check_sigma(sigma: Sigma) -> None:
     """Raises ValueError unless sigma is positive (of a schedule, the first value is looked at)."""
+    if isinstance(sigma, DecayingSigma):
+        return  # which has looked at itself
     first = float(sigma(0)) if callable(sigma) else sigma
     if not first > 0:
         raise ValueError(f"sigma, the standard deviation of the perturbations, must be > 0, not {first}.")
@@ -79,7 +79,7 @@ def es_gradient(loss_difference: Array, perturbation: Theta, sigma: Any) -> Thet
 
 @dataclasses.dataclass(frozen=True)
 class AntitheticSettings:
-    """What evolution strategies are given besides the fields of every estimator; to stand before its base among the bases.
+    """What evolution strategies are given beside the fields of every estimator; to stand before its base among the bases.
 
     Attributes:
       num_pairs: antithetic pairs, each a problem of its own.
@@ -87,7 +87,7 @@ class AntitheticSettings:
     """
 
     _: dataclasses.KW_ONLY
-    num_pairs: int = dataclasses.field(default=32, metadata=SET_BY_BIND)
+    num_pairs: int = 32
     sigma: Sigma = 0.01
 
     _count = "num_pairs"
@@ -100,14 +100,6 @@ class AntitheticSettings:
     def num_problems(self) -> int:
         """Problems at once: the pairs."""
         return self.num_pairs
-
-    def bind(self, architecture: LearnedOptimizer, family: TaskFamily, num_pairs: int, iterations: int) -> Self:
-        """See `celo_core.estimators.Estimator`."""
-        sigma = self.sigma
-        if isinstance(sigma, ExponentialDecay):
-            sigma = dataclasses.replace(sigma, iterations=iterations)
-        changes: dict[str, Any] = {"num_pairs": num_pairs, "sigma": sigma}
-        return dataclasses.replace(self, architecture=architecture, family=family, **changes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from celo_core import checks
-from celo_core.estimators._base import Estimator, check_settings
-from celo_core.estimators._problems import Problems, Window, clipped, mean_over_problems, summarize
+from celo_core.estimators._base import Estimator, unbound
+from celo_core.estimators._problems import (
+    Problems,
+    Window,
+    check_settings,
+    clipped,
+    mean_over_problems,
+    summarize,
+)
 from celo_core.meta_training.lengths import LengthSchedule, LogUniformLength
-from celo_core.protocols import Theta
+from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
 
 Array = jax.Array
 
@@ -31,16 +38,20 @@ class FullState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class FullUnrollEstimator(Estimator):
+class FullUnrollEstimator(Estimator, abc.ABC):
     """What estimators on full unrolls have in common. An estimate takes as long as the longest problem that can be drawn.
 
     Attributes:
+      architecture: the learned optimizer; its theta is what the gradient is for.
+      family: the problems.
       lengths: lengths of the problems.
       objective: ``"mean"``, the mean loss over the unroll, or ``"last"``, the loss of its last step.
       meta_loss: ``"training"`` or ``"held_out"``, as for estimators on truncated unrolls.
       clip_problem: largest norm of one problem's gradient; by default there is none.
     """
 
+    architecture: LearnedOptimizer = unbound("architecture")
+    family: TaskFamily = unbound("family")
     _: dataclasses.KW_ONLY
     lengths: LengthSchedule = LogUniformLength()
     objective: str = "mean"
@@ -69,6 +80,10 @@ class FullUnrollEstimator(Estimator):
     def _gradient(self, key: Array, theta: Theta, state: FullState, data: Any) -> tuple[Theta, Array, Window]:
         """One problem's gradient, meta-losses by member, and what its unroll gave."""
 
+    def check(self, data: Any) -> None:
+        """Raises ValueError if the family's loss on ``data`` is not a finite scalar at initialisation."""
+        checks.check_family(self.family, data)
+
     def init(self, key: Array, theta: Theta) -> FullState:
         """The problems' numbers."""
         del key, theta
@@ -78,7 +93,7 @@ class FullUnrollEstimator(Estimator):
     def estimate(
         self, key: Array, theta: Theta, state: FullState, data: Any
     ) -> tuple[tuple[Theta, Array, dict[str, Array]], FullState]:
-        """One whole trajectory of new problems; arguments and results as for estimators on truncated unrolls."""
+        """One whole life of new problems; arguments and results as for estimators on truncated unrolls."""
 
         def one(state: FullState) -> tuple[Theta, Array, dict[str, Array]]:
             gradient, losses, unroll = self._gradient(jax.random.fold_in(key, state.index), theta, state, data)

@@ -1,14 +1,15 @@
-"""Inner problems that are trained in windows of steps: what the estimators on truncated unrolls share."""
+"""Inner problems that live through windows of steps: what the estimators on truncated unrolls share."""
 
 import abc
 import dataclasses
 import math
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from celo_core.estimators._base import Estimator, check_settings
+from celo_core import checks
+from celo_core.estimators._base import Estimator, unbound
 from celo_core.estimators.resume import ResumeBuffer
 from celo_core.meta_training.lengths import LengthSchedule, LogUniformLength
 from celo_core.meta_training.unroll import InnerProblem, Trainee
@@ -16,6 +17,8 @@ from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
 from celo_core.schedulers.embedding import EMBEDDING_SIZE
 
 Array = jax.Array
+
+META_LOSSES = ("training", "held_out")
 
 
 class ProblemState(NamedTuple):
@@ -134,9 +137,9 @@ class Problems:
         before = state.trainee.params
         trainee, (losses, non_finite) = jax.lax.scan(body, state.trainee, (jax.random.split(key_steps, steps), mask))
         if self.late_weight:
-            # The middle of each step: steps of a whole training weigh 1 in the mean.
-            share = (state.step + jnp.arange(steps, dtype=jnp.float32) + 0.5) / state.length
-            losses = losses * ((1 + self.late_weight) * share**self.late_weight)[:, None]
+            # The middle of each step: steps of a whole life weigh 1 in the mean.
+            life = (state.step + jnp.arange(steps, dtype=jnp.float32) + 0.5) / state.length
+            losses = losses * ((1 + self.late_weight) * life**self.late_weight)[:, None]
         moved = jax.vmap(_relative_distance)(before, trainee.params) / steps
         state = state._replace(trainee=trainee, step=state.step + steps)
         if self.resume is not None:
@@ -152,23 +155,27 @@ class Problems:
 
 
 @dataclasses.dataclass(frozen=True)
-class TruncatedEstimator(Estimator):
+class TruncatedEstimator(Estimator, abc.ABC):
     """What estimators on truncated unrolls have in common; each of them says what a window's gradient is.
 
-    Problems begin out of phase. Its fields are keywords; see `Estimator` for the two before.
+    Problems begin out of phase. Fields after the family are keywords.
 
     Attributes:
+      architecture: the learned optimizer; its theta is what the gradient is for.
+      family: the problems.
       truncation: inner steps per window.
       lengths: lengths of the problems.
       meta_loss: ``"training"``, the loss that a step descends, or ``"held_out"``, that of a batch of held-out data at the
-        same parameters, for families that have such batches.
-      late_weight: k of the weight ``(1 + k) x^k`` of a loss after the part x of a training, 1 in the mean: 0, as published,
-        minimises the mean loss of a training, more what a training ends with.
-      resume: lets some problems begin in the middle of an earlier trajectory; by default none does.
+        same parameters, for families that have it.
+      late_weight: k of the weight ``(1 + k) x^k`` of a loss after the part x of a problem's life, 1 in the mean: 0, as
+        published, minimises the mean loss of a training, more what a training ends with.
+      resume: lets some problems begin in the middle of an earlier life; by default none does.
       clip_problem: largest norm of one problem's gradient before the mean over problems; by default there is none. It
         bounds what a few chaotic problems do to the mean, at the price of a bias.
     """
 
+    architecture: LearnedOptimizer = unbound("architecture")
+    family: TaskFamily = unbound("family")
     _: dataclasses.KW_ONLY
     truncation: int = 50
     lengths: LengthSchedule = LogUniformLength()
@@ -213,16 +220,16 @@ class TruncatedEstimator(Estimator):
 
     @property
     def problems(self) -> Problems:
-        """Its problems, and how they are trained."""
+        """The life of its problems."""
         names = ("architecture", "family", "lengths", "meta_loss", "late_weight", "resume")
         return Problems(**{name: getattr(self, name) for name in names})
 
-    def with_truncation(self, steps: int) -> Self:
-        """The same with another truncation."""
-        return dataclasses.replace(self, truncation=steps)
+    def check(self, data: Any) -> None:
+        """Raises ValueError if the family's loss on ``data`` is not a finite scalar at initialisation."""
+        checks.check_family(self.family, data)
 
     def init(self, key: Array, theta: Theta) -> ProblemState:
-        """Problems at random points of their trajectories (networks are new; what is left of a training is random)."""
+        """Problems at random points of their lives (networks are new, but the count of steps is not zero)."""
         thetas = jax.tree.map(lambda x: jnp.stack([x] * self.members), theta)
 
         def one(index: Array) -> ProblemState:
@@ -230,7 +237,7 @@ class TruncatedEstimator(Estimator):
             estimates = jnp.zeros((), jnp.int32)
             state = self.problems.begin(key_fresh, index, estimates, thetas, self._initial_memory(key_memory, theta))
             remaining = jax.random.uniform(key_phase, dtype=jnp.float32) * state.length
-            # A shortened first trajectory, so that later resets are spread evenly over time.
+            # A shortened first life, so that later resets are spread evenly over time.
             return state._replace(length=jnp.maximum(1, remaining.astype(jnp.int32)))
 
         return jax.vmap(one)(jnp.arange(self.num_problems, dtype=jnp.int32))
@@ -264,6 +271,18 @@ class TruncatedEstimator(Estimator):
 
         gradients, losses, info, state = jax.vmap(one)(state)
         return (mean_over_problems(gradients), jnp.mean(losses), summarize(info)), state
+
+
+def check_settings(family: TaskFamily | None, meta_loss: str, clip_problem: float | None) -> None:
+    """Raises ValueError for what no estimator takes."""
+    checks.check_choice("meta_loss", meta_loss, META_LOSSES)
+    if family is not None and meta_loss == "held_out" and not family.has_held_out:
+        raise ValueError(
+            f"the family {family.name} has no held-out data, which a held-out meta-loss needs: load it, or use "
+            'meta_loss="training".'
+        )
+    if clip_problem is not None and not clip_problem > 0:
+        raise ValueError(f"clip_problem must be positive, or None for no clipping, not {clip_problem}.")
 
 
 def clipped(tree: Any, largest: float | None) -> Any:

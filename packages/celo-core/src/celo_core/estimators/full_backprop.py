@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 
-from celo_core.estimators._base import SET_BY_BIND
 from celo_core.estimators._full import FullState, FullUnrollEstimator
 from celo_core.estimators._problems import Window
 from celo_core.protocols import Theta
@@ -34,7 +33,7 @@ class FullBackprop(FullUnrollEstimator, type="full_backprop"):
       num_problems: problems at once. For the others see `FullUnrollEstimator`.
     """
 
-    num_problems: int = dataclasses.field(default=64, kw_only=True, metadata=SET_BY_BIND)  # type: ignore[misc]
+    num_problems: int = dataclasses.field(default=64, kw_only=True)  # type: ignore[misc]
 
     @property
     def inner_steps(self) -> int:

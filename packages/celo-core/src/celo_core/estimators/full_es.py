@@ -9,7 +9,7 @@ or, with ``sign_delta``, ``sign(L+ - L-) * sign_delta / (2 sigma^2) * e``.
 
 Bias: none for the gradient of the smoothed meta-loss. The sign makes it one: the direction is then that of a vote of the
 problems, each counting the same whatever the size of its difference, and its length means nothing. Variance: as that of
-noise-reuse ES over a whole trajectory; one estimate takes a whole unroll, and a theta that has moved on is not mixed in.
+noise-reuse ES over a whole life; one estimate takes a whole unroll, and a theta that has moved on is not mixed in.
 
 Source: Salimans, Ho, Chen, Sidor, Sutskever, "Evolution Strategies as a Scalable Alternative to Reinforcement Learning",
 arXiv 1703.03864; for learned optimizers Metz et al., "VeLO", arXiv 2211.09760, where the sign and the last loss are used.

@@ -14,7 +14,7 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanOfEstimators(GradientEstimator):
+class MeanOfEstimators:
     """A `celo_core.protocols.GradientEstimator` whose gradient is the weighted mean of others', for one theta.
 
     Bias and variance are those of the parts: the mean is unbiased for the weighted mean of what they estimate. Families of
@@ -42,10 +42,6 @@ class MeanOfEstimators(GradientEstimator):
     def architecture(self) -> LearnedOptimizer:
         """The architecture that all share."""
         return self.estimators[0].architecture
-
-    def with_truncation(self, steps: int) -> "MeanOfEstimators":
-        """The mean of the parts with another truncation."""
-        return dataclasses.replace(self, estimators=[one.with_truncation(steps) for one in self.estimators])
 
     @property
     def num_problems(self) -> int:

@@ -1,4 +1,4 @@
-"""Noise-reuse evolution strategies, also called ES-Single: one perturbation for the whole trajectory of a problem.
+"""Noise-reuse evolution strategies, also called ES-Single: one perturbation for the whole life of a problem.
 
 An antithetic pair draws ``e ~ N(0, sigma^2)`` when its problem begins and goes through all windows with ``theta +- e``.
 With L+- the mean loss over a window, the pair's gradient is ::
@@ -8,8 +8,8 @@ With L+- the mean loss over a window, the pair's gradient is ::
 Bias: none for the sum over windows of the gradients of the (smoothed) window losses, as PES; a theta that moves between
 windows adds one that vanishes with the meta learning rate. Variance: of one window's gradient at most that of PES
 (with ``g_v`` the influence of window v on this one, ``|sum g_v|^2`` in place of ``w sum |g_v|^2`` in window w: much less where
-early windows have lost their influence, the same where all have the same). The windows of a trajectory share their noise, so a
-mean over one gains less from averaging than that of PES.
+early windows have lost their influence, the same where all have the same). The windows of a life share their noise, so a
+mean over a life gains less from averaging than that of PES.
 
 Sources: Li, Swersky, Zemel, Metz, "Noise-Reuse in Online Evolution Strategies", arXiv 2304.12180; Vicol,
 "Low-Variance Gradient Estimation in Unrolled Computation Graphs with ES-Single", arXiv 2304.11153.

@@ -59,7 +59,7 @@ def pair_gradient(
 class TruncatedPES(AntitheticWindows, type="pes"):
     """PES over truncated unrolls; a `celo_core.protocols.GradientEstimator`.
 
-    Fields: see `AntitheticSettings` and `TruncatedEstimator`. A schedule of sigma may change within a problem's trajectory: the sum of
+    Fields: see `AntitheticSettings` and `TruncatedEstimator`. A schedule of sigma may change within a problem's life: the sum of
     earlier perturbations is then rescaled, so that each counts with its own ``1 / sigma^2``.
     """
 

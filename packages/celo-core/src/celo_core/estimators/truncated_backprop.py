@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 
-from celo_core.estimators._base import SET_BY_BIND
 from celo_core.estimators._problems import ProblemState, TruncatedEstimator, Window
 from celo_core.protocols import Theta
 
@@ -32,7 +31,7 @@ class TruncatedBackprop(TruncatedEstimator, type="truncated_backprop"):
       num_problems: problems at once. For the others see `TruncatedEstimator`.
     """
 
-    num_problems: int = dataclasses.field(default=64, kw_only=True, metadata=SET_BY_BIND)  # type: ignore[misc]
+    num_problems: int = dataclasses.field(default=64, kw_only=True)  # type: ignore[misc]
 
     @property
     def inner_steps(self) -> int:

@@ -17,10 +17,6 @@ from celo_core import files
 from celo_core.checks import flatten_theta, unflatten_theta
 
 
-THETA_FORMAT = 3
-"""Format version of a theta.npz: that of celo-zoo's weights of the same architecture and config."""
-
-
 def save_checkpoint(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -> None:
     """Writes a tree of arrays and JSON metadata; the file appears whole or not at all.
 
@@ -84,10 +80,10 @@ def load_part(path: str | os.PathLike[str], first: int, example: Any) -> Any:
 
 
 def save_theta(path: str | os.PathLike[str], theta: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Writes theta atomically, with its leaves' paths and shapes and the format's version."""
+    """Writes theta atomically, with its leaves' paths and shapes."""
     leaves = dict(sorted(flatten_theta(theta).items()))  # the order in which the metadata list them
     shapes = {name: list(np.shape(leaf)) for name, leaf in leaves.items()}
-    save_checkpoint(path, list(leaves.values()), {**metadata, "leaves": shapes, "format_version": THETA_FORMAT})
+    save_checkpoint(path, list(leaves.values()), {**metadata, "leaves": shapes})
 
 
 def load_theta(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Lengths of inner trainings, drawn from schedules.
+"""How long inner problems run: lengths of unrolls for meta-gradient estimators.
 
 A schedule's ``sample(key, estimates)`` draws one length, int32 (); ``estimates`` counts the estimates that the problem's
-place in the batch has taken part in, which in meta-training is the meta-iteration, so that lengths may grow over meta-training.
+slot has taken part in, which in meta-training is the meta-iteration, so that lengths may grow over meta-training.
 """
 
 import dataclasses
@@ -16,7 +16,9 @@ Array = jax.Array
 
 
 class LengthSchedule(Part):
-    """A family of configs: how lengths are drawn."""
+    """A schedule of lengths."""
+
+    group = "celo.length_schedules"
 
     @property
     def longest(self) -> int:

@@ -1,4 +1,4 @@
-"""Runs a phase of meta-training that can be stopped: checkpoints, logs, progress, and what to do when it goes wrong."""
+"""Runs a phase of meta-training in stretches: checkpoints, logs, progress, and what to do when it goes wrong."""
 
 import dataclasses
 import json
@@ -33,13 +33,13 @@ killed and resumed rolls back to the same state.)"""
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
-    """How far a run is, for the callback of `run_phase`.
+class RunStatus:
+    """Where a run is, for `run_phase`'s ``watch``.
 
     Attributes:
       state: of the trainer.
       iteration: meta-iterations done.
-      seconds: of meta-training so far, from its beginning, stops left out.
+      seconds: of all stretches so far.
       metrics: of the last block, arrays by name (see `MetaTrainer.run`).
       last: whether the run ends or stops here.
       stopped: whether it does because ``stop`` said so: whoever waits for it wants nothing that takes long.
@@ -64,7 +64,7 @@ def run_phase(
     stop: Callable[[], bool] = lambda: False,
     progress: ProgressLine | None = None,
     on_divergence: str = "report",
-    callback: Callable[[Progress], bool | None] = lambda progress: None,
+    watch: Callable[[RunStatus], bool | None] = lambda status: None,
 ) -> MetaTrainState:
     """Runs a phase to its end, or until time is up, resuming from ``folder/checkpoint.npz`` if there is one.
 
@@ -85,7 +85,7 @@ def run_phase(
       progress: where progress is shown.
       on_divergence: ``"report"`` it, ``"stop"`` with an error, or ``"rollback"`` to the last state that was close to the
         best, with other random numbers and half the step size, at most `MOST_RETRIES` times.
-      callback: called after every block, in every process; if it returns true, which one that takes long may, the run stops
+      watch: called after every block, in every process; if it returns true, which one that takes long may, the run stops
         with a checkpoint. (Not with several processes, which stop together: those ask ``stop`` after the next block.)
 
     Raises:
@@ -103,7 +103,7 @@ def run_phase(
     if on_divergence == "rollback" and not run.good.exists():
         run.save(run.good, state)
     while run.done < trainer.config.iterations:
-        limit, truncation = trainer.segment(run.done)
+        limit, truncation = trainer.stretch(run.done)
         size = min(trainer.config.block, limit)
         state, metrics = trainer.run(state, size, truncation)
         run.done += size
@@ -129,17 +129,17 @@ def run_phase(
         if finish or save:
             run.save(run.checkpoint, state, must=finish)
             last_save = time.monotonic()
-        before_callback = time.monotonic()
-        enough = callback(Progress(state, run.done, run.seconds, metrics, finish, stopped))
+        before_watch = time.monotonic()
+        enough = watch(RunStatus(state, run.done, run.seconds, metrics, finish, stopped))
         if enough and not finish and jax.process_count() == 1:
             run.save(run.checkpoint, state)
             finish = True
         if finish:
             break
-        # The callback (validation, say) is no part of the run's cost, nor of its rate.
-        elsewhere = time.monotonic() - before_callback
-        first_seconds -= elsewhere
-        measured_from = (measured_from[0] + elsewhere, measured_from[1])
+        # What watches (validation, say) is no part of the run's cost, nor of its rate.
+        watched = time.monotonic() - before_watch
+        first_seconds -= watched
+        measured_from = (measured_from[0] + watched, measured_from[1])
     if run.done > first_done:
         run.say(
             f"{run.done} of {trainer.config.iterations} meta-iterations, {format_seconds(run.seconds)}; {run.checkpoint}"
@@ -160,8 +160,7 @@ def checkpoint_theta(path: str | os.PathLike[str], architecture: LearnedOptimize
     """
     if (found := checkpoints.load_metadata(path).get("format")) != FORMAT:
         raise ValueError(
-            f"{path} is a checkpoint of format {found or 1}, and this version of celo-core reads format {FORMAT}: take the "
-            "theta.npz of a run of this version."
+            f"{path} is a checkpoint of format {found}, and this version of celo-core reads format {FORMAT}."
         )
     example = jax.eval_shape(architecture.init, jax.random.key(0))
     return checkpoints.load_part(path, MetaTrainState._fields.index("theta"), example)
@@ -212,11 +211,13 @@ class _Run:
                 f"{FORMAT}: finish the run with the version that began it, or start in another folder."
             )
         settings = _with_defaults(found["settings"], self._trainer.estimator.architecture.config)
-        if different := first_difference(settings, self._identity):
-            name, old, new = different
+        if different := sorted(
+            name for name in {*settings, *self._identity} if settings.get(name) != self._identity.get(name)
+        ):
+            name = different[0]
             raise ValueError(
-                f"{path} was written with {name} = {old!r}, not {new!r}: resume with the same settings, or start in another "
-                "folder."
+                f"{path} was written with {name} = {settings.get(name)!r}, not {self._identity.get(name)!r}: "
+                "resume with the same settings, or start in another folder."
             )
         return found
 
@@ -303,18 +304,6 @@ def identity(trainer: MetaTrainer) -> dict[str, Any]:
     }
     value["estimator"] = _describe(estimator)
     return value
-
-
-def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """The first place, ``(dotted name, old, new)``, at which two JSON values differ, or ``None``; what is missing is ``None``."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping) and old.get("type") == new.get("type"):
-        pairs = ((key, old.get(key), new.get(key)) for key in dict.fromkeys((*new, *old)))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = ((str(i), *both) for i, both in enumerate(zip(old, new, strict=True)))
-    else:
-        return None if old == new else (name, old, new)
-    found = (first_difference(a, b, f"{name}.{key}" if name else key) for key, a, b in pairs)
-    return next((one for one in found if one is not None), None)
 
 
 def _with_defaults(settings: Any, config: Any) -> Any:

@@ -2,8 +2,8 @@
 
 The recipe is Celo's (arXiv 2501.12670, section 4): the update rule is trained first, with a step-size multiplier of 1,
 and then the scheduler, with the update rule frozen. A phase sees its own part of theta only (`FrozenPart`), so nothing,
-weight decay included, can move the other part. `celo_core.meta_training.run.run_phase` runs a phase that can be stopped and
-resumed bit for bit.
+weight decay included, can move the other part. `celo_core.meta_training.run.run_phase` runs a phase in stretches that can be
+stopped and resumed bit for bit.
 """
 
 import dataclasses
@@ -84,7 +84,7 @@ class MetaTrainConfig:
       truncations: a schedule of the truncation: pairs ``(iteration, truncation)`` in order, each valid from its iteration
         on; before the first, and by default throughout, the estimator's own is. Every value is a program of its own.
       block: meta-iterations per XLA program.
-      seed: of everything random; of a recipe's phase, the recipe's own seed and the phase's number tell it.
+      seed: of everything random.
     """
 
     iterations: int = 100_000
@@ -96,7 +96,7 @@ class MetaTrainConfig:
     average_decay: float = 0.0
     truncations: tuple[tuple[int, int], ...] = ()
     block: int = 10
-    seed: int = dataclasses.field(default=0, metadata={"json": False})
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.block < 1:
@@ -171,7 +171,7 @@ class MetaTrainer:
         self.estimator = estimator
         self.config = config
         devices = _choose_devices(estimator.num_problems, devices)
-        self._estimators = {steps: estimator.with_truncation(steps) for _, steps in config.truncations}
+        self._estimators = {steps: _with_truncation(estimator, steps) for _, steps in config.truncations}
         estimator.check(data)
         self._mesh = jax.make_mesh((len(devices),), ("problems",), devices=devices)
         self._replicated = NamedSharding(self._mesh, PartitionSpec())
@@ -217,8 +217,8 @@ class MetaTrainer:
         state = shaped(example, self._replicated)._replace(problems=shaped(example.problems, self._split))
         return self._run.lower(state, self._data, iterations, None)
 
-    def segment(self, done: int) -> tuple[int, int | None]:
-        """The iterations after ``done`` that have one truncation: ``(how many at most, truncation)``."""
+    def stretch(self, done: int) -> tuple[int, int | None]:
+        """Where the config's truncations say that the next iterations go: ``(how many at most, truncation)``."""
         truncation, end = None, self.config.iterations
         for start, steps in self.config.truncations:
             if start <= done:
@@ -231,7 +231,7 @@ class MetaTrainer:
         """Inner training steps of the first ``done`` meta-iterations; there are no more than the config's."""
         total, at, done = 0, 0, min(done, self.config.iterations)
         while at < done:
-            size, truncation = self.segment(at)
+            size, truncation = self.stretch(at)
             size = min(size, done - at)
             total += size * (self.estimator if truncation is None else self._estimators[truncation]).inner_steps
             at += size
@@ -333,6 +333,12 @@ def _choose_devices(num_problems: int, devices: Any) -> list[Any]:
             "that the second divides the first."
         )
     return chosen
+
+
+def _with_truncation(estimator: Any, steps: int) -> Any:
+    if not hasattr(estimator, "truncation"):
+        raise ValueError(f"{type(estimator).__name__} has no truncation, so it cannot have a schedule of truncations.")
+    return dataclasses.replace(estimator, truncation=steps)
 
 
 def _put(tree: Any, sharding: NamedSharding) -> Any:

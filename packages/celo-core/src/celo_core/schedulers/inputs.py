@@ -34,6 +34,8 @@ class Input(Part):
       statistics: names in `celo_core.schedulers.statistics.STATISTICS` that it reads.
     """
 
+    group = "celo.scheduler_inputs"
+
     reads_loss: ClassVar[bool] = False
     reads_task_embedding: ClassVar[bool] = False
     statistics: ClassVar[tuple[str, ...]] = ()

@@ -16,6 +16,8 @@ Array = jax.Array
 class Network(Part):
     """A scheduler's network."""
 
+    group = "celo.scheduler_networks"
+
     def init(self, key: Array, num_inputs: int) -> dict[str, Any]:
         """Random theta, float32, whose output is near 0 for any input."""
         raise NotImplementedError

@@ -21,6 +21,8 @@ LONGEST = math.exp(10.0)
 class Prior(Part):
     """A schedule: a height, which may depend on the length of training, times a decay from 1."""
 
+    group = "celo.scheduler_priors"
+
     def height(self, num_steps: Any) -> Array | float:
         """Multiplier of the first step, () or a number; ``num_steps`` is a scalar, possibly traced."""
         raise NotImplementedError

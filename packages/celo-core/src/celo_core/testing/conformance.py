@@ -25,6 +25,7 @@ from typing import Any
 
 from celo_core.protocols import LearnedOptimizer
 from celo_core.testing import (
+    convergence,
     edge_cases,
     frameworks,
     layouts,
@@ -62,6 +63,7 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     wrappers.check_multi_steps,
     wrappers.check_apply_if_finite,
     wrappers.check_inject_hyperparams,
+    wrappers.check_map_params,
     robustness.check_non_finite_gradient,
     robustness.check_non_finite_value,
     robustness.check_extreme_numbers,
@@ -95,6 +97,7 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     layouts.check_layouts_explicit,
     layouts.check_shard_map,
     layouts.check_pmap,
+    convergence.check_convergence,
 )
 """Checks of an optimizer; each takes a factory ``make(num_steps)``."""
 

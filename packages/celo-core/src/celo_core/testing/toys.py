@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo_core.protocols import LearnedOptimizer, TaskFamily
+from celo_core.protocols import FamilyDefaults, LearnedOptimizer
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Quadratic(TaskFamily):
+class Quadratic(FamilyDefaults):
     """``loss = mean(p^2) / 2``, from ``p = 1``, with optional noise in the gradient; a `celo_core.TaskFamily`.
 
     Attributes:
@@ -86,7 +86,7 @@ class LearnedSGD(LearnedOptimizer):
 
 
 @dataclasses.dataclass(frozen=True)
-class Clock(TaskFamily):
+class Clock(FamilyDefaults):
     """Parameters ``(clock, distance)`` and a loss, the distance, linear in theta under `LearnedWalk`; a `celo_core.TaskFamily`.
 
     Attributes:
@@ -95,6 +95,7 @@ class Clock(TaskFamily):
 
     held_out_offset: float = 0.0
     name = "clock"
+    has_held_out = True
 
     def load(self) -> dict[str, Array]:
         """No data."""
@@ -113,8 +114,6 @@ class Clock(TaskFamily):
         """Zero, float32 ()."""
         del key, config, data
         return jnp.zeros((), jnp.float32)
-
-    has_held_out_batches = True
 
     def held_out_batch(self, key: Array, config: Array, data: Any) -> Array:
         """The offset, float32 ()."""

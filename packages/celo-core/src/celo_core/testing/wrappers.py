@@ -102,3 +102,20 @@ def check_inject_hyperparams(make: Make) -> None:
     state.hyperparams["num_steps"] = jnp.asarray(2 * NUM_STEPS)
     updates, _ = tx.update(gradient(params), state, params, value=loss(params))
     assert_finite(updates, "updates after num_steps was changed")
+
+
+@conformance_check
+def check_map_params(make: Make) -> None:
+    """``optax.tree.map_params`` finds what is like the parameters in the state, and leaves the rest as it is."""
+    # Shapes that nothing else in a state has, such as a number for each tensor.
+    params = make_params({"bias": (11,), "kernel": (5, 13)})
+    tx = make(NUM_STEPS)
+    _, state = first_update(tx, params)
+    mark = lambda x: jnp.full_like(x, 7)
+    same = optax.tree.map_params(tx, lambda x: x, state)
+    assert_close(same, state, "the state, mapped by the identity")
+    marked = optax.tree.map_params(tx, mark, state, transform_non_params=lambda x: x)
+    before = {p.shape: sum(leaf.shape == p.shape for leaf in jax.tree.leaves(state)) for p in params.values()}
+    for shape, number in before.items():
+        found = sum(leaf.shape == shape and bool(jnp.all(leaf == 7)) for leaf in jax.tree.leaves(marked))
+        assert found == number, f"of {number} arrays of the shape {shape} of a parameter it has found {found}"

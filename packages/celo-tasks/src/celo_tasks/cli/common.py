@@ -3,7 +3,7 @@
 import os
 import sys
 
-from celo_tasks.meta_training.recipe import OFFLINE_DATASETS, PAPER_DATASETS
+from celo_tasks.meta_training.recipe_files import OFFLINE_DATASETS, PAPER_DATASETS
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -18,12 +18,6 @@ PIPE_CLOSED = 141
 """Exit status where the reader of the output has gone: what a shell reports of a program that SIGPIPE ended."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``", did you mean a or b?"`` without the question mark, or nothing where no known name is like ``name``."""
-    similar = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f", did you mean {' or '.join(similar)}" if similar else ""
-
-
 class Help(argparse.RawDescriptionHelpFormatter):
     """Help of at most `WIDTH` characters: paragraphs are filled, and those with an indented line are left as they are."""
 

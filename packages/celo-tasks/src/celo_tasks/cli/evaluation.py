@@ -1,17 +1,12 @@
-"""The parts of the command ``celo-tasks`` that list tasks, evaluate optimizers on them, and report."""
+"""The parts of the command ``celo-tasks`` that evaluate optimizers on tasks, and report."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-_LIST = """\
-Show the tasks: what is trained, how large it is, what a step costs, on which data set, and whether that is on this machine.
-"""
-
 _EVALUATE = """\
-Judge optimizers by the tasks of a suite, against tuned Adam.
+Evaluate optimizers on the tasks of a suite, against tuned Adam.
 
 Every optimizer with a learning rate is tried on a grid of learning rates by schedules and gets the best for each task, by
 training loss; a learned optimizer is taken as it is. Results are appended to the folder run by run: stop at any time, and
@@ -40,84 +35,21 @@ examples:
 
 
 def add_commands(commands: Any) -> None:
-    """Adds ``list``, ``evaluate`` and ``report``."""
-    _add_list(commands)
+    """Adds ``evaluate`` and ``report``."""
     _add_evaluate(commands)
     _add_report(commands)
-
-
-def _add_list(commands: Any) -> None:
-    parser = commands.add_parser("list", help="show the tasks", description=_LIST)
-    parser.add_argument("--suite", metavar="NAME", help="only the tasks of a suite: small-8 or velodrome-17")
-    parser.add_argument("--data-dir", metavar="FOLDER", help="folder of prepared arrays")
-    parser.add_argument("--json", action="store_true", help="as a JSON list")
-    parser.set_defaults(run=_list)
-
-
-def _list(options: argparse.Namespace) -> int:
-    from celo_tasks.tasks import registry
-
-    names = registry.find_suite(options.suite).tasks if options.suite else tuple(registry.TASKS)
-    suite_of = {task: name for name, suite in registry.SUITES.items() for task in suite.tasks}
-    rows: list[dict[str, Any]] = []
-    for name in names:
-        entry, cost = registry.TASKS[name], registry.TASKS[name].cost()
-        present = entry.dataset(options.data_dir)
-        rows.append(
-            {
-                "name": name,
-                "suite": suite_of.get(name),
-                "kind": entry.kind,
-                "parameters": cost and cost.parameters,
-                "gflop_per_step": cost and cost.gflop,
-                "milliseconds_per_step": cost and cost.milliseconds,
-                "data": present or entry.datasets[0],
-                "data_present": present is not None,
-                "published": entry.published,
-            }
-        )
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return 0
-    number = lambda value, form: "-" if value is None else format(value, form)
-    table = [("name", "kind", "parameters", "GFLOP/step", "ms/step", "data set", "here")]
-    for row in rows:
-        table.append(
-            (
-                row["name"],
-                row["kind"],
-                number(row["parameters"], ","),
-                number(row["gflop_per_step"], ".2g"),
-                number(row["milliseconds_per_step"], ",.0f" if (row["milliseconds_per_step"] or 0) >= 100 else ".3g"),
-                row["data"],
-                "yes" if row["data_present"] else "no",
-            )
-        )
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    for cells in table:
-        sides = [
-            text.rjust(w) if 2 <= i <= 4 else text.ljust(w)
-            for i, (text, w) in enumerate(zip(cells, widths, strict=True))
-        ]
-        print("  ".join(sides).rstrip())
-    print(
-        f"\nCost of a training step with Adam on one core of {registry.measured_on()}. Data that are not here: "
-        "`celo-tasks prepare DATASET`, or --data-dir.",
-        file=sys.stderr,
-    )
-    return 0
 
 
 def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="judge optimizers by a suite of tasks, against tuned Adam",
+        help="evaluate optimizers on a suite of tasks, against tuned Adam",
         usage="%(prog)s (--suite | --task NAME) (--optimizer REF | --weights PATH) [option ...]",
         description=_EVALUATE,
         epilog=_EVALUATE_EXAMPLES,
     )
     add = parser.add_argument
-    add("--suite", metavar="NAME", help="small-8 (some minutes an optimizer on 2 cores) or velodrome-17 (wants a GPU)")
+    add("--suite", metavar="NAME", help="small-8 (some minutes an optimizer on 2 cores) or ood-17 (wants a GPU)")
     add("--task", action="append", default=[], metavar="NAME", help="a single task instead of a suite; may be repeated")
     add(
         "--optimizer",
@@ -143,7 +75,7 @@ def _add_evaluate(commands: Any) -> None:
     add("--seeds", type=int, metavar="N", help="number of seeds (3)")
     add("--data-dir", metavar="FOLDER", help="folder of prepared arrays NAME.npz and texts NAME.txt")
     add = parser.add_argument_group("tuning of baselines").add_argument
-    rates = "learning rates, comma-separated (half decades: 1e-5 to 1 for small-8, 1e-7 to 1 for velodrome-17)"
+    rates = "learning rates, comma-separated (half decades: 1e-5 to 1 for small-8, 1e-7 to 1 for ood-17)"
     add("--learning-rates", metavar="X,Y,...", help=rates)
     add("--schedules", metavar="A,B", help="out of constant and cosine, which has a warm-up of 5 %% (both)")
     longest = "extend tuned Adam by runs of up to N times the steps where an optimizer ends below it (4)"
@@ -197,7 +129,7 @@ def _settings(options: argparse.Namespace) -> Any:
         registry.find_task(task)
     # Tasks of one suite belong to it even when they are few, so that its tuned Adam serves them.
     name = next((known for known, one in registry.SUITES.items() if set(tasks) <= set(one.tasks)), "custom")
-    suite = registry.SUITES.get(name, registry.SUITES["velodrome-17"])
+    suite = registry.SUITES.get(name, registry.SUITES["ood-17"])
     steps = options.steps or suite.steps
     specs = [Spec.parse(text) for text in options.optimizer]
     specs += [Spec.parse(text, is_weights=True) for text in options.weights]

@@ -11,6 +11,7 @@ from celo_tasks import __version__
 from celo_tasks.cli import bench as cli_bench
 from celo_tasks.cli import console
 from celo_tasks.cli import evaluation as cli_evaluation
+from celo_tasks.cli import listing as cli_listing
 from celo_tasks.cli import meta_training as cli_meta_training
 from celo_tasks.cli.common import names, numbers
 from celo_tasks.cli.interrupts import Interrupts
@@ -92,12 +93,13 @@ def _run(arguments: Sequence[str] | None, own_process: bool) -> tuple[int, bool]
 
 def _parser() -> argparse.ArgumentParser:
     parser = console.Parser(
-        prog="celo-tasks", description="Tasks to meta-train learned optimizers on, and to judge them by."
+        prog="celo-tasks", description="Tasks to meta-train learned optimizers on, and to evaluate them on."
     )
     parser.add_argument("--version", action="version", version=f"celo-tasks {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     cli_meta_training.add_commands(commands)
     _add_quickstart(commands)
+    cli_listing.add_commands(commands)
     cli_evaluation.add_commands(commands)
     cli_bench.add_commands(commands)
     _add_prepare(commands)

@@ -4,7 +4,7 @@ from importlib.resources import as_file, files
 
 import numpy as np
 
-from celo_tasks.datasets.prepared import ImageData, read_prepared
+from celo_tasks.datasets.arrays import ImageData, read_prepared
 from celo_tasks.datasets.resize import area_average
 
 _DIGITS_TEST_PER_CLASS = 34  # about a fifth of the 174 to 183 digits of each class

@@ -4,62 +4,16 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from celo_tasks.cli.console import nearest
-from celo_tasks.datasets.prepared import ImageData as ImageData
-from celo_tasks.datasets.prepared import check_images, read_prepared
+from celo_tasks.datasets.arrays import ImageData, check_images, read_prepared
 from celo_tasks.datasets.resize import area_average
+from celo_tasks.datasets.specs import IMAGE_SPECS, ImageSpec
 from celo_tasks.datasets.tfds_builders import directory, lies_prepared
+from celo_tasks.spelling import nearest
 
 Source = Literal["auto", "prepared", "tfds", "embedded"]
 SOURCES: tuple[Source, ...] = ("auto", "prepared", "tfds", "embedded")
-
-
-class ImageSpec(NamedTuple):
-    """What a named picture data set is, and where it can be had."""
-
-    shape: tuple[int, ...]
-    """One picture."""
-    num_classes: int
-    tfds_name: str | None = None
-    """The tensorflow-datasets set that it is made from."""
-    every_tenth_class: bool = False
-    """Keeps the classes 0, 10, ..., 90 only, as 0..9."""
-    embedded: bool = False
-    """Comes with the package or its dependencies, with no download."""
-    made_from: str | None = None
-    """The larger set from whose prepared arrays it is averaged when they are there and its own are not."""
-
-
-def _colour(tfds_name: str, num_classes: int) -> dict[str, ImageSpec]:
-    """CIFAR in colour: NAME_16rgb is made from NAME_32rgb; NAME_*_sub, a part of it, is only ever read as arrays."""
-    specs = {}
-    for suffix, source in (("", tfds_name), ("_sub", None)):
-        large = f"{tfds_name}_32rgb{suffix}"
-        specs[large] = ImageSpec((32, 32, 3), num_classes, source)
-        specs[f"{tfds_name}_16rgb{suffix}"] = ImageSpec((16, 16, 3), num_classes, source, made_from=large)
-    return specs
-
-
-IMAGE_SPECS: Mapping[str, ImageSpec] = MappingProxyType(
-    {
-        "mnist_8x8": ImageSpec((8, 8), 10, "mnist"),
-        "fashion_mnist_8x8": ImageSpec((8, 8), 10, "fashion_mnist"),
-        "cifar10_8x8": ImageSpec((8, 8), 10, "cifar10"),
-        "svhn_cropped_8x8": ImageSpec((8, 8), 10, "svhn_cropped"),
-        "cifar100_8x8": ImageSpec((8, 8), 100, "cifar100"),
-        "cifar100_10of100_8x8": ImageSpec((8, 8), 10, "cifar100", every_tenth_class=True),
-        "mnist_28": ImageSpec((28, 28), 10, "mnist"),
-        "fashion_mnist_28": ImageSpec((28, 28), 10, "fashion_mnist"),
-        **_colour("cifar10", 10),
-        **_colour("cifar100", 100),
-        "digits_8x8": ImageSpec((8, 8), 10, embedded=True),
-        "fashion_mnist_small_8x8": ImageSpec((8, 8), 10, embedded=True),
-        "fashion_mnist_small_28": ImageSpec((28, 28), 10, embedded=True),
-    }
-)
-"""The data sets known by name."""
 
 
 def _from_prepared(name: str, spec: ImageSpec | None, data_dir: Path | None) -> ImageData | None:

@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from celo_tasks.cli.console import nearest
-from celo_tasks.datasets.images import IMAGE_SPECS
-from celo_tasks.datasets.text import TEXT_SPECS
+from celo_tasks.datasets.specs import IMAGE_SPECS, TEXT_SPECS
+from celo_tasks.spelling import nearest
 
 
 def prepare(name: str, *, out_dir: str | os.PathLike[str], tfds_data_dir: str | os.PathLike[str] | None = None) -> Path:

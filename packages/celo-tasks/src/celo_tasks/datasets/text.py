@@ -1,66 +1,17 @@
 """Text data sets by name, as one long sequence of tokens: bytes, or subwords of a vocabulary of 32,000."""
 
 import os
-import zipfile
-from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from celo_tasks.cli.console import nearest
+from celo_tasks.datasets.arrays import TextData, read_text_arrays
+from celo_tasks.datasets.specs import BYTES, EMBEDDED_TEXTS, TEXT_SPECS, TextSpec, text_vocabulary
 from celo_tasks.datasets.tfds_builders import directory, lies_prepared
-
-BYTES = 256
-"""Vocabulary of a text whose tokens are its bytes."""
-
-Tokens = NDArray[np.uint8] | NDArray[np.uint16]
-
-
-class TextData(NamedTuple):
-    """A text as tokens: uint8 where they are bytes, uint16 where they are subwords."""
-
-    train: Tokens
-    """(N,)."""
-    valid: Tokens
-    """(M,)."""
-    vocabulary: int = BYTES
-    """Number of tokens that there may be: every one is below it."""
-
-
-class TextSpec(NamedTuple):
-    """What a named text is, and where it can be had."""
-
-    vocabulary: int = BYTES
-    """256 for bytes; more for subwords, which `celo-tasks prepare` makes."""
-    tfds_name: str | None = None
-    """The tensorflow-datasets set that it is made from."""
-    embedded: bool = False
-    """Comes with the package."""
-
-
-TEXT_SPECS: Mapping[str, TextSpec] = MappingProxyType(
-    {
-        "shakespeare": TextSpec(embedded=True),
-        "lm1b": TextSpec(tfds_name="lm1b"),
-        "wikipedia_en": TextSpec(tfds_name="wikipedia/20230601.en"),
-        "lm1b_32k": TextSpec(32_000, "lm1b"),
-        "wikipedia_en_32k": TextSpec(32_000, "wikipedia/20230601.en"),
-    }
-)
-"""The texts known by name."""
-
-EMBEDDED_TEXTS = tuple(name for name, spec in TEXT_SPECS.items() if spec.embedded)
-"""The texts that come with the package."""
-
-
-def text_vocabulary(name: str) -> int:
-    """Number of tokens of a text by its name, without reading it: that of `TEXT_SPECS`, else 256."""
-    return TEXT_SPECS.get(name, TextSpec()).vocabulary
+from celo_tasks.spelling import nearest
 
 
 def _files(name: str, data_dir: Path | None) -> tuple[Path, ...]:
@@ -86,38 +37,9 @@ def _split(path: Path | Traversable) -> TextData:
     return TextData(text[:split], text[split:])
 
 
-def _read_npz(path: Path, vocabulary: int | None) -> TextData:
-    layout = "train and valid, uint8 (N,) for bytes, or uint16 (N,) with their number of tokens as vocabulary"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {field: file[field] for field in TextData._fields if field in file.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is not an npz of plain arrays ({error}); it must hold {layout}.") from error
-    if missing := [field for field in ("train", "valid") if field not in arrays]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; it must hold {layout}.")
-    train, valid = arrays["train"], arrays["valid"]
-    fits = train.dtype == valid.dtype and train.dtype in (np.uint8, np.uint16) and train.ndim == valid.ndim == 1
-    number = arrays.get("vocabulary", np.asarray(BYTES if train.dtype == np.uint8 else 0))
-    if not fits or number.shape != () or not np.issubdtype(number.dtype, np.integer) or not 1 <= number <= 2**16:
-        found = ", ".join(f"{field}: {array.dtype} {array.shape}" for field, array in arrays.items())
-        raise ValueError(f"{path} holds {found}; it must hold {layout}.")
-    if vocabulary is not None and number != vocabulary:
-        raise ValueError(
-            f"{path} has a vocabulary of {number}, not {vocabulary}: run `celo-tasks prepare {path.stem}`."
-        )
-    if not train.size or not valid.size:
-        raise ValueError(f"{path} must hold at least one token to train and one to validate on.")
-    if (largest := max(train.max(), valid.max())) >= number:
-        raise ValueError(
-            f"{path} holds the token {largest}, but tokens must be all below {number}, its vocabulary: cut the text into tokens "
-            "again, or correct the vocabulary."
-        )
-    return TextData(train, valid, int(number))
-
-
 def _from_files(name: str, paths: tuple[Path, ...]) -> TextData:
     if paths[0].suffix == ".npz":
-        return _read_npz(paths[0], TEXT_SPECS[name].vocabulary if name in TEXT_SPECS else None)
+        return read_text_arrays(paths[0], TEXT_SPECS[name].vocabulary if name in TEXT_SPECS else None)
     if len(paths) == 1:
         return _split(paths[0])
     for path in paths:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celo_tasks.datasets.images import IMAGE_SPECS, ImageSpec
-from celo_tasks.datasets.prepared import ImageData, Uint8, check_images, check_labels, write_prepared
+from celo_tasks.datasets.arrays import ImageData, Uint8, check_images, check_labels, write_prepared
 from celo_tasks.datasets.resize import area_average, to_grey
+from celo_tasks.datasets.specs import IMAGE_SPECS, ImageSpec
 from celo_tasks.datasets.tfds_builders import directory, download, find_or_fetch, find_readable
 
 _CHUNK = 1024  # records decoded at a time: the full-size pictures never lie in memory all at once

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celo_tasks.datasets.text import BYTES, TEXT_SPECS, TextData, TextSpec
+from celo_tasks.datasets.arrays import TextData, write_arrays
+from celo_tasks.datasets.specs import BYTES, TEXT_SPECS, TextSpec
 from celo_tasks.datasets.tfds_builders import directory, download, find_or_fetch, find_readable
 
 TRAIN_BYTES = 50_000_000
@@ -181,12 +182,5 @@ def prepare_text(
             "tokenizer": np.frombuffer(tokenizer.to_str().encode(), np.uint8),
         }
     path = Path(out_dir).expanduser() / f"{name}.npz"
-    _write(path, arrays)
+    write_arrays(path, arrays)
     return path
-
-
-def _write(path: Path, arrays: dict[str, Any]) -> None:
-    from celo_core import files  # and with it JAX, which reading needs not wait for
-
-    with files.written_atomically(path) as file:
-        np.savez_compressed(file, **arrays)

@@ -1,1 +1,1 @@
-"""The evaluation protocol: optimizers on a suite of tasks, from several seeds, beside tuned Adam."""
+"""The evaluation protocol: optimizers on a suite of tasks, from several seeds, against tuned Adam."""

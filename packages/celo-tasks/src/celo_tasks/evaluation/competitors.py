@@ -17,9 +17,9 @@ import optax
 
 from celo_tasks.baselines import TUNED_BASELINES
 from celo_tasks.baselines.tuning import Setting, build, schedule_shape
-from celo_tasks.cli.console import nearest
 from celo_tasks.evaluation.optimizers import load_pretrained, load_weights, pretrained_names
 from celo_tasks.evaluation.program import Build
+from celo_tasks.spelling import nearest
 
 UNTUNED = (Setting(),)
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import optax
 
-from celo_core import Celo, CeloConfig, get_architecture
+from celo_core import get_architecture
 from celo_core.meta_training import checkpoints
-from celo_tasks.cli.console import nearest
+from celo_tasks.spelling import nearest
 
 GROUP = "celo.optimizers"
 WEIGHTS_GROUP = "celo.weights"
@@ -111,10 +111,12 @@ class MetaTrained:
         except KeyError as error:
             raise ValueError(f"{file} is no result of meta-training: it does not list {error}.") from error
         found = checkpoints.load_metadata(file)
-        if "config" in found:
-            self.architecture = get_architecture(found["architecture"], found["config"])
-        else:  # written before other architectures could be meta-trained
-            self.architecture = Celo(CeloConfig() if "scheduler" in self.theta else CeloConfig(scheduler=None))
+        if found.get("format_version", 2) < 3:
+            raise ValueError(
+                f"{file} was written by an earlier version: `celo-zoo convert RUN --out FOLDER` makes weights of its run that "
+                "this version reads."
+            )
+        self.architecture = get_architecture(found["architecture"], found["config"])
         self.fingerprint = f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
 
     def __call__(self, num_steps: int) -> optax.GradientTransformationExtraArgs:

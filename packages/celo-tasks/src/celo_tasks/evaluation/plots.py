@@ -1,12 +1,12 @@
 """Pictures of an evaluation: curves per task, aggregates with intervals, performance profiles. Returned as PNG bytes.
 
-Each ``draw_...`` renders the Figure of the ``..._figure`` beside it. Give all pictures of one report the same ``palette``,
-`colors` of all optimizers, so that each keeps its colour where some are missing.
+Each ``draw_...`` renders the Figure of the ``..._figure`` of its name. Give all pictures of one report the same ``palette``,
+`celo_tasks.reporting.palette.colors` of all optimizers, so that each keeps its colour where some are missing.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,7 @@ from numpy.typing import NDArray
 
 from celo_tasks.evaluation.statistics import Interval
 from celo_tasks.reporting.figures import Axes, Figure, Line2D, png, ticker, tidy
-
-Palette = Mapping[str, str]
-
-# Okabe and Ito's colours, which the colour-blind can tell apart. Left out are their yellow, too light for a line, and
-# black, which is the baseline's; wine, olive and indigo, of Tol's muted colours, and a grey make ten.
-_RESERVED = {"adam": "#0072B2", "adamw": "#009E73", "celo": "#D55E00"}
-_COLORS = (
-    *("#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#882255"),
-    *("#999933", "#332288", "#777777", "#0072B2", "#009E73"),
-)
-_BASELINE = "#222222"
+from celo_tasks.reporting.palette import BASELINE, Palette, colors
 
 _COLUMNS = 4
 _WORTH_A_LOG_AXIS = 3.0
@@ -101,16 +91,6 @@ class Profile:
     share: Interval
 
 
-def colors(names: Iterable[str]) -> dict[str, str]:
-    """Colour of each optimizer, ``"#RRGGBB"``: eight differ, then they repeat. Adam, AdamW and Celo always have theirs."""
-    names = list(dict.fromkeys(names))
-    taken = {_RESERVED[name] for name in names if name in _RESERVED}
-    free = [color for color in _COLORS if color not in taken] or list(_COLORS)
-    others = [name for name in names if name not in _RESERVED]
-    chosen = {name: free[i % len(free)] for i, name in enumerate(others)}
-    return {name: _RESERVED.get(name) or chosen[name] for name in names}
-
-
 def draw_curves(panels: Sequence[Panel], palette: Palette | None = None) -> bytes:
     """Training curves, a panel a task: means over seeds with a band from lowest to highest, and tuned Adam's envelope."""
     return png(curves_figure(panels, palette))
@@ -156,7 +136,7 @@ def curves_figure(panels: Sequence[Panel], palette: Palette | None = None) -> Fi
     shown = dict.fromkeys(line.name for panel in panels for line in panel.lines)
     handles = [Line2D([], [], color=palette[name], linewidth=1.8, label=name) for name in shown]
     if any(panel.envelope is not None for panel in panels):
-        handles.append(Line2D([], [], color=_BASELINE, linewidth=1.3, linestyle="--", label="tuned Adam (envelope)"))
+        handles.append(Line2D([], [], color=BASELINE, linewidth=1.3, linestyle="--", label="tuned Adam (envelope)"))
     ncols = math.ceil(len(handles) / math.ceil(len(handles) / (max(columns, 2) + 1)))  # rows of like length
     figure.legend(handles=handles, loc="outside upper center", ncols=ncols, frameon=False, fontsize=9)
     return figure
@@ -188,8 +168,8 @@ def _draw_panel(axes: Axes, panel: Panel, palette: Palette) -> None:
             axes.fill_between(line.steps, line.low, line.high, color=palette[line.name], alpha=0.18, linewidth=0)
     if panel.envelope is not None:
         steps, best = panel.envelope.steps, panel.envelope.mean
-        axes.plot(steps, best, color=_BASELINE, linewidth=1.1, linestyle="--", zorder=20, label="envelope")
-    # Long names would run into those of the panels beside.
+        axes.plot(steps, best, color=BASELINE, linewidth=1.1, linestyle="--", zorder=20, label="envelope")
+    # Long names would run into those of the panels next to it.
     axes.set_title(panel.title if len(panel.title) < 36 else panel.title.replace(" (", "\n(", 1), fontsize=9)
     lines = [*panel.lines, *([panel.envelope] if panel.envelope is not None else [])]
     axes.set_xlim(0, max(line.steps[-1] for line in lines))
@@ -248,10 +228,10 @@ def intervals_figure(rows: Sequence[Row], palette: Palette | None = None) -> Fig
 
 def _draw_intervals(axes: Axes, entries: Sequence[tuple[str, Interval | None, bool]], palette: Palette) -> None:
     ends = [end for _, interval, _ in entries if interval is not None for end in interval]
-    axes.axvline(1.0, color=_BASELINE, linewidth=1.1, linestyle="--", zorder=1)
+    axes.axvline(1.0, color=BASELINE, linewidth=1.1, linestyle="--", zorder=1)
     for position, (name, interval, lower_bound) in enumerate(entries):
         if interval is None:
-            _beside(axes, position, "not measured")
+            _numbers_right_of(axes, position, "not measured")
             continue
         color = palette[name]
         axes.plot([interval.low, interval.high], [position] * 2, color=color, linewidth=7, alpha=0.4, zorder=2)
@@ -259,7 +239,7 @@ def _draw_intervals(axes: Axes, entries: Sequence[tuple[str, Interval | None, bo
         axes.plot([interval.value], [position], color=color, marker=marker, markersize=5.5, zorder=3, label=name)
         text = f"> {interval.value:.2f}" if lower_bound else f"{interval.value:.2f}"
         has_width = interval.low < interval.high  # not with one seed
-        _beside(axes, position, f"{text} [{interval.low:.2f}, {interval.high:.2f}]" if has_width else text)
+        _numbers_right_of(axes, position, f"{text} [{interval.low:.2f}, {interval.high:.2f}]" if has_width else text)
     low, high = min([1.0, *ends]), max([1.0, *ends])
     if low > 0 and high / low > _WORTH_A_LOG_AXIS:
         axes.set_xscale("log")
@@ -273,7 +253,7 @@ def _draw_intervals(axes: Axes, entries: Sequence[tuple[str, Interval | None, bo
     tidy(axes)
 
 
-def _beside(axes: Axes, position: int, text: str) -> None:
+def _numbers_right_of(axes: Axes, position: int, text: str) -> None:
     """Numbers in a column of their own, right of the Axes."""
     axes.annotate(text, (1.02, position), xycoords=("axes fraction", "data"), va="center", fontsize=8)
 
@@ -291,7 +271,7 @@ def profiles_figure(
     palette = palette or colors(profile.name for profile in profiles)
     figure = Figure(figsize=(6.4, 4.2), dpi=130, layout="constrained")
     axes = figure.subplots()
-    axes.axvline(1.0, color=_BASELINE, linewidth=1.1, linestyle="--", zorder=1)
+    axes.axvline(1.0, color=BASELINE, linewidth=1.1, linestyle="--", zorder=1)
     for profile in profiles:
         color, share = palette[profile.name], profile.share
         axes.plot(profile.thresholds, share.value, color=color, linewidth=1.6, zorder=3, label=profile.name)

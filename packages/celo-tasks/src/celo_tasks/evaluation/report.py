@@ -15,6 +15,8 @@ from celo_tasks.evaluation.curves import six_digits
 from celo_tasks.evaluation.scores import Score, Scores, scores
 from celo_tasks.evaluation.statistics import Interval, stratified_bootstrap
 from celo_tasks.evaluation.store import Store, curve_steps
+from celo_tasks.reporting import tables
+from celo_tasks.reporting.palette import colors
 from celo_tasks.tasks.registry import TASKS
 
 PICTURES = {"curves.png": "training curves", "intervals.png": "aggregates", "profiles.png": "performance profiles"}
@@ -127,7 +129,7 @@ def write(store: Store, folder: str | os.PathLike[str]) -> str:
     found = scores(store)
     rows = aggregate(found)
     text = markdown(store, found, rows)
-    palette = plots.colors([row.optimizer for row in rows] or found.optimizers)
+    palette = colors([row.optimizer for row in rows] or found.optimizers)
     files.write_bytes(folder / "curves.png", plots.draw_curves(_panels(store, found), palette))
     shown = ["curves.png"]
     if rows:
@@ -157,8 +159,12 @@ def markdown(store: Store, found: Scores, rows: Sequence[Aggregate]) -> str:
         head.append(f"Not run on every task, so aggregated over fewer: {', '.join(incomplete)}.")
     parts = ["\n\n".join(head)]
     if rows:
-        parts += ["## Over all tasks", _table(_SUMMARY, [_summary(row) for row in rows])]
-    parts += ["## Task by task", _table(_TASKS, [_task_row(found, score) for score in _ordered(found, rows)]), NOTES]
+        parts += ["## Over all tasks", tables.markdown(_SUMMARY, [_summary(row) for row in rows])]
+    parts += [
+        "## Task by task",
+        tables.markdown(_TASKS, [_task_row(found, score) for score in _ordered(found, rows)]),
+        NOTES,
+    ]
     return "\n\n".join(parts)
 
 
@@ -220,13 +226,6 @@ def _task_row(found: Scores, score: Score) -> tuple[str, ...]:
         "-" if loss is None else f"{loss:.4g}",
         f"{1e3 * score.seconds_per_step:.2f}",
     )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table that also reads well as plain text."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    line = lambda cells: f"| {' | '.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))} |"
-    return "\n".join([line(header), f"|{'|'.join('-' * (width + 2) for width in widths)}|", *map(line, rows)])
 
 
 def _panels(store: Store, found: Scores) -> list[plots.Panel]:

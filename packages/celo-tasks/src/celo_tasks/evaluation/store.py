@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from celo_core import files
 from celo_tasks.evaluation import curves
+from celo_tasks.tasks.registry import RENAMED
 
 FORMAT = 1
 
@@ -153,6 +154,7 @@ class Store:
         try:
             header = json.loads(path.read_text())
             version = header["format"]
+            header["suite"] = RENAMED.get(header["suite"], header["suite"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error!r}): evaluate into another folder.") from error
         if version != FORMAT:

@@ -21,8 +21,7 @@ from celo_tasks.comparison import HeldOut
 from celo_tasks.evaluation.competitors import Competitor, Spec, resolve
 from celo_tasks.evaluation.program import TrainingProgram, parameter_count
 from celo_tasks.evaluation.store import Run, RunKey, summarize
-from celo_tasks.report import versions
-from celo_tasks.reporting.machine import hardware
+from celo_tasks.reporting.machine import hardware, versions
 from celo_tasks.tasks.registry import find_task
 
 REPORT_SECONDS = 1.0

@@ -26,7 +26,7 @@ SECOND_MOMENT_DECAYS = (0.999,)
 FACTORED_DECAYS = (0.9, 0.99, 0.999)
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000)
 NUM_FEATURES = 28
-"""Per parameter, beside the time."""
+"""Per parameter, in addition to the time."""
 STEP_SCALE = 1e-3
 MAGNITUDE_SCALE = 1e-3
 
@@ -65,6 +65,8 @@ class AdafacMLP:
 
     config: AdafacMLPConfig = AdafacMLPConfig()
     name = "adafac_mlp"
+    config_class = AdafacMLPConfig
+    reads_task_embedding = False
 
     def init(self, key: Array) -> dict[str, Any]:
         """Random meta-parameters, float32."""

@@ -7,7 +7,6 @@ but every gradient is scaled by c. Source: Celo (arXiv 2501.12670, section 4), a
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,7 +45,7 @@ class Reparametrized:
       ranges: ranges ``(low, high)`` out of which a task picks one at random, in place of ``low`` and ``high``.
       zeros_follow: whether tensors that are all zeros at initialisation, and so have no scale of their own, get the scale of
         the tensor that becomes smallest: the largest of ``1 / rms(1 / scale)``. For optimizers that derive the scale of
-        such a tensor from the others (`celo_core.CeloConfig.zero_init_scale`).
+        such a tensor from the others (`celo_core.architectures.celo.ParameterScale`).
     """
 
     family: TaskFamily
@@ -113,16 +112,15 @@ class Reparametrized:
         if len(self._ranges) == 1:
             ((low, high),) = self._ranges
             return math.log(low), math.log(high)
-        key_range = jax.random.fold_in(key, 5)  # beside the five keys that `sample` splits off
+        key_range = jax.random.fold_in(key, 5)  # in addition to the five keys that `sample` splits off
         low, high = jnp.log(jnp.asarray(self._ranges, jnp.float32))[
             jax.random.randint(key_range, (), 0, len(self._ranges))
         ]
         return low, high
 
     def active_sizes(self, config: Any) -> Any:
-        """The family's, see `celo_core.embed_task`; ``None`` if it has none."""
-        inner = getattr(self.family, "active_sizes", None)
-        return None if inner is None else inner(config["task"])
+        """The family's."""
+        return self.family.active_sizes(config["task"])
 
     def init(self, key: Array, config: Any) -> tuple[Any, Any]:
         """The family's initial parameters divided by the scales."""
@@ -134,10 +132,13 @@ class Reparametrized:
         return self.family.batch(key, config["task"], data)
 
     @property
-    def held_out_batch(self) -> Callable[[Array, Any, Any], Any]:
-        """The family's, of held-out data; there only if the family has it."""
-        inner = self.family.held_out_batch  # type: ignore[attr-defined]
-        return lambda key, config, data: inner(key, config["task"], data)
+    def has_held_out(self) -> bool:
+        """Whether the family has it."""
+        return self.family.has_held_out
+
+    def held_out_batch(self, key: Array, config: Any, data: Any) -> Any:
+        """The family's."""
+        return self.family.held_out_batch(key, config["task"], data)
 
     def loss(self, params: Any, model_state: Any, key: Array, config: Any, batch: Any) -> tuple[Array, Any]:
         """The family's loss at the scaled parameters."""
@@ -170,7 +171,7 @@ def reparametrize(family: TaskFamily, levels: tuple[str, ...], *, zeros_follow: 
       zeros_follow: see `Reparametrized`.
 
     Raises:
-      ValueError: an unknown level, or "published" beside others.
+      ValueError: an unknown level, or "published" together with others.
     """
     if tuple(levels) == ("published",):
         return Reparametrized(family, PUBLISHED_LEVELS, ranges=PUBLISHED_RANGES, zeros_follow=zeros_follow)

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from celo_core import TaskFamily
+from celo_core import FamilyDefaults, TaskFamily
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class ESWrapped:
+class ESWrapped(FamilyDefaults):
     """A task family whose gradient is an antithetic evolution-strategies estimate; itself a `celo_core.TaskFamily`.
 
     With N pairs of perturbations +-sigma e_i, e_i standard normal::

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from celo_core import FamilyDefaults
 from celo_tasks import datasets
 from celo_tasks.families.image_mlp import MLP, clip_loss
 
@@ -26,7 +27,7 @@ VAE_LIMIT = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
-class _Images:
+class _Images(FamilyDefaults):
     """One set of flat images without labels: what the two families share.
 
     Attributes:

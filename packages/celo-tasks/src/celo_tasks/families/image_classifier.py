@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from celo_core import FamilyDefaults
 from celo_tasks import datasets
 from celo_tasks.families.image_mlp import clip_cross_entropy
 
@@ -25,7 +26,7 @@ LARGEST_BATCH = 500
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageClassifier:
+class ImageClassifier(FamilyDefaults):
     """A `celo_core.TaskFamily` of one task, with held-out images.
 
     Attributes:

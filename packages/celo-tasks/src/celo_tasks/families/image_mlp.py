@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from einops import rearrange
 
+from celo_core import FamilyDefaults
 from celo_tasks import datasets
 
 Array = jax.Array
@@ -69,7 +70,7 @@ class MLP(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageMLP:
+class ImageMLP(FamilyDefaults):
     """A `celo_core.TaskFamily`: a task is one of several image sets of the same shape, picked at random.
 
     Attributes:
@@ -80,7 +81,7 @@ class ImageMLP:
       image_shape: shape of an image.
       data_dir: folder with prepared arrays, or ``None``.
       held_out: whether test images are loaded as well, for a meta-loss on held-out batches.
-      num_images: how many images of each set, its first, are trained on; ``None`` for all. Few are learned by heart, so
+      num_images: how many images of each set, its first, are trained on; ``None`` for all. A network memorises few, so
         that the loss goes on falling as it does for large networks.
     """
 
@@ -137,11 +138,15 @@ class ImageMLP:
         return self._batch(key, config, data, "")
 
     @property
-    def held_out_batch(self) -> Callable[[Array, Any, Any], tuple[Array, Array]]:
-        """``held_out_batch(key, config, data)``, as `batch`, of test images; there only with ``held_out``."""
+    def has_held_out(self) -> bool:
+        """Whether test images are loaded."""
+        return self.held_out
+
+    def held_out_batch(self, key: Array, config: Any, data: Any) -> tuple[Array, Array]:
+        """As `batch`, of test images; ValueError unless they are loaded."""
         if not self.held_out:
-            raise AttributeError("test images are loaded with held_out=True only.")
-        return lambda key, config, data: self._batch(key, config, data, _HELD_OUT)
+            raise ValueError("test images are loaded with held_out=True only.")
+        return self._batch(key, config, data, _HELD_OUT)
 
     def _batch(self, key: Array, config: Any, data: Any, prefix: str) -> tuple[Array, Array]:
         index = jax.random.randint(key, (self.batch_size,), 0, data[f"{prefix}size"][config["dataset"]])

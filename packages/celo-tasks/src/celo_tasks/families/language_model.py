@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from celo_core import FamilyDefaults
 from celo_tasks import datasets
 from celo_tasks.families.image_mlp import clip_cross_entropy
 
 Array = jax.Array
 
 
-class NextToken:
+class NextToken(FamilyDefaults):
     """The methods of a `celo_core.TaskFamily` of one task, with held-out text: predict each next token.
 
     What is trained says the subclass by `_network`, a module that maps tokens int32 (batch, length) to the logits of each

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from celo_core import LearnedOptimizer
+from celo_core import FamilyDefaults, LearnedOptimizer
 from celo_core.meta_training.unroll import InnerProblem
 from celo_tasks.families.adafac_mlp import AdafacMLP
 from celo_tasks.families.image_classifier import ImageClassifier
@@ -23,7 +23,7 @@ NUM_HELD_OUT = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnedOptimizerTraining:
+class LearnedOptimizerTraining(FamilyDefaults):
     """A `celo_core.TaskFamily` of one task: the parameters are a learned optimizer's theta.
 
     The loss is the mean, over the steps of a training of the inner network from its initialisation, of the inner family's

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from celo_core import FamilyDefaults
 from celo_tasks.families.image_mlp import ImageMLP, clip_cross_entropy
 
 Array = jax.Array
@@ -80,7 +81,7 @@ AXES = ("dataset", "activation", "initializer", "loss", "depth", "width", "batch
 
 
 @dataclasses.dataclass(frozen=True)
-class SampledImageMLP:
+class SampledImageMLP(FamilyDefaults):
     """A `celo_core.TaskFamily` of image MLPs whose every property is drawn; see the module for how.
 
     A task's config is a dict of scalars: int32 indices ``dataset``, ``activation``, ``initializer`` and ``loss`` into the
@@ -99,7 +100,7 @@ class SampledImageMLP:
       min_depth, max_depth: range of the number of hidden layers.
       min_width, max_width: range of the units of a hidden layer; all of a task have the same.
       min_batch_size, max_batch_size: range of the examples of a batch.
-      min_gain, max_gain: range of the factor on initial kernels, beside 1/sqrt(fan_in) of the active inputs.
+      min_gain, max_gain: range of the factor on initial kernels, in addition to 1/sqrt(fan_in) of the active inputs.
       num_classes: outputs.
       image_shape: shape of an image.
       data_dir: folder with prepared arrays, or ``None``.

@@ -18,12 +18,12 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from celo_core import Celo, CeloConfig, TruncatedPES
+from celo_core import Celo, CeloConfig, LearnedOptimizer, TruncatedPES
 from celo_core.meta_training.trainer import FrozenPart, MetaTrainConfig, MetaTrainer
 from celo_core.meta_training.unroll import InnerProblem, Trainee
 from celo_core.progress import ProgressLine
-from celo_core.testing.toys import LearnedSGD
 from celo_tasks.families import ImageMLP, Reparametrized, reparametrize
+from celo_tasks.reporting import palette, tables
 from celo_tasks.reporting.figures import Axes, Figure, png, ticker
 from celo_tasks.reporting.machine import hardware
 
@@ -255,7 +255,7 @@ def _architecture(name: str) -> Any:
         return Celo(CeloConfig(scheduler=None))
     if name == "scheduler":
         return FrozenPart(Celo(), {"update_rule": Celo().init(jax.random.key(0))["update_rule"]})
-    return LearnedSGD(initial=-5.0)
+    return _GradientDescent()
 
 
 def _meta_training(
@@ -271,7 +271,23 @@ def _meta_training(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Adam:
+class _GradientDescent(LearnedOptimizer):
+    """Gradient descent whose learning rate is learned: the least that an update rule can cost."""
+
+    name = "gradient_descent"
+    config = None
+
+    def init(self, key: Array) -> dict[str, Any]:
+        del key
+        return {"log_learning_rate": jnp.float32(-5.0)}
+
+    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        del num_steps, kwargs
+        return optax.with_extra_args_support(optax.sgd(jnp.exp(theta["log_learning_rate"])))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adam(LearnedOptimizer):
     """Optax's Adam in the place of a learned optimizer; it has no theta."""
 
     name = "adam"
@@ -350,13 +366,7 @@ def table(record: Mapping[str, Any]) -> str:
                 f"{case['state_bytes_per_pair'] / 1e3:.1f}",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            text.rjust(width) if i else text.ljust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    lines.append(tables.plain(rows, right=range(1, len(rows[0]))))
     lines += [
         "",
         f"At {settings['default_pairs']} pairs the update rule takes "
@@ -366,8 +376,12 @@ def table(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-# Okabe and Ito's colours, as in the pictures of training curves.
-_LINES = {"adam": "#0072B2", "update_rule": "#D55E00", "gradient_descent": "#009E73", "scheduler": "#E69F00"}
+_LINES = {
+    "adam": palette.BLUE,
+    "update_rule": palette.VERMILION,
+    "gradient_descent": palette.GREEN,
+    "scheduler": palette.ORANGE,
+}
 
 
 def draw(record: Mapping[str, Any]) -> bytes:

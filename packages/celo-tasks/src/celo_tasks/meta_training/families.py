@@ -5,10 +5,12 @@ that one step of one network costs some hundred microseconds of a CPU core at mo
 """
 
 import dataclasses
+import importlib.metadata
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from celo_core import TaskFamily
+from celo_core.checks import nearest
 from celo_tasks.families import ConvNet, ImageMLP, LanguageModel, SampledImageMLP, VisionTransformer
 from celo_tasks.families.image_sets import ImageAutoencoders, ImageNetworks
 from celo_tasks.families.recurrent import RecurrentLM
@@ -87,7 +89,7 @@ META_FAMILIES: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = Mappi
     {
         "mlp": ("MLP 64-32-10, ReLU, batch 64: the paper's", _mlp),
         "small_batch_mlp": ("MLP 64-32-16-10, ReLU, batch 8", _small_batch_mlp),
-        "few_images_mlp": ("MLP 64-40-40-10, ReLU, batch 32, of 512 images, which it learns by heart", _few_images_mlp),
+        "few_images_mlp": ("MLP 64-40-40-10, ReLU, batch 32, of 512 images, which it memorises", _few_images_mlp),
         "sampled_mlp": (
             "MLPs of 1 to 3 layers of 4 to 32 units, six activations, two losses, batches to 32",
             _sampled_mlp,
@@ -103,3 +105,29 @@ META_FAMILIES: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = Mappi
     }
 )
 """By name, what it is and how it is made."""
+
+GROUP = "celo.families"
+"""Entry-point group in which other packages name theirs: a callable that makes a `celo_core.TaskFamily` of `Sources`."""
+
+
+def make_family(name: str, sources: Sources) -> TaskFamily:
+    """The family ``name`` of `META_FAMILIES`, or of another package.
+
+    Raises:
+      ValueError: there is none, or it cannot be imported.
+    """
+    if name in META_FAMILIES:
+        return META_FAMILIES[name][1](sources)
+    points = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+    if name not in points:
+        known = [*META_FAMILIES, *points]
+        raise ValueError(f"there is no family {name!r}{nearest(name, known)}: choose from {', '.join(known)}.")
+    try:
+        return points[name].load()(sources)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the family {name!r} cannot be imported ({error}): reinstall its package.") from error
+
+
+def describe_family(name: str) -> str:
+    """What a family is, in a line."""
+    return META_FAMILIES[name][0] if name in META_FAMILIES else f"{name}, of another package"

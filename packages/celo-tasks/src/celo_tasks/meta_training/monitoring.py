@@ -1,4 +1,4 @@
-"""What a researcher sees of a phase of meta-training while it runs: validation, pictures, TensorBoard."""
+"""A monitoring callback for a phase of meta-training: validation, plots, TensorBoard."""
 
 import contextlib
 import pathlib
@@ -11,14 +11,14 @@ import jax
 import numpy as np
 
 from celo_core import LearnedOptimizer, files
-from celo_core.meta_training.run import Moment
+from celo_core.meta_training.run import RunStatus
 from celo_core.progress import ProgressLine
 from celo_tasks.meta_training.trackers import TensorBoard, tensorboard
 from celo_tasks.meta_training.validation import MetaValidation, ValidationStopped, scalars
 from celo_tasks.reporting import meta_plots
 
-PICTURES_SECONDS = 120.0
-"""Time between pictures."""
+PLOT_SECONDS = 120.0
+"""Time between plots."""
 
 
 class MetaReport:
@@ -66,24 +66,24 @@ class MetaReport:
         if self._tracker is not None:
             self._tracker.close()
 
-    def __call__(self, moment: Moment) -> bool:
+    def __call__(self, status: RunStatus) -> bool:
         """Takes in a block; validates and draws where it is time. Returns whether the run is to stop."""
         if jax.process_index() != 0:
             return False
-        size = len(moment.metrics["meta_loss"])
-        begun_at = moment.iteration - size
+        size = len(status.metrics["meta_loss"])
+        begun_at = status.iteration - size
         if self._last is None or begun_at < self._last:  # the run begins, or was rolled back
             self._begin(begun_at)
-        self._last = moment.iteration
+        self._last = status.iteration
         if self._tracker is not None:
-            self._tracker(moment.iteration, {name: float(np.mean(x)) for name, x in moment.metrics.items()})
-        due = self._every and (moment.iteration % self._every < size or moment.last) and not moment.stopped
+            self._tracker(status.iteration, {name: float(np.mean(x)) for name, x in status.metrics.items()})
+        due = self._every and (status.iteration % self._every < size or status.last) and not status.stopped
         if due:
             try:
-                self._validate(moment)
+                self._validate(status)
             except ValidationStopped:
                 return True
-        if due or moment.last or time.monotonic() - self._drawn > PICTURES_SECONDS:
+        if due or status.last or time.monotonic() - self._drawn > PLOT_SECONDS:
             self._draw()
         return bool(due) and self._stop()
 
@@ -94,18 +94,18 @@ class MetaReport:
                 self._tracker.close()
             self._tracker = tensorboard(self._tracker_folder, resumed_at=iteration or None)
 
-    def _validate(self, moment: Moment) -> None:
+    def _validate(self, status: RunStatus) -> None:
         self._validation = self._validation or MetaValidation(
             reference=self._adam, progress=ProgressLine(), stop=self._stop
         )
-        measured = self._validation.measure(self._architecture, jax.device_get(moment.state.average))
-        where = {"iteration": moment.iteration, "seconds": round(moment.seconds, 3)}
+        measured = self._validation.measure(self._architecture, jax.device_get(status.state.average))
+        where = {"iteration": status.iteration, "seconds": round(status.seconds, 3)}
         files.append_line(self._folder / "validation.jsonl", {**where, **measured})
         values = scalars(measured)
         if self._tracker is not None:
-            self._tracker(moment.iteration, values)
+            self._tracker(status.iteration, values)
         means = f"{measured['iqm']:.3f} (interquartile mean; geometric {measured['ratio']:.3f})"
-        print(f"iteration {moment.iteration}: {means} x tuned Adam on tasks not trained on", file=sys.stderr)
+        print(f"iteration {status.iteration}: {means} x tuned Adam on tasks not trained on", file=sys.stderr)
 
     def _draw(self) -> None:
         files.write_bytes(self._folder / "meta_loss.png", meta_plots.draw_meta_loss(self._folder))

@@ -1,141 +1,197 @@
-"""What a meta-training is made of: its settings, phases and architectures, and the recipes by name.
+"""What a meta-training is made of: the configs of its parts, as one. Recipes in TOML are `celo_tasks.meta_training.recipe_files`.
 
 Source of the defaults: Celo (arXiv 2501.12670, section 4).
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-PHASES = ("update_rule", "scheduler")
-"""Celo's. Celo-Adam's direction is Adam's, so it has the second phase alone."""
+from celo_core import LearnedOptimizer, MetaTrainConfig, TruncatedPES, configs, get_architecture
+from celo_core.estimators import Estimator
+from celo_tasks.meta_training import recipe_files
 
-ARCHITECTURES = ("celo", "celo_adam")
-"""What can be meta-trained."""
 
-PAPER_DATASETS = ("mnist_8x8", "fashion_mnist_8x8", "cifar10_8x8", "svhn_cropped_8x8")
-OFFLINE_DATASETS = ("digits_8x8", "fashion_mnist_small_8x8")
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What is meta-trained.
+
+    Attributes:
+      name: known to `celo_core.get_architecture`, other packages' included.
+      config: the JSON form of its config; fields left out take their defaults.
+    """
+
+    name: str = "celo"
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problems:
+    """What it is meta-trained on.
+
+    Attributes:
+      families: antithetic pairs of problems of each family, by its name in `celo_tasks.meta_training.families` or in another
+        package's entry points; for estimators without pairs, half the number of problems.
+      datasets: image sets, see `celo_tasks.datasets`; ``None`` for the paper's where they are on the machine, else those in the
+        package.
+      text: what the families of language models read, see `celo_tasks.datasets.load_text`.
+      augmentation: levels of task augmentation, see `celo_tasks.families.reparametrize`.
+      zeros_follow: whether augmentation spares what begins as zeros, see `celo_tasks.families.Reparametrized`; for update rules
+        that derive the scale of such tensors from the others.
+      objective: of what the mean over a problem's steps is minimised, ``"loss"`` or ``"log_loss"`` (see
+        `celo_tasks.families.LogLoss`); families whose losses differ in size want the latter.
+    """
+
+    families: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"mlp": 32})
+    datasets: tuple[str, ...] | None = None
+    text: str = "shakespeare"
+    augmentation: tuple[str, ...] = ("global", "tensor", "parameter")
+    zeros_follow: bool = False
+    objective: str = "loss"
+
+    def __post_init__(self) -> None:
+        if not self.families or min(self.families.values()) < 1:
+            raise ValueError(
+                f"problems need families, each with at least 1 antithetic pair, not {dict(self.families)}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A phase of meta-training; the theta of earlier phases that it does not train is frozen.
+
+    Attributes:
+      trains: groups of theta, such as ``"update_rule"``.
+      replaces: fields of the architecture's config that are others in this phase, in JSON form: Celo's update rule is trained
+        with ``scheduler = "none"``, a multiplier of 1.
+      training: the meta-optimizer and the length of the phase; its seed is added to the recipe's.
+      late_weight: how much more the end of a problem's trajectory weighs than its beginning, for estimators on truncated
+        unrolls: see `celo_core.TruncatedPES`.
+      meta_optimizer: ``"module:function"`` that, called with the number of iterations, returns the Optax optimizer to use in
+        place of AdamW; ``None`` for AdamW.
+      problems: of this phase, ``None`` for the recipe's.
+      estimator: of this phase, ``None`` for the recipe's.
+    """
+
+    trains: tuple[str, ...]
+    replaces: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    training: MetaTrainConfig = MetaTrainConfig()
+    late_weight: float = 0.0
+    meta_optimizer: str | None = None
+    problems: Problems | None = None
+    estimator: Estimator | None = None
+
+
+def _paper_phases() -> dict[str, Phase]:
+    return {
+        "update_rule": Phase(("update_rule",), {"scheduler": "none"}),
+        "scheduler": Phase(("scheduler",), training=MetaTrainConfig(seed=1)),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Settings of a whole two-phase run. The defaults are the paper's (arXiv 2501.12670, section 4).
+    """A whole meta-training. The defaults are the paper's (arXiv 2501.12670, section 4).
 
     Attributes:
-      datasets: image sets, see `celo_tasks.datasets`.
-      levels: levels of task augmentation.
-      iterations: meta-iterations of each phase, by phase.
-      learning_rates: peak learning rate of the meta-optimizer, by phase.
-      final_fraction: the learning rate decays by a cosine to this fraction of its peak; 1 for a constant one.
-      decay_from: share of a phase's iterations after which it begins to: before, it is constant.
-      weight_decay: AdamW's.
-      clip_norm: largest norm of the meta-gradient.
-      meta_optimizer: ``"module:function"`` that, called with the number of iterations, returns the Optax optimizer to use in
-        place of AdamW; ``None`` for AdamW.
-      average_decay: decay of the running average of theta that is the result.
-      estimator: a name in `celo_core.estimators.ESTIMATORS`.
-      num_pairs: antithetic pairs; with backpropagation, half the number of problems.
-      sigma: standard deviation of perturbations.
-      final_sigma: what sigma goes to, by the same factor in every iteration; ``None`` for a constant one.
-      clip_problem: largest norm of one problem's gradient; ``None`` for none.
-      truncation: inner steps per window.
-      truncations: pairs (iteration, truncation) that change it.
-      min_length, max_length: range of log-uniform problem lengths.
-      first_length: a curriculum's longest length at the start; ``None`` for no curriculum.
-      curriculum: iterations until it has grown to ``max_length``.
-      meta_loss: ``"training"`` or ``"held_out"``.
-      late_weights: by phase, how much more the end of a problem's life weighs than its beginning, for estimators on truncated
-        unrolls: see `celo_core.TruncatedPES`.
-      resume_probability: share of new problems that begin from a snapshot of an earlier life.
-      architecture: ``"celo"`` or ``"celo_adam"``.
-      families: pairs (name in `celo_tasks.meta_training.families.META_FAMILIES`, antithetic pairs of problems of it); empty for the
-        paper's, ``num_pairs`` of "mlp".
-      text: what the families of language models read, see `celo_tasks.datasets.load_text`.
-      objective: of what the mean over a problem's steps is minimised, ``"loss"`` or ``"log_loss"`` (see
-        `celo_tasks.families.LogLoss`); families whose losses differ in size want the latter.
-      zero_init_scale: Celo's, see `celo_core.CeloConfig`; if it is not 0, augmentation spares what begins as zeros (see
-        `celo_tasks.families.Reparametrized`).
-      adam, orthogonal: Celo's, see `celo_core.CeloConfig`.
-      scheduler_hidden_size: units of the LSTM; evolution strategies learn the sooner, the fewer meta-parameters there are.
-      scheduler_horizon: whether it reads the planned length of training.
-      scheduler_shortest: steps that a shorter planned length counts as for it.
-      scheduler_decay: what the learned multiplier is multiplied by, see `celo_core.LSTMSchedulerConfig`.
-      joint: whether the scheduler's phase goes on training the update rule as well, which is then frozen no more: what it
-        has learned at a constant multiplier is not best for steps that get smaller.
+      architecture: what is meta-trained.
+      problems: on what.
+      estimator: of the meta-gradient; its number of problems is that of each family.
+      phases: one after the other, by name, which is the name of a phase's folder.
       warm_start: a theta.npz, each part of which the phase that trains it begins with, or the checkpoint.npz of a first
         phase; ``None`` for random beginnings.
       seed: of everything random.
     """
 
-    datasets: tuple[str, ...]
-    levels: tuple[str, ...] = ("global", "tensor", "parameter")
-    iterations: tuple[int, int] = (100_000, 100_000)
-    learning_rates: tuple[float, float] = (3e-4, 3e-4)
-    final_fraction: float = 1.0
-    decay_from: float = 0.0
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    meta_optimizer: str | None = None
-    average_decay: float = 0.0
-    estimator: str = "pes"
-    num_pairs: int = 32
-    sigma: float = 0.01
-    final_sigma: float | None = None
-    clip_problem: float | None = None
-    truncation: int = 50
-    truncations: tuple[tuple[int, int], ...] = ()
-    min_length: int = 100
-    max_length: int = 2000
-    first_length: int | None = None
-    curriculum: int = 10_000
-    meta_loss: str = "training"
-    late_weights: tuple[float, float] = (0.0, 0.0)
-    resume_probability: float = 0.0
-    architecture: str = "celo"
-    families: tuple[tuple[str, int], ...] = ()
-    text: str = "shakespeare"
-    objective: str = "loss"
-    zero_init_scale: float = 0.0
-    adam: bool = False
-    orthogonal: bool = False
-    scheduler_hidden_size: int = 64
-    scheduler_horizon: bool = False
-    scheduler_shortest: int = 1
-    scheduler_decay: str = "constant"
-    joint: bool = False
+    architecture: Architecture = Architecture()
+    problems: Problems = Problems()
+    estimator: Estimator = TruncatedPES()
+    phases: Mapping[str, Phase] = dataclasses.field(default_factory=_paper_phases)
     warm_start: str | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ValueError("a recipe needs at least one phase.")
+
+    def learned_optimizer(self, phase: str | None = None) -> LearnedOptimizer:
+        """The architecture, with its config of a phase.
+
+        Raises:
+          ValueError: it is unknown, or the config does not fit it.
+        """
+        replaced = {} if phase is None else self.phases[phase].replaces
+        return get_architecture(self.architecture.name, {**self.architecture.config, **replaced})
+
+    def problems_of(self, phase: str) -> Problems:
+        """Those of a phase."""
+        return self.phases[phase].problems or self.problems
+
+    def estimator_of(self, phase: str) -> Estimator:
+        """That of a phase."""
+        return self.phases[phase].estimator or self.estimator
+
     def settings(self) -> dict[str, Any]:
-        """What differs from the defaults, for JSON: settings that later versions add change nothing in it."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        changed = {name: value for name, value in fields.items() if value != defaults[name]}
-        return dict(json.loads(json.dumps(changed)))
-
-    @property
-    def problems(self) -> tuple[tuple[str, int], ...]:
-        """Pairs (family, antithetic pairs of problems): ``families``, or the paper's."""
-        return self.families or (("mlp", self.num_pairs),)
-
-    @property
-    def phases(self) -> tuple[str, ...]:
-        """Those of `PHASES` that the architecture has."""
-        return PHASES if self.architecture == "celo" else PHASES[1:]
+        """What differs from the defaults, in JSON form: what identifies a run, whatever later versions add."""
+        return configs.to_json(self, defaults=False)
 
 
-RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "paper": {},
-        "fast": {
-            "levels": ("global", "tensor"),
-            "iterations": (3000, 3000),
-            "learning_rates": (4e-3, 1e-3),
-            "final_fraction": 0.03,
-            "average_decay": 0.98,
-        },
+def load(reference: str, settings: Sequence[str] = ()) -> Recipe:
+    """A recipe by name or file, with some settings changed.
+
+    Args:
+      reference: as of `celo_tasks.meta_training.recipe_files.text`.
+      settings: as of `celo_tasks.meta_training.recipe_files.change`.
+
+    Raises:
+      ValueError: there is none, or it makes no sense; one sentence that names the field and what it takes.
+    """
+    recipe = configs.from_json(Recipe, recipe_files.read(reference), "recipe")
+    if settings:
+        recipe = configs.from_json(Recipe, recipe_files.change(whole(recipe), settings), "recipe")
+    for phase in recipe.phases:
+        recipe.learned_optimizer(phase)
+    # What was written of a config, its defaults or not, is no other recipe.
+    config = configs.to_json(recipe.learned_optimizer().config, defaults=False)
+    return dataclasses.replace(recipe, architecture=Architecture(recipe.architecture.name, config))
+
+
+def whole(recipe: Recipe) -> dict[str, Any]:
+    """The JSON form of a recipe with every field, those of the architecture's config included."""
+    found = configs.to_json(recipe)
+    return {
+        **found,
+        "architecture": {**found["architecture"], "config": configs.to_json(recipe.learned_optimizer().config)},
     }
-)
-"""By name, what differs from the paper's settings."""
+
+
+def with_iterations(recipe: Recipe, iterations: int) -> Recipe:
+    """The recipe with another number of meta-iterations in every phase."""
+    longer = lambda phase: dataclasses.replace(
+        phase, training=dataclasses.replace(phase.training, iterations=iterations)
+    )
+    return dataclasses.replace(recipe, phases={name: longer(phase) for name, phase in recipe.phases.items()})
+
+
+def with_datasets(recipe: Recipe, datasets: tuple[str, ...] | None, default: Callable[[], tuple[str, ...]]) -> Recipe:
+    """The recipe with its image sets named.
+
+    Args:
+      recipe: the recipe.
+      datasets: those of all problems, ``None`` for what each of them says.
+      default: makes those of problems that say nothing, if there are any.
+    """
+    chosen: tuple[str, ...] | None = None
+
+    def named(problems: Problems) -> Problems:
+        nonlocal chosen
+        if datasets is None and problems.datasets is not None:
+            return problems
+        chosen = chosen or datasets or default()
+        return dataclasses.replace(problems, datasets=chosen)
+
+    phases = {
+        name: phase if phase.problems is None else dataclasses.replace(phase, problems=named(phase.problems))
+        for name, phase in recipe.phases.items()
+    }
+    return dataclasses.replace(recipe, problems=named(recipe.problems), phases=phases)

@@ -1,4 +1,4 @@
-"""Meta-training of Celo in two phases, as published or on more kinds of networks: what ``celo-tasks meta-train`` runs.
+"""Runs the phases of a recipe one after the other: what ``celo-tasks meta-train`` does.
 
 Source: Celo (arXiv 2501.12670, section 4).
 """
@@ -18,43 +18,44 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.experimental import multihost_utils
 
 from celo_core import (
-    Celo,
-    CeloAdam,
-    CeloAdamConfig,
-    CeloConfig,
+    FrozenPart,
     GradientEstimator,
-    GrowingLength,
     LearnedOptimizer,
-    LogUniformLength,
-    LSTMSchedulerConfig,
     MeanOfEstimators,
-    ResumeBuffer,
+    MetaTrainer,
     configs,
     files,
+    run_phase,
 )
 from celo_core.checks import check_choice, flatten_theta
-from celo_core.estimators import ESTIMATORS
+from celo_core.estimators import DecayingSigma
 from celo_core.meta_training import checkpoints
-from celo_core.meta_training.lengths import LengthSchedule
-from celo_core.meta_training.run import checkpoint_theta, run_phase
-from celo_core.meta_training.trainer import FrozenPart, MetaTrainConfig, MetaTrainer
+from celo_core.meta_training.run import checkpoint_theta
 from celo_tasks.evaluation import competitors
 from celo_tasks.families import LogLoss, reparametrize
-from celo_tasks.meta_training.families import META_FAMILIES, Sources
+from celo_tasks.meta_training import recipe_files
+from celo_tasks.meta_training.families import Sources, describe_family, make_family
 from celo_tasks.meta_training.monitoring import MetaReport
-from celo_tasks.meta_training.recipe import ARCHITECTURES, PHASES, Recipe
+from celo_tasks.meta_training.recipe import Problems, Recipe, whole
 from celo_tasks.reporting.machine import hardware
+
+FORMAT = 3
+"""Of a run's theta.npz and run.json: architectures composed of parts, and theta by their names."""
+
+OLD_LAYOUT = (
+    "{} was written by an earlier version: finish its run with the version that began it, and `celo-zoo convert RUN --out FOLDER` "
+    "makes weights of a finished one that this version reads."
+)
 
 
 def meta_train(
     recipe: Recipe,
     folder: str | os.PathLike[str],
     *,
-    phases: tuple[str, ...] | None = None,
+    phases: Sequence[str] | None = None,
     data_dir: str | None = None,
     minutes: float | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -68,58 +69,54 @@ def meta_train(
 
     Args:
       recipe: settings; a folder belongs to one recipe.
-      folder: run folder: ``update_rule/`` and ``scheduler/`` with ``checkpoint.npz``, ``log.jsonl``, pictures and, if
-        validated, ``validation.jsonl`` each, and when all is done ``theta.npz`` and ``run.json``.
-      phases: which of them to run; all that the architecture has by default.
+      folder: run folder: one for each phase, with ``checkpoint.npz``, ``log.jsonl``, plots and, if validated,
+        ``validation.jsonl``; ``recipe.toml``; and when all is done ``theta.npz`` and ``run.json``.
+      phases: which of them to run; all by default.
       data_dir: folder with prepared arrays, or ``None``.
       minutes: stop (with a checkpoint) after this long.
       stop: asked between blocks of iterations, and during validation; if it returns true, the run stops with a checkpoint,
         after no more validation and before another phase.
       command: recorded as provenance.
       devices: devices to split the problems over; by default as many as divide their number.
-      on_divergence: see `celo_core.meta_training.run.run_phase`.
+      on_divergence: see `celo_core.run_phase`.
       validate_every: meta-iterations between validations (see `celo_tasks.meta_training.validation`); 0 for none.
       tensorboard: folder for TensorBoard; ``None`` for none.
 
     Returns:
-      The theta of the phases done (both make a whole), or ``None`` if the run was stopped before the end of the last
-      phase asked for.
+      The theta of the phases done (all make a whole), or ``None`` if the run was stopped before the end of the last phase
+      asked for.
 
     Raises:
-      ValueError: settings contradict each other or do not fit the folder's checkpoint, or the scheduler's phase has no
-        update rule to start from.
+      ValueError: settings contradict each other or do not fit the folder's checkpoint, a phase lacks the theta of one before,
+        or the folder is of an earlier version.
       OSError: the folder cannot be written to.
-      FloatingPointError: see `celo_core.meta_training.run.run_phase`.
+      FloatingPointError: see `celo_core.run_phase`.
     """
     folder = pathlib.Path(folder)
-    check_choice("architecture", recipe.architecture, ARCHITECTURES)
-    phases = recipe.phases if phases is None else phases
-    if unknown := set(phases) - set(recipe.phases):
-        raise ValueError(
-            f"{recipe.architecture} has no phase {unknown.pop()}: its phases are {', '.join(recipe.phases)}."
-        )
-    families = _families(recipe, data_dir)
-    data: Any = [family.load() for family in families]
-    settings = recipe.settings()
+    chosen = tuple(recipe.phases) if phases is None else tuple(phases)
+    for phase in chosen:
+        check_choice("phase", phase, tuple(recipe.phases))
+    problems = _LoadedProblems(data_dir)
     warm = {} if recipe.warm_start is None else _warm_start(recipe)
+    settings = recipe.settings()
     if warm:
         # What it begins with, not where that lay.
         settings["warm_start"] = data_digest([flatten_theta(warm)])
-    identity = {"recipe": settings, "data": data_digest(data)}
     writes = jax.process_index() == 0
     theta: dict[str, Any] = {}
     has_run = False
-    for phase in recipe.phases[: recipe.phases.index(phases[-1]) + 1]:
-        number = PHASES.index(phase)
+    names = list(recipe.phases)
+    for number, phase in enumerate(names[: names.index(chosen[-1]) + 1]):
+        families, arrays = problems.load(recipe, phase)
+        identity = {"recipe": settings, "data": data_digest(arrays)}
         path = folder / phase / "theta.npz"
-        if phase in phases and not path.exists():
+        if phase in chosen and not path.exists():
             if has_run and stop():
                 return None
             has_run = True
-            trainer = _trainer(recipe, number, theta, families, data, devices)
+            trainer = _trainer(recipe, phase, theta, families, arrays, devices)
             if writes:
-                place = f"phase {recipe.phases.index(phase) + 1} of {len(recipe.phases)}"
-                print(f"{place}: {phase.replace('_', ' ')}", file=sys.stderr)
+                print(f"phase {number + 1} of {len(names)}: {phase.replace('_', ' ')}", file=sys.stderr)
             begin = time.monotonic()
             watched = MetaReport(folder, phase, trainer.estimator.architecture, validate_every, tensorboard, stop)
             with watched as watch:
@@ -134,7 +131,9 @@ def meta_train(
                     watch=watch,
                 )
             minutes = None if minutes is None else max(0.0, minutes - (time.monotonic() - begin) / 60)
-            if int(state.iteration) < recipe.iterations[number]:
+            if writes:
+                files.write_bytes(folder / "recipe.toml", recipe_files.write(whole(recipe)).encode())
+            if int(state.iteration) < recipe.phases[phase].training.iterations:
                 return None
             if writes:
                 checkpoints.save_theta(
@@ -143,16 +142,28 @@ def meta_train(
             _wait_for_all(phase)
         if not path.exists():
             raise ValueError(f"there is no {path}: run the phase {phase} in this folder first.")
+        if checkpoints.load_metadata(path).get("format_version", 2) < FORMAT:
+            raise ValueError(OLD_LAYOUT.format(path))
         theta |= checkpoints.load_theta(path)
-    if writes and set(theta) == set(recipe.phases):
-        files.write_json(folder / "run.json", provenance(recipe, folder, data_dir, data, command))
-        checkpoints.save_theta(folder / "theta.npz", theta, {**identity, **_described(_architecture(recipe))})
-    return theta
+    done = {group: theta[group] for group in _groups(recipe.learned_optimizer()) if group in theta}
+    if writes and chosen[-1] == names[-1] and set(done) == _groups(recipe.learned_optimizer()):
+        files.write_json(folder / "run.json", provenance(recipe, folder, data_dir, problems.data, command))
+        described = _described(recipe.learned_optimizer())
+        checkpoints.save_theta(
+            folder / "theta.npz", done, {"recipe": settings, "data": data_digest(problems.data), **described}
+        )
+    return done if chosen[-1] == names[-1] else theta
 
 
 def _described(architecture: LearnedOptimizer) -> dict[str, Any]:
-    """What rebuilds an optimizer beside theta, for JSON."""
-    return {"architecture": architecture.name, "config": configs.to_json(architecture.config)}
+    """What rebuilds an optimizer besides theta, for JSON."""
+    described = {"architecture": architecture.name, "config": configs.to_json(architecture.config)}
+    return {"format_version": FORMAT, **described}
+
+
+def _groups(architecture: LearnedOptimizer) -> set[str]:
+    """The groups of an architecture's theta."""
+    return set(jax.eval_shape(architecture.init, jax.random.key(0)))
 
 
 def _wait_for_all(name: str) -> None:
@@ -161,136 +172,145 @@ def _wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def _families(recipe: Recipe, data_dir: str | None) -> list[Any]:
-    """The families that problems are drawn from, reparametrised, with their objective."""
-    check_choice("objective", recipe.objective, ("loss", "log_loss"))
-    sources = Sources(recipe.datasets, recipe.text, data_dir, held_out=recipe.meta_loss == "held_out")
+class _LoadedProblems:
+    """Families and their data, loaded once where phases share them."""
+
+    def __init__(self, data_dir: str | None) -> None:
+        self._data_dir = data_dir
+        self._loaded: list[tuple[Any, tuple[list[Any], list[Any]]]] = []
+
+    @property
+    def data(self) -> list[Any]:
+        """All that was loaded."""
+        return [arrays for _, (_, loaded) in self._loaded for arrays in loaded]
+
+    def load(self, recipe: Recipe, phase: str) -> tuple[list[Any], list[Any]]:
+        """The families that a phase's problems are drawn from, augmented and with their objective, and the data of each."""
+        problems, estimator = recipe.problems_of(phase), recipe.estimator_of(phase)
+        held_out = configs.to_json(estimator).get("meta_loss") == "held_out"
+        wanted = (problems, held_out)
+        for known, loaded in self._loaded:
+            if known == wanted:
+                return loaded
+        families = _families(problems, held_out, self._data_dir)
+        self._loaded.append((wanted, (families, [family.load() for family in families])))
+        return self._loaded[-1][1]
+
+
+def _families(problems: Problems, held_out: bool, data_dir: str | None) -> list[Any]:
+    check_choice("objective", problems.objective, ("loss", "log_loss"))
+    if problems.datasets is None:
+        raise ValueError("problems.datasets says which image sets there are: name them.")
+    sources = Sources(problems.datasets, problems.text, data_dir, held_out=held_out)
     families = []
-    for name, _ in recipe.problems:
-        check_choice("family", name, tuple(META_FAMILIES))
-        zeros_follow = recipe.zero_init_scale > 0
-        family = reparametrize(META_FAMILIES[name][1](sources), recipe.levels, zeros_follow=zeros_follow)
-        families.append(LogLoss(family) if recipe.objective == "log_loss" else family)
+    for name in problems.families:
+        made = make_family(name, sources)
+        family = reparametrize(made, problems.augmentation, zeros_follow=problems.zeros_follow)
+        families.append(LogLoss(family) if problems.objective == "log_loss" else family)
     return families
 
 
-def _architecture(recipe: Recipe) -> LearnedOptimizer:
-    """The whole of what a recipe makes."""
-    scheduler = LSTMSchedulerConfig(
-        hidden_size=recipe.scheduler_hidden_size,
-        horizon=recipe.scheduler_horizon,
-        shortest_horizon=recipe.scheduler_shortest,
-        decay=recipe.scheduler_decay,
-    )
-    if recipe.architecture == "celo":
-        parts = {name: getattr(recipe, name) for name in ("zero_init_scale", "adam", "orthogonal")}
-        return Celo(CeloConfig(scheduler=scheduler, **parts))
-    if recipe.zero_init_scale:
-        raise ValueError("celo_adam's steps are not relative to the parameters: leave out zero_init_scale.")
-    if recipe.adam:
-        raise ValueError("celo_adam is Adam's direction already: leave out adam.")
-    if recipe.orthogonal:
-        raise ValueError("celo_adam has Adam's direction alone: leave out orthogonal.")
-    return CeloAdam(CeloAdamConfig(scheduler=scheduler))
-
-
 def _trained(recipe: Recipe, phase: str, theta: Mapping[str, Any]) -> LearnedOptimizer:
-    """What a phase trains, given the theta of those before."""
-    architecture = _architecture(recipe)
-    if not isinstance(architecture, Celo):
+    """What a phase trains, given the theta of those before; what of it the phase does not train is frozen."""
+    architecture, trains = recipe.learned_optimizer(phase), set(recipe.phases[phase].trains)
+    groups = _groups(architecture)
+    if unknown := sorted(trains - groups):
+        raise ValueError(
+            f"phases.{phase}.trains: the theta of {architecture.name} has no {unknown[0]!r}: choose from "
+            f"{', '.join(sorted(groups))}."
+        )
+    if missing := sorted(groups - trains - set(theta)):
+        raise ValueError(f"the phase {phase} needs {missing[0]}: let an earlier phase train it, or name it in trains.")
+    if groups == trains:
         return architecture
-    if phase == "update_rule":
-        return Celo(dataclasses.replace(architecture.config, scheduler=None))
-    return architecture if recipe.joint else FrozenPart(architecture, dict(theta))
+    return FrozenPart(architecture, {group: theta[group] for group in sorted(groups - trains)})
 
 
 def _beginning(recipe: Recipe, phase: str, theta: Mapping[str, Any], warm: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a phase begins with, given the theta of those before and that of a warm start; ``None`` for random values."""
-    if phase == "scheduler" and recipe.joint:
-        random = jax.device_get(_architecture(recipe).init(jax.random.key(recipe.seed)))
-        # An update rule from before a part was added to it has that part's beginning.
-        return {part: {**values, **warm.get(part, {}), **theta.get(part, {})} for part, values in random.items()}
-    return {phase: warm[phase]} if phase in warm else None
+    """What a phase begins with, given the theta of those before and that of a warm start; ``None`` for random values.
+
+    A part that neither of them has, such as a direction that is added in this phase, begins at random.
+    """
+    trains = recipe.phases[phase].trains
+    known = {group: {**warm.get(group, {}), **theta.get(group, {})} for group in trains}
+    if not any(known.values()):
+        return None
+    random = jax.device_get(recipe.learned_optimizer(phase).init(jax.random.key(recipe.seed)))
+    return {group: {**random[group], **_fitting(known[group], random[group])} for group in trains}
+
+
+def _fitting(known: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """Those parts of a group that it has in this phase, too, in the same shapes."""
+    shapes = lambda tree: jax.tree.map(np.shape, tree)
+    return {name: part for name, part in known.items() if name in like and shapes(part) == shapes(like[name])}
 
 
 def _trainer(
     recipe: Recipe,
-    phase: int,
+    phase: str,
     theta: Mapping[str, Any],
     families: Sequence[Any],
     data: Sequence[Any],
     devices: Sequence[Any] | None,
 ) -> MetaTrainer:
-    architecture = _trained(recipe, PHASES[phase], theta)
-    iterations = recipe.iterations[phase]
-    config = MetaTrainConfig(
-        iterations=iterations,
-        learning_rate=recipe.learning_rates[phase],
-        final_fraction=recipe.final_fraction,
-        decay_from=recipe.decay_from,
-        weight_decay=recipe.weight_decay,
-        clip_norm=recipe.clip_norm,
-        average_decay=recipe.average_decay,
-        truncations=recipe.truncations,
-        seed=recipe.seed + phase,
-    )
-    optimizer = None if recipe.meta_optimizer is None else competitors.imported(recipe.meta_optimizer)(iterations)
+    architecture, chosen = _trained(recipe, phase, theta), recipe.phases[phase]
+    training = dataclasses.replace(chosen.training, seed=recipe.seed + chosen.training.seed)
+    optimizer = None
+    if chosen.meta_optimizer is not None:
+        optimizer = competitors.imported(chosen.meta_optimizer)(training.iterations)
+    pairs = recipe.problems_of(phase).families.values()
     parts = [
-        _estimator(recipe, architecture, family, phase, pairs)
-        for family, (_, pairs) in zip(families, recipe.problems, strict=True)
+        _estimator(recipe, phase, architecture, family, count) for family, count in zip(families, pairs, strict=True)
     ]
     if len(parts) == 1:
-        return MetaTrainer(parts[0], config, data[0], devices, optimizer)
-    return MetaTrainer(MeanOfEstimators(parts), config, data, devices, optimizer)
+        return MetaTrainer(parts[0], training, data[0], devices, optimizer)
+    return MetaTrainer(MeanOfEstimators(parts), training, data, devices, optimizer)
 
 
 def _warm_start(recipe: Recipe) -> dict[str, Any]:
-    """The parts of theta that phases begin with, out of a theta.npz or the first phase's checkpoint."""
+    """The theta that phases begin with, out of a theta.npz or the first phase's checkpoint."""
     assert recipe.warm_start is not None
     path = pathlib.Path(recipe.warm_start)
-    if "settings" in checkpoints.load_metadata(path):
-        return dict(checkpoint_theta(path, _trained(recipe, recipe.phases[0], {})))
-    theta = {part: values for part, values in checkpoints.load_theta(path).items() if part in recipe.phases}
+    metadata = checkpoints.load_metadata(path)
+    if "settings" in metadata:
+        return dict(checkpoint_theta(path, _trained(recipe, next(iter(recipe.phases)), {})))
+    if metadata.get("format_version", 2) < FORMAT:
+        raise ValueError(OLD_LAYOUT.format(path))
+    trained = {group for phase in recipe.phases.values() for group in phase.trains}
+    theta = {group: values for group, values in checkpoints.load_theta(path).items() if group in trained}
     if not theta:
-        raise ValueError(f"{path} holds nothing that {recipe.architecture} has a phase for: name another file.")
+        raise ValueError(f"{path} holds nothing that {recipe.architecture.name} has a phase for: name another file.")
     return theta
 
 
 def _estimator(
-    recipe: Recipe, architecture: LearnedOptimizer, family: Any, phase: int, num_pairs: int
+    recipe: Recipe, phase: str, architecture: LearnedOptimizer, family: Any, num_pairs: int
 ) -> GradientEstimator:
-    check_choice("estimator", recipe.estimator, tuple(ESTIMATORS))
-    estimator = ESTIMATORS[recipe.estimator]
-    takes = {field.name for field in dataclasses.fields(estimator)}
-    lengths: LengthSchedule = LogUniformLength(recipe.min_length, recipe.max_length)
-    if recipe.first_length is not None:
-        lengths = GrowingLength(recipe.min_length, recipe.first_length, recipe.max_length, recipe.curriculum)
-    given: dict[str, Any] = {"lengths": lengths, "meta_loss": recipe.meta_loss, "clip_problem": recipe.clip_problem}
-    if "sigma" in takes:
-        first, last = recipe.sigma, recipe.final_sigma
-        decaying = last is not None and optax.exponential_decay(first, recipe.iterations[phase], last / first)
-        given |= {"num_pairs": num_pairs, "sigma": decaying or first}
-    else:
-        given["num_problems"] = 2 * num_pairs
-    if "truncation" in takes:
-        given["truncation"] = recipe.truncation
-    if late_weight := recipe.late_weights[phase]:
+    """The recipe's estimator on a family, with its number of problems and what the phase says."""
+    estimator = recipe.estimator_of(phase)
+    takes = {field.name for field in dataclasses.fields(estimator)}  # type: ignore[arg-type]
+    given: dict[str, Any] = {"num_pairs": num_pairs} if "num_pairs" in takes else {"num_problems": 2 * num_pairs}
+    sigma = getattr(estimator, "sigma") if "sigma" in takes else None  # noqa: B009
+    if isinstance(sigma, DecayingSigma) and sigma.estimates is None:
+        given["sigma"] = dataclasses.replace(sigma, estimates=recipe.phases[phase].training.iterations)
+    if late_weight := recipe.phases[phase].late_weight:
         if "late_weight" not in takes:
-            raise ValueError(f"the estimator {recipe.estimator} weighs all steps alike: leave out late_weights.")
+            raise ValueError(
+                f"the estimator {estimator.type} weighs all steps alike: leave out phases.{phase}.late_weight."
+            )
         given["late_weight"] = late_weight
-    if recipe.resume_probability:
-        if "resume" not in takes:
-            raise ValueError(f"the estimator {recipe.estimator} trains whole unrolls, so problems cannot be resumed.")
-        given["resume"] = ResumeBuffer(probability=recipe.resume_probability)
-    return estimator(architecture, family, **given)
+    return estimator.bind(architecture, family, **given)  # type: ignore[return-value]
 
 
-def data_digest(data: Sequence[Mapping[str, np.ndarray]]) -> str:
+def data_digest(data: Sequence[Any]) -> str:
     """SHA-256 over the arrays of all families."""
     digest = hashlib.sha256()
     for arrays in data:
-        for name in sorted(arrays):
-            digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+        leaves = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in jax.tree.leaves_with_path(arrays)
+        }
+        for name in sorted(leaves):
+            digest.update(name.encode() + np.ascontiguousarray(leaves[name]).tobytes())
     return digest.hexdigest()
 
 
@@ -298,12 +318,13 @@ def provenance(
     recipe: Recipe,
     folder: pathlib.Path,
     data_dir: str | None,
-    data: Sequence[Mapping[str, np.ndarray]],
+    data: Sequence[Any],
     command: str | None,
 ) -> dict[str, Any]:
     """Where a run's weights come from: command, commit, data, seeds, cost, hardware and versions; with what rebuilds it."""
     cost = {}
-    for phase in PHASES:
+    networks = [describe_family(name) for phase in recipe.phases for name in recipe.problems_of(phase).families]
+    for phase in recipe.phases:
         log = folder / phase / "log.jsonl"
         if log.exists():
             last = json.loads(log.read_text().splitlines()[-1])
@@ -311,11 +332,11 @@ def provenance(
     return {
         "command": command or shlex.join(["celo-tasks", *sys.argv[1:]]),
         "commit": _commit(),
-        "recipe": dataclasses.asdict(recipe),
-        **_described(_architecture(recipe)),
-        "networks": [META_FAMILIES[name][0] for name, _ in recipe.problems],
+        "recipe": whole(recipe),
+        **_described(recipe.learned_optimizer()),
+        "networks": list(dict.fromkeys(networks)),
         "data": {"source": "prepared arrays" if data_dir else "as found on the machine", "sha256": data_digest(data)},
-        "seeds": [recipe.seed, recipe.seed + 1],
+        "seeds": [recipe.seed + phase.training.seed for phase in recipe.phases.values()],
         "cost": cost,
         "seconds": round(sum(phase["seconds"] for phase in cost.values()), 1),
         "inner_steps": sum(phase["inner_steps"] for phase in cost.values()),

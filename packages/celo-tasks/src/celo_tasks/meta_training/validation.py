@@ -295,7 +295,7 @@ def _numbers(values: NDArray[np.floating]) -> list[float | None]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Adam:
+class _Adam(LearnedOptimizer):
     """Adam as a `celo_core.LearnedOptimizer`; theta: ``{"learning_rate": ()}``."""
 
     name = "adam"
@@ -325,7 +325,7 @@ class _RecordedState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Recorded:
+class _Recorded(LearnedOptimizer):
     """A learned optimizer that keeps the sizes of its steps in its state.
 
     Attributes:
@@ -343,6 +343,10 @@ class _Recorded:
     @property
     def config(self) -> Any:
         return self.architecture.config
+
+    @property
+    def reads_task_embedding(self) -> bool:
+        return self.architecture.reads_task_embedding
 
     def init(self, key: Array) -> dict[str, Any]:
         return self.architecture.init(key)

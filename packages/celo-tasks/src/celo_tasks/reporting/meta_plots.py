@@ -1,6 +1,6 @@
 """Pictures of a meta-training, from what a phase leaves in its folder. Returned as PNG bytes.
 
-Each ``draw_...`` renders the Figure of the ``..._figure`` beside it. They can be drawn while the phase still runs: a last
+Each ``draw_...`` renders the Figure of the ``..._figure`` of its name. They can be drawn while the phase still runs: a last
 line that is not whole yet is passed over.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celo_tasks.evaluation.curves import smooth
+from celo_tasks.reporting import palette
 from celo_tasks.reporting.figures import Axes, Figure, png, ticker, tidy
 
 Curve = NDArray[np.float64]
@@ -22,12 +23,15 @@ Folder = str | os.PathLike[str]
 
 LOG, VALIDATION, EVENTS = "log.jsonl", "validation.jsonl", "events.jsonl"
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-_META_LOSS, _GRADIENT, _RATIO = "#0072B2", "#009E73", "#D55E00"
-_TASKS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933")
-_TUNED_ADAM, _DIVERGED = "#222222", "#882255"
+_META_LOSS, _GRADIENT, _RATIO = palette.BLUE, palette.GREEN, palette.VERMILION
+_TASKS = (palette.BLUE, palette.GREEN, palette.PURPLE, palette.ORANGE, palette.SKY, palette.OLIVE)
+_TUNED_ADAM, _DIVERGED = palette.BASELINE, palette.WINE
 # Of one measurement in a picture that has two or three, from the first to the last.
-_TIMES = {1: ("#D55E00",), 2: ("#BBBBBB", "#D55E00"), 3: ("#BBBBBB", "#6FA8DC", "#D55E00")}
+_TIMES = {
+    1: (palette.VERMILION,),
+    2: (palette.LIGHT_GREY, palette.VERMILION),
+    3: (palette.LIGHT_GREY, palette.LIGHT_BLUE, palette.VERMILION),
+}
 
 _WINDOWS = 30
 """The smoothed curves have a memory of the whole's length over this."""
@@ -102,7 +106,7 @@ def _draw_meta_loss(axes: Axes, log: Sequence[Mapping[str, Any]], diverged: bool
     text = f"mean of {each} meta-iterations" if each > 1 else "each meta-iteration"
     if window > 1:
         text = f"faint: {text}; bold: running average over about {round(window * each):,}"
-    notes = [(text, "#444444")]
+    notes = [(text, palette.TEXT)]
     # A meta-gradient may have a bias where trainings diverge: a reader is to know of it.
     worst = max(log, key=lambda line: line.get("non_finite", 0.0))
     if worst.get("non_finite", 0.0) > 0:

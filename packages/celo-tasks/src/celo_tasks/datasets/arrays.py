@@ -1,13 +1,17 @@
 """Prepared arrays on disk: one npz per data set, checked when read, written whole or not at all."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from celo_tasks.datasets.specs import BYTES
+
 Uint8 = NDArray[np.uint8]
+Tokens = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 class ImageData(NamedTuple):
@@ -21,6 +25,17 @@ class ImageData(NamedTuple):
     """(M, H, W) or (M, H, W, 3)."""
     y_test: Uint8
     """(M,)."""
+
+
+class TextData(NamedTuple):
+    """A text as tokens: uint8 where they are bytes, uint16 where they are subwords."""
+
+    train: Tokens
+    """(N,)."""
+    valid: Tokens
+    """(M,)."""
+    vocabulary: int = BYTES
+    """Number of tokens that there may be: every one is below it."""
 
 
 def _fault(field: str, array: NDArray[np.generic], shape: tuple[int, ...] | None) -> str | None:
@@ -110,13 +125,60 @@ def read_prepared(path: Path, shape: tuple[int, ...] | None = None, num_classes:
 
 
 def write_prepared(path: Path, data: ImageData) -> None:
+    """Writes pictures and labels as `write_arrays`."""
+    write_arrays(path, data._asdict())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Writes a compressed npz atomically: ``path`` appears complete, or not at all.
 
     Args:
         path: the file; an existing one is replaced, missing folders are made.
-        data: the arrays.
+        arrays: what it is to hold, by name.
     """
     from celo_core import files  # and with it JAX, which reading needs not wait for
 
     with files.written_atomically(path) as file:
-        np.savez_compressed(file, **data._asdict())
+        np.savez_compressed(file, **arrays)
+
+
+def read_text_arrays(path: Path, vocabulary: int | None = None) -> TextData:
+    """Reads a text's prepared npz.
+
+    Args:
+        path: the file.
+        vocabulary: the number of tokens that it must name as its own; None accepts any.
+
+    Returns:
+        The tokens.
+
+    Raises:
+        ValueError: where the file is no npz of plain arrays, an array is missing, empty or of the wrong dtype or shape, or a
+            token is not below the vocabulary.
+    """
+    layout = "train and valid, uint8 (N,) for bytes, or uint16 (N,) with their number of tokens as vocabulary"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {field: file[field] for field in TextData._fields if field in file.files}
+    except (zipfile.BadZipFile, ValueError, EOFError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is not an npz of plain arrays ({error}); it must hold {layout}.") from error
+    if missing := [field for field in ("train", "valid") if field not in arrays]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; it must hold {layout}.")
+    train, valid = arrays["train"], arrays["valid"]
+    fits = train.dtype == valid.dtype and train.dtype in (np.uint8, np.uint16) and train.ndim == valid.ndim == 1
+    number = arrays.get("vocabulary", np.asarray(BYTES if train.dtype == np.uint8 else 0))
+    if not fits or number.shape != () or not np.issubdtype(number.dtype, np.integer) or not 1 <= number <= 2**16:
+        found = ", ".join(f"{field}: {array.dtype} {array.shape}" for field, array in arrays.items())
+        raise ValueError(f"{path} holds {found}; it must hold {layout}.")
+    if vocabulary is not None and number != vocabulary:
+        raise ValueError(
+            f"{path} has a vocabulary of {number}, not {vocabulary}: run `celo-tasks prepare {path.stem}`."
+        )
+    if not train.size or not valid.size:
+        raise ValueError(f"{path} must hold at least one token to train and one to validate on.")
+    if (largest := max(train.max(), valid.max())) >= number:
+        raise ValueError(
+            f"{path} holds the token {largest}, but tokens must be all below {number}, its vocabulary: cut the text into tokens "
+            "again, or correct the vocabulary."
+        )
+    return TextData(train, valid, int(number))
