@@ -1,6 +1,7 @@
 """Pieces that the architectures share: what Optax and its users meet, around the mathematics of each."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -265,6 +266,20 @@ def descend(
         return jax.tree.map(lambda s: (factor * s.astype(jnp.float32)).astype(s.dtype), steps), new_state
 
     return optax.GradientTransformationExtraArgs(direction.init, update)
+
+
+def whole(build: Callable[..., optax.GradientTransformationExtraArgs]) -> Callable[..., Any]:
+    """Adds weight decay, its mask and the user's multiplier to a function that builds a direction, as `descend` does."""
+    signature = inspect.signature(build)
+    options = [one for one in inspect.signature(descend).parameters.values() if one.kind is one.KEYWORD_ONLY]
+
+    @functools.wraps(build)
+    def made(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        given = {one.name: kwargs.pop(one.name) for one in options if one.name in kwargs}
+        return descend(build(*args, **kwargs), **given)
+
+    made.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *options])  # type: ignore[attr-defined]
+    return made
 
 
 def _add_decay(steps: Any, params: Any, updates: Any, share: Array, mask: Any) -> Any:

@@ -48,16 +48,11 @@ class MomentumSGD(LearnedOptimizer):
         rate, logit = math.log(self.config.learning_rate), math.log(1 / (1 / self.config.momentum - 1))
         return {"update_rule": {"log_learning_rate": rate + noise[0], "momentum": logit + noise[1]}}
 
+    @_common.whole
     def build(
-        self,
-        theta: Any,
-        num_steps: Any,
-        *,
-        accumulator_dtype: Any = "float32",
-        num_stacked_axes: Any = None,
-        **options: Any,
+        self, theta: Any, num_steps: Any, *, accumulator_dtype: Any = "float32", num_stacked_axes: Any = None
     ) -> optax.GradientTransformationExtraArgs:
-        """The whole optimizer; the options are those of `celo_core.celo`. The length of training changes nothing."""
+        """The optimizer; options as of `celo_core.celo`. The length of training changes nothing."""
         checks.check_num_steps(num_steps)
         rule = checks.check_theta(theta, jax.eval_shape(self.init, jax.random.key(0)), self.name)["update_rule"]
 
@@ -76,5 +71,4 @@ class MomentumSGD(LearnedOptimizer):
             steps, (momentum,) = _common.map_tensors(one, updates, params, (state.momentum,))
             return steps, MomentumSGDState(optax.safe_increment(state.count), momentum)
 
-        made = _common.direction(self.name, init, update, reads_loss=False, num_stacked_axes=num_stacked_axes)
-        return _common.descend(made, **options)
+        return _common.direction(self.name, init, update, reads_loss=False, num_stacked_axes=num_stacked_axes)
