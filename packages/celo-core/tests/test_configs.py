@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celo_core import CeloAdamConfig, CeloConfig, SchedulerConfig, configs
+from celo_core import CeloAdamConfig, CeloConfig, ConstantLength, SchedulerConfig, configs
 from celo_core.accumulators import Moments
 from celo_core.architectures.celo import ParameterScale
 from celo_core.directions import MLP, Adam, Orthogonal
 from celo_core.features import CELO_FEATURES
+from celo_core.meta_training.lengths import LengthSchedule
 from celo_core.schedulers import (
     LSTM,
     Constant,
@@ -135,6 +136,7 @@ def test_an_integer_will_do_for_a_float():
         ({"moments": {"gradient_clip": None}}, "gradient_clip must be of type float"),
         ({"moments": {"gradient_clip": True}}, "gradient_clip must be of type float"),
         ({"moments": {"momentum_decays": [0.9]}}, "the same length"),
+        ({"directions": [{"type": "mlp", "bank": 0}]}, r"^CeloConfig.directions\[0\]: a bank"),
         ([], "CeloConfig must be an object"),
         ("celo", "CeloConfig must be an object"),
     ],
@@ -178,6 +180,12 @@ def test_mappings_pairs_choices_and_alternatives_round_trip():
     ):
         with pytest.raises(ValueError, match=message):
             configs.from_json(Drawing, {**data, **changes})
+
+
+def test_what_has_no_default_must_be_there():
+    assert configs.from_json(LengthSchedule, {"type": "constant", "steps": 3}) == ConstantLength(3)
+    with pytest.raises(ValueError, match="^lengths must have steps: it takes steps.$"):
+        configs.from_json(LengthSchedule, {"type": "constant"}, "lengths")
 
 
 def test_two_parts_of_one_type_are_refused():

@@ -296,6 +296,10 @@ def test_mean_of_estimators():
     both.check([{}, {}])
     with pytest.raises(ValueError, match="2 estimators needs as many data"):
         both.check([{}])
+    longer = both.with_truncation(2)
+    assert longer.inner_steps == 2 * 2 + 4 * 2 and longer.weights == (3.0, 1.0)
+    with pytest.raises(ValueError, match="full_es has no truncation"):
+        MeanOfEstimators([FullES(LearnedWalk(), Clock())]).with_truncation(2)
     with pytest.raises(ValueError, match="share one architecture"):
         MeanOfEstimators([parts[0], TruncatedPES(LearnedSGD(), Quadratic())])
 

@@ -25,7 +25,7 @@ def make_trainer(config=CONFIG, devices=None, **kwargs):
         Quadratic(noise=0.1),
         num_pairs=8,
         truncation=5,
-        lengths=ConstantLength(15),
+        lengths=kwargs.pop("lengths", ConstantLength(15)),
     )
     return MetaTrainer(estimator, config, {}, devices=devices if devices is not None else jax.devices()[:1])
 
@@ -102,6 +102,8 @@ def test_other_settings_are_refused(finished):
     other = MetaTrainConfig(**{**CONFIG.__dict__, "learning_rate": 0.01})
     with pytest.raises(ValueError, match="learning_rate = 0.05, not 0.01"):
         run_phase(make_trainer(other), folder)
+    with pytest.raises(ValueError, match=r"estimator.lengths.steps = \d+, not 7"):
+        run_phase(make_trainer(lengths=ConstantLength(7)), folder)
 
 
 def test_damaged_checkpoint_is_refused(finished, tmp_path):

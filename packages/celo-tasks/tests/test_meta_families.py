@@ -10,17 +10,17 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import Celo, MeanOfEstimators, ScaleByCeloAdamState, TruncatedPES
+from celo_core import ARCHITECTURES, Celo, MeanOfEstimators, ScaleByCeloAdamState, TruncatedPES
 from celo_core.meta_training import checkpoints
 from celo_core.meta_training.run import FORMAT
 from celo_core.meta_training.trainer import MetaTrainState
-from celo_core.testing.toys import LearnedSGD
+from celo_core.testing.toys import LearnedSGD, LearnedWalk
 from celo_tasks.evaluation.optimizers import load_weights
 from celo_tasks.families import ImageMLP, LogLoss
 from celo_tasks.families.image_sets import ImageNetworks
 from celo_tasks.meta_training import run as meta_training
 from celo_tasks.meta_training.families import META_FAMILIES, Sources
-from celo_tasks.meta_training.recipe import load, with_datasets, with_iterations
+from celo_tasks.meta_training.recipe import Architecture, Phase, Recipe, load, with_datasets, with_iterations
 from celo_tasks.meta_training.validation import VALIDATION_TASKS
 from celo_tasks.tasks.registry import TASKS
 
@@ -153,11 +153,11 @@ def test_families_are_documented():
 
 def test_late_weights_are_those_of_the_phase():
     recipe = recipe_of(*SMALL, "phases.scheduler.late_weight=2")
-    bind = lambda recipe, phase: meta_training._estimator(recipe, phase, LearnedSGD(), None, 2)
-    assert [bind(recipe, phase).late_weight for phase in recipe.phases] == [0.0, 2.0]
+    bind = lambda phase: meta_training._estimator(recipe, phase, LearnedSGD(), None, 2)
+    assert [bind(phase).late_weight for phase in recipe.phases] == [0.0, 2.0]
     recipe = recipe_of("estimator.type=full_es", "phases.update_rule.late_weight=1")
     with pytest.raises(ValueError, match=r"full_es weighs all steps alike: leave out phases.update_rule.late_weight"):
-        bind(recipe, "update_rule")
+        meta_training._check(recipe, ())
 
 
 def test_augmentation_spares_zeros_where_the_recipe_says_so():
@@ -240,11 +240,59 @@ def test_warm_start(tmp_path, monkeypatch):
         assert load_weights(path)(10).init({"w": np.ones(3), "b": np.zeros(3)}).scale_floor is not None
 
 
+def test_what_no_phase_trains_is_that_of_the_warm_start(tmp_path, monkeypatch):
+    theta = jax.device_get(Celo().init(jax.random.key(5)))
+    checkpoints.save_theta(tmp_path / "warm.npz", theta, {"format_version": 3})
+    recipe = recipe_of(*SMALL)
+    recipe = dataclasses.replace(recipe, phases={"scheduler": recipe.phases["scheduler"]})
+    with pytest.raises(ValueError, match="the phase scheduler needs update_rule: .* or give a warm start that has it"):
+        meta_training.meta_train(recipe, tmp_path / "none")
+
+    def run_phase(trainer, folder, *, theta, **_):
+        folder.mkdir(parents=True)
+        jax.tree.map(np.testing.assert_array_equal, trainer.estimator.architecture.frozen["update_rule"], rule)
+        return MetaTrainState(2, 0, theta, theta, (), np.zeros(2))
+
+    rule = theta["update_rule"]
+    monkeypatch.setattr(meta_training, "run_phase", run_phase)
+    monkeypatch.setattr(TruncatedPES, "check", lambda self, data: None)  # that would compile
+    recipe = dataclasses.replace(recipe, warm_start=str(tmp_path / "warm.npz"))
+    found = meta_training.meta_train(recipe, tmp_path / "run", command="")
+    jax.tree.map(np.testing.assert_array_equal, found, theta)
+    assert set(checkpoints.load_theta(tmp_path / "run" / "theta.npz")) == {"update_rule", "scheduler"}
+    with pytest.raises(ValueError, match=r"warm.npz: its scheduler is of another config than the one of the phase"):
+        other = dataclasses.replace(recipe.architecture, config={"scheduler": {"network": {"type": "lstm", "size": 3}}})
+        meta_training.meta_train(dataclasses.replace(recipe, architecture=other), tmp_path / "other")
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    """No settings."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace(LearnedWalk):
+    """An architecture whose theta is one array."""
+
+    config: Nothing = Nothing()
+    name = "pace"
+
+
+def test_a_group_of_theta_may_be_an_array(monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "pace", f"{__name__}:Pace")
+    recipe = Recipe(Architecture("pace"), phases={"all": Phase()})
+    meta_training._check(recipe, ())
+    assert meta_training._beginning(recipe, "all", {}, {}) is None
+    assert meta_training._beginning(recipe, "all", {}, {"pace": np.float32(7)}) == {"pace": 7}
+    with pytest.raises(ValueError, match="its pace is of another config"):
+        meta_training._beginning(recipe, "all", {}, {"pace": np.ones(2)})
+
+
 def test_warm_starts_that_cannot_be(tmp_path):
     checkpoints.save_theta(tmp_path / "rule.npz", {"rule": {"bias": np.zeros(2, np.float32)}}, {"format_version": 3})
     checkpoints.save_theta(tmp_path / "old.npz", {"scheduler": {"bias": np.zeros(2, np.float32)}}, {})
     start = lambda name: dataclasses.replace(recipe_of(reference="celo_adam"), warm_start=str(tmp_path / name))
-    with pytest.raises(ValueError, match="nothing that celo_adam has a phase for"):
+    with pytest.raises(ValueError, match="nothing of the theta of celo_adam"):
         meta_training._warm_start(start("rule.npz"))
     with pytest.raises(ValueError, match=r"old.npz was written by an earlier version: .*celo-zoo convert"):
         meta_training._warm_start(start("old.npz"))

@@ -159,7 +159,8 @@ def test_other_settings_in_the_same_folder_are_refused(run_folder, capsys):
         assert cli.main(command) == 2
     finally:
         (run_folder / "scheduler" / "kept.npz").rename(run_folder / "scheduler" / "theta.npz")
-    assert "start in another folder" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "estimator.sigma = 0.01, not 0.5: resume with the same settings, or start in another folder" in error
 
 
 @pytest.mark.parametrize(
@@ -182,12 +183,28 @@ def test_other_settings_in_the_same_folder_are_refused(run_folder, capsys):
         (["--set", "estimator.meta_loss=test"], "meta_loss must be one of"),
         (["--set", "estimator.sigma=small"], "recipe.estimator.sigma must be of type float, not 'small'"),
         (["--set", "phases.update_rule.meta_optimizer=nowhere:make"], "cannot be imported"),
-        (["--set", "phases.update_rule.trains=['rule']"], "theta of celo has no 'rule': choose from update_rule"),
+        (
+            ["--set", "phases.update_rule.trains=['rule']"],
+            "theta of celo has no 'rule' in this phase, did you mean update_rule",
+        ),
+        (
+            ["--set", "phases.scheduler.trains=['schedule']"],
+            "phases.scheduler.trains: the theta of celo has no 'schedule'",
+        ),
+        (["--set", "phases.scheduler.problems.families.vitt=2"], "there is no family 'vitt', did you mean vit"),
+        (["--set", "phases.scheduler.meta_optimizer=nowhere:make"], "cannot be imported"),
+        (["--set", "phases={update_rule={replaces={scheduler='none'}}}"], "no phase trains scheduler"),
+        (["--set", "phases={'../rule'={}}"], "a phase is named as a folder"),
+        (["--set", "estimator.lengths={type='constant'}"], "recipe.estimator.lengths must have steps"),
         (["--set", "phases.update_rule.trainning.iterations=3"], "has no field 'trainning', did you mean training"),
         (["--set", "problems.objective=accuracy"], "objective must be one of loss, log_loss"),
         (["--set", "architecture.name=cello"], "unknown architecture 'cello', did you mean celo"),
-        (["--set", "architecture.config.scheduler.prior.peak=2"], "CeloConfig.scheduler.prior has no field 'peak'"),
-        (["--set", "architecture.config.schedule=3"], "CeloConfig has no field 'schedule', did you mean scheduler"),
+        (
+            ["--set", "architecture.config.scheduler.prior.peak=2"],
+            "recipe.architecture.config.scheduler.prior has no field 'peak'",
+        ),
+        (["--set", "architecture.config.schedule=3"], "architecture.config has no field 'schedule', did you mean"),
+        (["--set", "phases.scheduler.replaces.schedule=3"], "phases.scheduler.replaces has no field 'schedule'"),
         (["--set", "seed"], "'seed' is no setting: write path.to.field=value"),
         (["--set", "seed.more=1"], "seed has no fields, so there is no seed.more"),
         (["--recipe", "fats"], "there is no recipe 'fats', did you mean fast"),

@@ -10,6 +10,7 @@ import tomllib
 import pytest
 
 from celo_core import ORTHOGONAL, CeloConfig, LogUniformLength, MetaTrainConfig, TruncatedPES, configs
+from celo_core.architectures.momentum_sgd import MomentumSGD
 from celo_core.estimators import DecayingSigma
 from celo_tasks.cli.main import main
 from celo_tasks.meta_training import recipe_files
@@ -76,6 +77,16 @@ def test_settings_change_what_they_name():
     assert load("paper", ["warm_start=none"]) == load("paper")
     longer = with_iterations(recipe, 7)
     assert {phase.training.iterations for phase in longer.phases.values()} == {7}
+
+
+def test_another_architecture_has_one_phase_of_all_of_it(tmp_path):
+    (tmp_path / "mine.toml").write_text('[architecture]\nname = "momentum_sgd"\n')
+    named = load(str(tmp_path / "mine.toml"))
+    assert named.phases == {"all": Phase()} and named.learned_optimizer() == MomentumSGD()
+    assert load("fast", ["architecture.name=momentum_sgd"]).phases == named.phases
+    longer = load("paper", ["architecture.name=momentum_sgd", "phases.all.training.iterations=7"])
+    assert longer.phases["all"].training.iterations == 7
+    assert load("fast", ["architecture.name=celo"]) == load("fast"), "it has that name already"
 
 
 def test_settings_of_a_run_are_what_differs_from_the_defaults():

@@ -65,6 +65,10 @@ def kind_of(family: type[Part], name: str, where: str) -> Any:
                 raise ValueError(
                     f"{where}: {point.value} cannot be imported ({error}): reinstall its package."
                 ) from error
+            if name not in family.kinds:
+                raise ValueError(
+                    f"{where}: {point.value} is no {family.__name__} of type {name!r}: derive it, with type={name!r}."
+                )
     if name not in family.kinds:
         known = sorted({*family.kinds, *(point.name for point in points)})
         raise ValueError(
@@ -209,7 +213,14 @@ def _decode_fields(cls: Any, value: Mapping[str, Any], where: str) -> Any:
         raise ValueError(
             f"{where} has no field {unknown[0]!r}{nearest(unknown[0], hints)}: it takes {', '.join(hints) or 'none'}."
         )
-    return cls(**{name: _decode(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    given = {name: _decode(hints[name], item, f"{where}.{name}") for name, item in value.items()}
+    required = [field.name for field in fields(cls) if field.default is field.default_factory is dataclasses.MISSING]
+    if missing := [name for name in required if name not in given]:
+        raise ValueError(f"{where} must have {' and '.join(missing)}: it takes {', '.join(hints)}.")
+    try:
+        return cls(**given)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _check_object(value: Any, where: str) -> None:

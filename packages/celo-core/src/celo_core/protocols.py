@@ -159,3 +159,7 @@ class GradientEstimator(Protocol):
         ``_max`` is a maximum.
         """
         ...
+
+    def with_truncation(self, steps: int) -> "GradientEstimator":
+        """The same estimator with windows of ``steps`` steps; ValueError where it unrolls whole trainings."""
+        ...

@@ -14,6 +14,11 @@ class Estimator(Part):
 
     group = "celo.estimators"
 
+    def with_truncation(self, steps: int) -> "Estimator":
+        """See `celo_core.GradientEstimator`; an estimator on truncated unrolls has a method of its own."""
+        del steps
+        raise ValueError(f"the estimator {self.type} has no truncation, so it cannot have a schedule of truncations.")
+
     def bind(self: Bound, architecture: LearnedOptimizer, family: TaskFamily, **changes: Any) -> Bound:
         """The same estimator of an architecture's meta-gradient on a family; ``changes`` are fields as of its class.
 

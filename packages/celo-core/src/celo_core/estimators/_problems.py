@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -223,6 +223,10 @@ class TruncatedEstimator(Estimator, abc.ABC):
         """The life of its problems."""
         names = ("architecture", "family", "lengths", "meta_loss", "late_weight", "resume")
         return Problems(**{name: getattr(self, name) for name in names})
+
+    def with_truncation(self, steps: int) -> Self:
+        """The same estimator with windows of ``steps`` steps."""
+        return dataclasses.replace(self, truncation=steps)
 
     def check(self, data: Any) -> None:
         """Raises ValueError if the family's loss on ``data`` is not a finite scalar at initialisation."""

@@ -53,6 +53,10 @@ class MeanOfEstimators:
         """Inner training steps per estimate of all parts."""
         return sum(one.inner_steps for one in self.estimators)
 
+    def with_truncation(self, steps: int) -> "MeanOfEstimators":
+        """The mean of the parts with windows of ``steps`` steps."""
+        return dataclasses.replace(self, estimators=[one.with_truncation(steps) for one in self.estimators])
+
     def check(self, data: Any) -> None:
         """Raises ValueError if a part's family has no finite scalar loss, or the data are not one for each part."""
         if len(data) != len(self.estimators):

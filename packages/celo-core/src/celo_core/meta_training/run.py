@@ -103,7 +103,7 @@ def run_phase(
     if on_divergence == "rollback" and not run.good.exists():
         run.save(run.good, state)
     while run.done < trainer.config.iterations:
-        limit, truncation = trainer.stretch(run.done)
+        limit, truncation = trainer.segment(run.done)
         size = min(trainer.config.block, limit)
         state, metrics = trainer.run(state, size, truncation)
         run.done += size
@@ -211,13 +211,11 @@ class _Run:
                 f"{FORMAT}: finish the run with the version that began it, or start in another folder."
             )
         settings = _with_defaults(found["settings"], self._trainer.estimator.architecture.config)
-        if different := sorted(
-            name for name in {*settings, *self._identity} if settings.get(name) != self._identity.get(name)
-        ):
-            name = different[0]
+        if different := _first_difference(settings, self._identity):
+            name, old, new = different
             raise ValueError(
-                f"{path} was written with {name} = {settings.get(name)!r}, not {self._identity.get(name)!r}: "
-                "resume with the same settings, or start in another folder."
+                f"{path} was written with {name} = {old!r}, not {new!r}: resume with the same settings, or start in another "
+                "folder."
             )
         return found
 
@@ -304,6 +302,16 @@ def identity(trainer: MetaTrainer) -> dict[str, Any]:
     }
     value["estimator"] = _describe(estimator)
     return value
+
+
+def _first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """Dotted name, old and new value where two JSON values first differ, or ``None``; what one of them lacks is ``None``."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and old.get("type") == new.get("type"):
+        for key in dict.fromkeys((*new, *old)):
+            if found := _first_difference(old.get(key), new.get(key), f"{name}.{key}" if name else key):
+                return found
+        return None
+    return None if old == new else (name, old, new)
 
 
 def _with_defaults(settings: Any, config: Any) -> Any:

@@ -171,7 +171,7 @@ class MetaTrainer:
         self.estimator = estimator
         self.config = config
         devices = _choose_devices(estimator.num_problems, devices)
-        self._estimators = {steps: _with_truncation(estimator, steps) for _, steps in config.truncations}
+        self._estimators = {steps: estimator.with_truncation(steps) for _, steps in config.truncations}
         estimator.check(data)
         self._mesh = jax.make_mesh((len(devices),), ("problems",), devices=devices)
         self._replicated = NamedSharding(self._mesh, PartitionSpec())
@@ -217,8 +217,8 @@ class MetaTrainer:
         state = shaped(example, self._replicated)._replace(problems=shaped(example.problems, self._split))
         return self._run.lower(state, self._data, iterations, None)
 
-    def stretch(self, done: int) -> tuple[int, int | None]:
-        """Where the config's truncations say that the next iterations go: ``(how many at most, truncation)``."""
+    def segment(self, done: int) -> tuple[int, int | None]:
+        """The iterations after ``done`` that share a truncation: ``(how many, truncation)``."""
         truncation, end = None, self.config.iterations
         for start, steps in self.config.truncations:
             if start <= done:
@@ -231,7 +231,7 @@ class MetaTrainer:
         """Inner training steps of the first ``done`` meta-iterations; there are no more than the config's."""
         total, at, done = 0, 0, min(done, self.config.iterations)
         while at < done:
-            size, truncation = self.stretch(at)
+            size, truncation = self.segment(at)
             size = min(size, done - at)
             total += size * (self.estimator if truncation is None else self._estimators[truncation]).inner_steps
             at += size
@@ -333,12 +333,6 @@ def _choose_devices(num_problems: int, devices: Any) -> list[Any]:
             "that the second divides the first."
         )
     return chosen
-
-
-def _with_truncation(estimator: Any, steps: int) -> Any:
-    if not hasattr(estimator, "truncation"):
-        raise ValueError(f"{type(estimator).__name__} has no truncation, so it cannot have a schedule of truncations.")
-    return dataclasses.replace(estimator, truncation=steps)
 
 
 def _put(tree: Any, sharding: NamedSharding) -> Any:

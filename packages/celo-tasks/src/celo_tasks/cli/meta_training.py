@@ -44,7 +44,7 @@ changed by --set, every field is shown.
 
 _SET = """\
 change a setting, e.g. estimator.sigma=0.05; may be repeated. A type, such as estimator.type=noise_reuse_es, comes with its
-defaults: set the rest after it"""
+defaults, and architecture.name with its own and one phase "all": set the rest after it"""
 
 
 def add_commands(commands: Any) -> None:

@@ -116,14 +116,23 @@ def make_family(name: str, sources: Sources) -> TaskFamily:
     Raises:
       ValueError: there is none, or it cannot be imported.
     """
+    return _maker(name)(sources)
+
+
+def check_family_name(name: str) -> None:
+    """As `make_family`, without making it."""
+    _maker(name)
+
+
+def _maker(name: str) -> Callable[[Sources], TaskFamily]:
     if name in META_FAMILIES:
-        return META_FAMILIES[name][1](sources)
+        return META_FAMILIES[name][1]
     points = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
     if name not in points:
         known = [*META_FAMILIES, *points]
         raise ValueError(f"there is no family {name!r}{nearest(name, known)}: choose from {', '.join(known)}.")
     try:
-        return points[name].load()(sources)
+        return points[name].load()
     except (ImportError, AttributeError) as error:
         raise ValueError(f"the family {name!r} cannot be imported ({error}): reinstall its package.") from error
 

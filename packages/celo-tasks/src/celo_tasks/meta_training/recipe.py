@@ -4,6 +4,7 @@ Source of the defaults: Celo (arXiv 2501.12670, section 4).
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ class Phase:
     """A phase of meta-training; the theta of earlier phases that it does not train is frozen.
 
     Attributes:
-      trains: groups of theta, such as ``"update_rule"``.
+      trains: groups of theta, such as ``"update_rule"``; empty for all.
       replaces: fields of the architecture's config that are others in this phase, in JSON form: Celo's update rule is trained
         with ``scheduler = "none"``, a multiplier of 1.
       training: the meta-optimizer and the length of the phase; its seed is added to the recipe's.
@@ -73,7 +74,7 @@ class Phase:
       estimator: of this phase, ``None`` for the recipe's.
     """
 
-    trains: tuple[str, ...]
+    trains: tuple[str, ...] = ()
     replaces: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     training: MetaTrainConfig = MetaTrainConfig()
     late_weight: float = 0.0
@@ -97,7 +98,8 @@ class Recipe:
       architecture: what is meta-trained.
       problems: on what.
       estimator: of the meta-gradient; its number of problems is that of each family.
-      phases: one after the other, by name, which is the name of a phase's folder.
+      phases: one after the other, by name, which is the name of a phase's folder. The paper's by default; in TOML, of another
+        architecture than "celo", one phase "all" that trains all of it.
       warm_start: a theta.npz, each part of which the phase that trains it begins with, or the checkpoint.npz of a first
         phase; ``None`` for random beginnings.
       seed: of everything random.
@@ -113,15 +115,21 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ValueError("a recipe needs at least one phase.")
+        for name in self.phases:
+            if not re.fullmatch(r"\w[\w-]*", name):
+                raise ValueError(f"a phase is named as a folder, by letters, digits, _ and -, not {name!r}.")
 
     def learned_optimizer(self, phase: str | None = None) -> LearnedOptimizer:
         """The architecture, with its config of a phase.
 
         Raises:
-          ValueError: it is unknown, or the config does not fit it.
+          ValueError: it is unknown, or the config does not fit it; one sentence that names the field.
         """
+        default = get_architecture(self.architecture.name)
         replaced = {} if phase is None else self.phases[phase].replaces
-        return get_architecture(self.architecture.name, {**self.architecture.config, **replaced})
+        where = "recipe.architecture.config" if phase is None else f"recipe.phases.{phase}.replaces"
+        config: Any = configs.from_json(default.config_class, {**self.architecture.config, **replaced}, where)
+        return get_architecture(self.architecture.name, config)
 
     def problems_of(self, phase: str) -> Problems:
         """Those of a phase."""
@@ -146,14 +154,22 @@ def load(reference: str, settings: Sequence[str] = ()) -> Recipe:
     Raises:
       ValueError: there is none, or it makes no sense; one sentence that names the field and what it takes.
     """
-    recipe = configs.from_json(Recipe, recipe_files.read(reference), "recipe")
+    recipe = _from_tables(recipe_files.read(reference))
     if settings:
-        recipe = configs.from_json(Recipe, recipe_files.change(whole(recipe), settings), "recipe")
+        recipe = _from_tables(recipe_files.change(whole(recipe), settings))
+    recipe.learned_optimizer()
     for phase in recipe.phases:
         recipe.learned_optimizer(phase)
     # What was written of a config, its defaults or not, is no other recipe.
     config = configs.to_json(recipe.learned_optimizer().config, defaults=False)
     return dataclasses.replace(recipe, architecture=Architecture(recipe.architecture.name, config))
+
+
+def _from_tables(tables: Mapping[str, Any]) -> Recipe:
+    recipe = configs.from_json(Recipe, tables, "recipe")
+    if "phases" not in tables and recipe.architecture.name != Recipe().architecture.name:
+        return dataclasses.replace(recipe, phases={"all": Phase()})
+    return recipe
 
 
 def whole(recipe: Recipe) -> dict[str, Any]:

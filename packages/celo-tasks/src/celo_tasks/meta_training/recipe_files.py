@@ -74,7 +74,7 @@ def change(tables: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]
     Args:
       tables: of a recipe, whole: see `celo_tasks.meta_training.recipe.whole`.
       settings: ``"path.to.field=value"``, the value in TOML, or text without quotes. A new ``type`` of a part takes that type's
-        defaults for the part's other fields.
+        defaults for the part's other fields, and a new ``architecture.name`` that architecture's, with one phase "all".
 
     Raises:
       ValueError: it is no such setting, or leads into something that is no table; one sentence.
@@ -95,6 +95,8 @@ def change(tables: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]
                 raise ValueError(f"{where} has no fields, so there is no {path}: set {where} itself.")
         if name == "type":
             table.clear()
+        elif path == "architecture.name" and value != table.get("name"):
+            table["config"], changed["phases"] = {}, {"all": {}}
         table[name] = _value(value)
     return changed
 

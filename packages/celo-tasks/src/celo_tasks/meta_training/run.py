@@ -4,16 +4,11 @@ Source: Celo (arXiv 2501.12670, section 4).
 """
 
 import dataclasses
-import hashlib
-import json
 import os
 import pathlib
-import platform
-import shlex
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,20 +25,17 @@ from celo_core import (
     files,
     run_phase,
 )
-from celo_core.checks import check_choice, flatten_theta
+from celo_core.checks import check_choice, flatten_theta, nearest
 from celo_core.estimators import DecayingSigma
 from celo_core.meta_training import checkpoints
 from celo_core.meta_training.run import checkpoint_theta
 from celo_tasks.evaluation import optimizer_specs
 from celo_tasks.families import LogLoss, reparametrize
 from celo_tasks.meta_training import recipe_files
-from celo_tasks.meta_training.families import Sources, describe_family, make_family
+from celo_tasks.meta_training.families import Sources, check_family_name, make_family
 from celo_tasks.meta_training.monitoring import MetaReport
+from celo_tasks.meta_training.provenance import FORMAT, data_digest, described, provenance
 from celo_tasks.meta_training.recipe import Problems, Recipe, whole
-from celo_tasks.reporting.machine import hardware
-
-FORMAT = 3
-"""Of a run's theta.npz and run.json: architectures composed of parts, and theta by their names."""
 
 OLD_LAYOUT = (
     "{} was written by an earlier version: finish its run with the version that began it, and `celo-zoo convert RUN --out FOLDER` "
@@ -98,12 +90,14 @@ def meta_train(
         check_choice("phase", phase, tuple(recipe.phases))
     problems = _LoadedProblems(data_dir)
     warm = {} if recipe.warm_start is None else _warm_start(recipe)
+    _check(recipe, set(warm))
     settings = recipe.settings()
     if warm:
         # What it begins with, not where that lay.
         settings["warm_start"] = data_digest([flatten_theta(warm)])
     writes = jax.process_index() == 0
-    theta: dict[str, Any] = {}
+    trained = {group for phase in recipe.phases for group in _trains(recipe, phase)}
+    theta = {group: values for group, values in warm.items() if group not in trained}
     has_run = False
     names = list(recipe.phases)
     for number, phase in enumerate(names[: names.index(chosen[-1]) + 1]):
@@ -137,7 +131,7 @@ def meta_train(
                 return None
             if writes:
                 checkpoints.save_theta(
-                    path, jax.device_get(state.average), {**identity, **_described(trainer.estimator.architecture)}
+                    path, jax.device_get(state.average), {**identity, **described(trainer.estimator.architecture)}
                 )
             _wait_for_all(phase)
         if not path.exists():
@@ -148,22 +142,48 @@ def meta_train(
     done = {group: theta[group] for group in _groups(recipe.learned_optimizer()) if group in theta}
     if writes and chosen[-1] == names[-1] and set(done) == _groups(recipe.learned_optimizer()):
         files.write_json(folder / "run.json", provenance(recipe, folder, data_dir, problems.data, command))
-        described = _described(recipe.learned_optimizer())
-        checkpoints.save_theta(
-            folder / "theta.npz", done, {"recipe": settings, "data": data_digest(problems.data), **described}
-        )
+        identity = {"recipe": settings, "data": data_digest(problems.data)}
+        checkpoints.save_theta(folder / "theta.npz", done, {**identity, **described(recipe.learned_optimizer())})
     return done if chosen[-1] == names[-1] else theta
-
-
-def _described(architecture: LearnedOptimizer) -> dict[str, Any]:
-    """What rebuilds an optimizer besides theta, for JSON."""
-    described = {"architecture": architecture.name, "config": configs.to_json(architecture.config)}
-    return {"format_version": FORMAT, **described}
 
 
 def _groups(architecture: LearnedOptimizer) -> set[str]:
     """The groups of an architecture's theta."""
     return set(jax.eval_shape(architecture.init, jax.random.key(0)))
+
+
+def _trains(recipe: Recipe, phase: str) -> tuple[str, ...]:
+    """The groups of theta that a phase trains."""
+    return recipe.phases[phase].trains or tuple(sorted(_groups(recipe.learned_optimizer(phase))))
+
+
+def _check(recipe: Recipe, warm: Collection[str]) -> None:
+    """Raises ValueError for what would be found out only in a later phase; ``warm`` are the groups of a warm start."""
+    known = set(warm)
+    for name, phase in recipe.phases.items():
+        groups, trains = _groups(recipe.learned_optimizer(name)), set(_trains(recipe, name))
+        if unknown := sorted(trains - groups):
+            raise ValueError(
+                f"phases.{name}.trains: the theta of {recipe.architecture.name} has no {unknown[0]!r} in this phase"
+                f"{nearest(unknown[0], groups)}: choose from {', '.join(sorted(groups))}."
+            )
+        if missing := sorted(groups - trains - known):
+            raise ValueError(
+                f"the phase {name} needs {missing[0]}: let an earlier phase train it, name it in phases.{name}.trains, or give "
+                "a warm start that has it."
+            )
+        known |= trains
+        estimator = recipe.estimator_of(name)
+        if phase.late_weight and "late_weight" not in configs.to_json(estimator):
+            raise ValueError(
+                f"the estimator {estimator.type} weighs all steps alike: leave out phases.{name}.late_weight."
+            )
+        for family in recipe.problems_of(name).families:
+            check_family_name(family)
+        if phase.meta_optimizer is not None:
+            competitors.imported(phase.meta_optimizer)
+    if missing := sorted(_groups(recipe.learned_optimizer()) - known):
+        raise ValueError(f"no phase trains {missing[0]}, a part of the theta of {recipe.architecture.name}: add one.")
 
 
 def _wait_for_all(name: str) -> None:
@@ -212,18 +232,9 @@ def _families(problems: Problems, held_out: bool, data_dir: str | None) -> list[
 
 def _trained(recipe: Recipe, phase: str, theta: Mapping[str, Any]) -> LearnedOptimizer:
     """What a phase trains, given the theta of those before; what of it the phase does not train is frozen."""
-    architecture, trains = recipe.learned_optimizer(phase), set(recipe.phases[phase].trains)
-    groups = _groups(architecture)
-    if unknown := sorted(trains - groups):
-        raise ValueError(
-            f"phases.{phase}.trains: the theta of {architecture.name} has no {unknown[0]!r}: choose from "
-            f"{', '.join(sorted(groups))}."
-        )
-    if missing := sorted(groups - trains - set(theta)):
-        raise ValueError(f"the phase {phase} needs {missing[0]}: let an earlier phase train it, or name it in trains.")
-    if groups == trains:
-        return architecture
-    return FrozenPart(architecture, {group: theta[group] for group in sorted(groups - trains)})
+    architecture = recipe.learned_optimizer(phase)
+    frozen = sorted(_groups(architecture) - set(_trains(recipe, phase)))
+    return FrozenPart(architecture, {group: theta[group] for group in frozen}) if frozen else architecture
 
 
 def _beginning(recipe: Recipe, phase: str, theta: Mapping[str, Any], warm: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -231,12 +242,27 @@ def _beginning(recipe: Recipe, phase: str, theta: Mapping[str, Any], warm: Mappi
 
     A part that neither of them has, such as a direction that is added in this phase, begins at random.
     """
-    trains = recipe.phases[phase].trains
-    known = {group: {**warm.get(group, {}), **theta.get(group, {})} for group in trains}
+    trains = _trains(recipe, phase)
+    known = {group: {**_parts(warm, group), **_parts(theta, group)} for group in trains}
     if not any(known.values()):
         return None
     random = jax.device_get(recipe.learned_optimizer(phase).init(jax.random.key(recipe.seed)))
-    return {group: {**random[group], **_fitting(known[group], random[group])} for group in trains}
+    begins = {}
+    for group in trains:
+        like = _parts(random, group)
+        if _parts(warm, group) and not _fitting(_parts(warm, group), like):
+            raise ValueError(
+                f"{recipe.warm_start}: its {group} is of another config than the one of the phase {phase}."
+            )
+        parts = {**like, **_fitting(known[group], like)}
+        begins[group] = parts if isinstance(random[group], Mapping) else parts[""]
+    return begins
+
+
+def _parts(theta: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+    """A group's parts by name; of a group that is one array, that alone, and of one that is not there, none."""
+    found = theta.get(group, {})
+    return found if isinstance(found, Mapping) else {"": found}
 
 
 def _fitting(known: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,10 +302,10 @@ def _warm_start(recipe: Recipe) -> dict[str, Any]:
         return dict(checkpoint_theta(path, _trained(recipe, next(iter(recipe.phases)), {})))
     if metadata.get("format_version", 2) < FORMAT:
         raise ValueError(OLD_LAYOUT.format(path))
-    trained = {group for phase in recipe.phases.values() for group in phase.trains}
-    theta = {group: values for group, values in checkpoints.load_theta(path).items() if group in trained}
+    groups = {group for phase in recipe.phases for group in _groups(recipe.learned_optimizer(phase))}
+    theta = {group: values for group, values in checkpoints.load_theta(path).items() if group in groups}
     if not theta:
-        raise ValueError(f"{path} holds nothing that {recipe.architecture.name} has a phase for: name another file.")
+        raise ValueError(f"{path} holds nothing of the theta of {recipe.architecture.name}: name another file.")
     return theta
 
 
@@ -294,64 +320,5 @@ def _estimator(
     if isinstance(sigma, DecayingSigma) and sigma.estimates is None:
         given["sigma"] = dataclasses.replace(sigma, estimates=recipe.phases[phase].training.iterations)
     if late_weight := recipe.phases[phase].late_weight:
-        if "late_weight" not in takes:
-            raise ValueError(
-                f"the estimator {estimator.type} weighs all steps alike: leave out phases.{phase}.late_weight."
-            )
         given["late_weight"] = late_weight
     return estimator.bind(architecture, family, **given)  # type: ignore[return-value]
-
-
-def data_digest(data: Sequence[Any]) -> str:
-    """SHA-256 over the arrays of all families."""
-    digest = hashlib.sha256()
-    for arrays in data:
-        leaves = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in jax.tree.leaves_with_path(arrays)
-        }
-        for name in sorted(leaves):
-            digest.update(name.encode() + np.ascontiguousarray(leaves[name]).tobytes())
-    return digest.hexdigest()
-
-
-def provenance(
-    recipe: Recipe,
-    folder: pathlib.Path,
-    data_dir: str | None,
-    data: Sequence[Any],
-    command: str | None,
-) -> dict[str, Any]:
-    """Where a run's weights come from: command, commit, data, seeds, cost, hardware and versions; with what rebuilds it."""
-    cost = {}
-    networks = [describe_family(name) for phase in recipe.phases for name in recipe.problems_of(phase).families]
-    for phase in recipe.phases:
-        log = folder / phase / "log.jsonl"
-        if log.exists():
-            last = json.loads(log.read_text().splitlines()[-1])
-            cost[phase] = {key: last[key] for key in ("iteration", "inner_steps", "seconds", "meta_loss")}
-    return {
-        "command": command or shlex.join(["celo-tasks", *sys.argv[1:]]),
-        "commit": _commit(),
-        "recipe": whole(recipe),
-        **_described(recipe.learned_optimizer()),
-        "networks": list(dict.fromkeys(networks)),
-        "data": {"source": "prepared arrays" if data_dir else "as found on the machine", "sha256": data_digest(data)},
-        "seeds": [recipe.seed + phase.training.seed for phase in recipe.phases.values()],
-        "cost": cost,
-        "seconds": round(sum(phase["seconds"] for phase in cost.values()), 1),
-        "inner_steps": sum(phase["inner_steps"] for phase in cost.values()),
-        "hardware": hardware(),
-        "versions": {"python": platform.python_version(), "jax": jax.__version__},
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this package runs from, if it does, marked where files differ from it."""
-    here = pathlib.Path(__file__).parent
-    try:
-        run = lambda *arguments: subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-        return run("rev-parse", "HEAD") + ("-dirty" if run("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
