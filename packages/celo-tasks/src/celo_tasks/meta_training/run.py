@@ -111,6 +111,8 @@ def meta_train(
             trainer = _trainer(recipe, phase, theta, families, arrays, devices)
             if writes:
                 print(f"phase {number + 1} of {len(names)}: {phase.replace('_', ' ')}", file=sys.stderr)
+            if writes:
+                files.write_bytes(folder / "recipe.toml", recipe_files.write(whole(recipe)).encode())
             begin = time.monotonic()
             watched = MetaReport(folder, phase, trainer.estimator.architecture, validate_every, tensorboard, stop)
             with watched as watch:
@@ -125,8 +127,6 @@ def meta_train(
                     watch=watch,
                 )
             minutes = None if minutes is None else max(0.0, minutes - (time.monotonic() - begin) / 60)
-            if writes:
-                files.write_bytes(folder / "recipe.toml", recipe_files.write(whole(recipe)).encode())
             if int(state.iteration) < recipe.phases[phase].training.iterations:
                 return None
             if writes:
@@ -181,7 +181,7 @@ def _check(recipe: Recipe, warm: Collection[str]) -> None:
         for family in recipe.problems_of(name).families:
             check_family_name(family)
         if phase.meta_optimizer is not None:
-            competitors.imported(phase.meta_optimizer)
+            optimizer_specs.imported(phase.meta_optimizer)
     if missing := sorted(_groups(recipe.learned_optimizer()) - known):
         raise ValueError(f"no phase trains {missing[0]}, a part of the theta of {recipe.architecture.name}: add one.")
 
@@ -240,7 +240,8 @@ def _trained(recipe: Recipe, phase: str, theta: Mapping[str, Any]) -> LearnedOpt
 def _beginning(recipe: Recipe, phase: str, theta: Mapping[str, Any], warm: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a phase begins with, given the theta of those before and that of a warm start; ``None`` for random values.
 
-    A part that neither of them has, such as a direction that is added in this phase, begins at random.
+    A part that neither of them has, such as a direction that is added in this phase, begins at random; and so does one that has
+    other shapes in this phase than in those before. A warm start must fit.
     """
     trains = _trains(recipe, phase)
     known = {group: {**_parts(warm, group), **_parts(theta, group)} for group in trains}
@@ -250,7 +251,8 @@ def _beginning(recipe: Recipe, phase: str, theta: Mapping[str, Any], warm: Mappi
     begins = {}
     for group in trains:
         like = _parts(random, group)
-        if _parts(warm, group) and not _fitting(_parts(warm, group), like):
+        given = {name: part for name, part in _parts(warm, group).items() if name in like}
+        if _parts(warm, group) and len(_fitting(given, like)) < max(len(given), 1):
             raise ValueError(
                 f"{recipe.warm_start}: its {group} is of another config than the one of the phase {phase}."
             )
