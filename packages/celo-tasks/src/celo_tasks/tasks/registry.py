@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # with celo_core comes JAX, which a list of tasks need not wa
 
 
 class Cost(NamedTuple):
-    """What a task costs, see tools/task_costs.py.
+    """What a task costs, see `celo_tasks.evaluation.task_costs`.
 
     Attributes:
       parameters: trained numbers.
