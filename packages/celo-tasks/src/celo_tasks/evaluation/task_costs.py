@@ -39,7 +39,7 @@ def gflop(family: Any, data: Any) -> float:
 
     params, model_state, config, batch = jax.eval_shape(shapes, jax.random.key(0), data)
     step = jax.jit(lambda *x: jax.value_and_grad(family.loss, has_aux=True)(*x))
-    analysis = step.lower(params, model_state, jax.random.key(0), config, batch).compile().cost_analysis()
+    analysis: Any = step.lower(params, model_state, jax.random.key(0), config, batch).compile().cost_analysis()
     return float(analysis["flops"]) / 1e9
 
 

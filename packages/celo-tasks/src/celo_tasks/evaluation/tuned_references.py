@@ -39,7 +39,7 @@ def write(store: Store, folder: pathlib.Path) -> Written:
     """
     suite = find_suite(store.header["suite"])
     path = folder / f"{store.header['suite']}.json"
-    old = json.loads(path.read_text()) if path.exists() else {"steps": store.steps, "tasks": {}}
+    old: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"steps": store.steps, "tasks": {}}
     if old["steps"] != store.steps:
         raise ValueError(
             f"{path} is of {old['steps']} steps, and this evaluation of {store.steps}: give another folder."
