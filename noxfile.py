@@ -148,7 +148,7 @@ def quickstart(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Time, compilation and memory of a step of Celo against Adam's, as JSON, Markdown and a plot (some ten minutes)."""
     session.install(*(f"./{folder(package)}" for package in PACKAGES))
-    session.run("python", "tools/bench.py", *(session.posargs or ["--parts", "--out", "docs/results/performance"]))
+    session.run("python", "tools/bench/run.py", *(session.posargs or ["--parts", "--out", "docs/results/performance"]))
 
 
 @nox.session

@@ -1,34 +1,19 @@
-"""Measures what a step of Celo costs beside Optax's Adam: time, compilation, memory, share of the machine's bandwidth.
+"""What `nox -s bench` measures: steps of optimizers, inside and outside of a scan, and the machine's ceilings."""
 
-    nox -s bench                                    # writes docs/results/performance: results.json, results.md, two pictures
-    python tools/bench.py --out bench --cases mlp ten-million --rounds 5
-    python tools/bench.py --out bench --cases gpt2 gpt2-medium   # where there is a GPU: Pallas kernels and XLA
-
-Optimizers are timed in turn, round by round, so that the ratio to Adam is of neighbours in time; medians are over rounds,
-after a warm-up, with quartiles beside them. Parameters and state are donated. Nothing else should run on the machine.
-"""
-
-import argparse
 import contextlib
 import functools
-import platform
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import bench_report
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import celo_core
-from celo_core import files
 from celo_core.kernels import grouping, reductions
-from celo_tasks.reporting.machine import hardware
 
 Shapes = list[tuple[int, ...]]
 Makers = Mapping[str, Callable[[], optax.GradientTransformationExtraArgs]]
@@ -49,36 +34,40 @@ CASES: dict[str, tuple[str, Shapes]] = {
     "gpt2": ("GPT-2", gpt2(768, 12)),
     "gpt2-medium": ("GPT-2 medium", gpt2(1024, 24)),
 }
-LEAST_BYTES = {"adam": 28, "celo_adam": 28, "celo": 72, "celo, bfloat16 moments": 52}
+PAPER = "celo, the paper's"
+LEAST_BYTES = {"adam": 28, "celo_adam": 28, PAPER: 72, f"{PAPER}, bfloat16 moments": 52}
 """Bytes that the best schedule moves per float32 parameter of a matrix; docs/performance.md counts them."""
 
 
 def optimizers() -> dict[str, Callable[[], optax.GradientTransformationExtraArgs]]:
-    """What is measured; Adam comes first."""
-    celo, celo_adam = celo_core.Celo(), celo_core.CeloAdam()
-    theta, adam_theta = celo.init(jax.random.key(0)), celo_adam.init(jax.random.key(0))
+    """What is measured; Adam comes first, then the config of the weights in celo-zoo."""
+    shipped, paper, celo_adam = celo_core.Celo(celo_core.ORTHOGONAL), celo_core.Celo(), celo_core.CeloAdam()
+    key = jax.random.key(0)
+    theta, paper_theta, adam_theta = shipped.init(key), paper.init(key), celo_adam.init(key)
     made: dict[str, Any] = {
         "adam": lambda: optax.with_extra_args_support(optax.adam(1e-3)),
-        "celo": lambda: celo.build(theta, 1000),
-        "celo, bfloat16 moments": lambda: celo.build(theta, 1000, accumulator_dtype=jnp.bfloat16),
+        "celo": lambda: shipped.build(theta, 1000),
+        PAPER: lambda: paper.build(paper_theta, 1000),
+        f"{PAPER}, bfloat16 moments": lambda: paper.build(paper_theta, 1000, accumulator_dtype=jnp.bfloat16),
         "celo_adam": lambda: celo_adam.build(adam_theta, 1000),
     }
     if jax.default_backend() != "cpu":
-        made["celo, in XLA"] = lambda: celo.build(theta, 1000, implementation="xla")
+        made["celo, in XLA"] = lambda: shipped.build(theta, 1000, implementation="xla")
+        made[f"{PAPER}, in XLA"] = lambda: paper.build(paper_theta, 1000, implementation="xla")
     return made
 
 
 PARTS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
-    "celo": contextlib.nullcontext,
+    PAPER: contextlib.nullcontext,
     "sums left to XLA": lambda: mock.patch.object(reductions, "on_one_cpu", lambda: False),
     "both passes share features": lambda: mock.patch.object(jax.lax, "optimization_barrier", lambda x: x),
     "leaf by leaf": lambda: mock.patch.object(grouping, "plan", lambda leaves: [[i] for i in range(len(leaves))]),
 }
-"""Celo without one of the things that make it fast on a CPU."""
+"""The paper's Celo without one of the things that make it fast on a CPU."""
 
 
 def without_each_part() -> dict[str, Callable[[], optax.GradientTransformationExtraArgs]]:
-    """Adam, and Celo whole and without each of `PARTS`."""
+    """Adam, and the paper's Celo whole and without each of `PARTS`."""
     celo = celo_core.Celo()
     theta = celo.init(jax.random.key(0))
 
@@ -215,8 +204,9 @@ def operations_per_parameter() -> dict[str, float]:
     """Elementwise operations of a step on a 512x512 matrix, per parameter, as traced (a fused one may do fewer)."""
     shape = (512, 512)
     counts = {}
-    for name, make in optimizers().items():
-        tx = make()
+    made = optimizers()
+    for name in LEAST_BYTES:  # of products of matrices the count would say nothing
+        tx = made[name]()
         params = [jnp.zeros(shape)]
         with mock.patch.object(reductions, "on_one_cpu", lambda: False):  # loops over blocks would be counted once
             jaxpr = jax.make_jaxpr(lambda g, s, p, tx=tx: tx.update(g, s, p, value=1.0))(
@@ -248,61 +238,3 @@ def _operations(jaxpr: Any) -> list[int]:
             largest = max((v.aval.size for v in [*equation.invars, *equation.outvars] if hasattr(v, "aval")), default=0)
             found.append(largest)
     return found
-
-
-def main() -> int:
-    """Runs the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for results.json, results.md and pictures")
-    default = [name for name in CASES if jax.default_backend() != "cpu" or not name.startswith("gpt2")]
-    parser.add_argument(
-        "--cases", nargs="*", choices=list(CASES), default=default, help="which networks (GPT-2 on a GPU)"
-    )
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of timing (9)")
-    parser.add_argument("--seconds", type=float, default=0.3, help="least time of one optimizer in a round (0.3)")
-    parser.add_argument("--no-sweep", action="store_true", help="leave out time against size")
-    parts = "also measure Celo without each of the things that make it fast on a CPU"
-    parser.add_argument("--parts", action="store_true", help=parts)
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {
-        "machine": hardware(),
-        "versions": {"python": platform.python_version(), "jax": jax.__version__, "optax": optax.__version__},
-        "rounds": options.rounds,
-        "ceilings": ceilings(options.rounds),
-        "operations_per_parameter": operations_per_parameter(),
-        "least_bytes_per_parameter": LEAST_BYTES,
-        "cases": {},
-    }
-    for name in options.cases:
-        title, shapes = CASES[name]
-        parameters = sum(int(np.prod(shape)) for shape in shapes)
-        print(f"{name}: {title}, {parameters:,} parameters in {len(shapes)} leaves", file=sys.stderr, flush=True)
-        case: dict[str, Any] = {"title": title, "parameters": parameters, "leaves": len(shapes)}
-        case["step"] = measure(shapes, optimizers(), options.rounds, options.seconds)
-        if parameters < 10_000:
-            case["in_scan"] = measure_in_scan(shapes, optimizers(), options.rounds)
-        record["cases"][name] = case
-        files.write_json(options.out / "results.json", record)
-    if options.parts:
-        makers, rounds = without_each_part(), max(3, options.rounds // 3)
-        record["parts"] = {
-            name: {"title": CASES[name][0], "step": measure(CASES[name][1], makers, rounds, options.seconds)}
-            for name in ("fifty", "ten-million")
-        }
-        record["parts"]["mlp"] = {"title": CASES["mlp"][0], "in_scan": measure_in_scan(CASES["mlp"][1], makers, rounds)}
-    if not options.no_sweep:
-        record["sweep"] = {}
-        for exponent in range(10, 25, 2):
-            side = 2 ** (exponent // 2)
-            makers = {name: make for name, make in optimizers().items() if "bfloat16" not in name}
-            record["sweep"][str(side * side)] = measure([(side, side)], makers, max(3, options.rounds // 3), 0.1)
-            print(f"{side}x{side}", file=sys.stderr, flush=True)
-    files.write_json(options.out / "results.json", record)
-    bench_report.write(record, options.out)
-    print((options.out / "results.md").read_text())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
