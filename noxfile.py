@@ -10,7 +10,7 @@ import nox
 from packaging.requirements import Requirement
 
 nox.needs_version = ">=2024.4.15"
-nox.options.sessions = ["lint", "types", "tests", "x64", "minimums", "wheel"]
+nox.options.sessions = ["lint", "pages", "types", "tests", "x64", "minimums", "wheel"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
 
@@ -107,7 +107,7 @@ def wheel(session: nox.Session) -> None:
     session.run("python", "tools/check_wheels.py", str(dist))
     (core,) = dist.glob("celo_core-*.whl")
     session.install(str(core))
-    session.run("python", "tools/check_core_alone.py")
+    session.run("python", "tools/check_wheels.py", "--alone")
 
 
 @nox.session
@@ -123,6 +123,13 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def pages(session: nox.Session) -> None:
+    """Tables in the README and in docs agree with docs/results."""
+    session.install("numpy")
+    session.run("python", "tools/pages.py", "--check", *session.posargs)
+
+
+@nox.session
 def types(session: nox.Session) -> None:
     """Static types of the three packages."""
     session.install(LAZY, *(f"./{folder(package)}" for package in PACKAGES), "mypy>=1.14")
@@ -132,20 +139,20 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
-    """Trains networks with pretrained Celo and with tuned Adam and AdamW: a table, and a picture of the curves."""
+    """Trains networks with pretrained Celo, tuned Adam and AdamW: a table, and a plot of the curves."""
     session.install(*(f"./{folder(package)}" for package in PACKAGES))
     session.run("celo-tasks", "quickstart", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Time, compilation and memory of a step of Celo and of Adam, as JSON, Markdown and a picture (some ten minutes)."""
+    """Time, compilation and memory of a step of Celo against Adam's, as JSON, Markdown and a plot (some ten minutes)."""
     session.install(*(f"./{folder(package)}" for package in PACKAGES))
-    session.run("python", "tools/bench.py", *(session.posargs or ["--parts", "--out", "docs/results/performance"]))
+    session.run("python", "tools/bench/run.py", *(session.posargs or ["--parts", "--out", "docs/results/performance"]))
 
 
 @nox.session
 def rliable(session: nox.Session) -> None:
-    """Compares the evaluation's statistics with those of rliable, which does not import beside pandas 3."""
+    """Compares the evaluation's statistics with those of rliable, which does not import with pandas 3."""
     session.install(*(f"./{folder(name)}" for name in PACKAGES["tasks"]), "rliable>=1.2", "pandas<3")
     session.run("python", "tools/check_rliable.py", *session.posargs)

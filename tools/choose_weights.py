@@ -4,7 +4,7 @@
 
 The five tasks of `celo_tasks.meta_training.validation` are neither trained on nor in a suite, so that nothing is chosen by
 what it is judged by later. Adam is tuned for each task and length. The file keeps Adam's part and what was measured before;
-the same command measures what is missing. REF is as in yardstick.py, or the folder of a run.
+the same command measures what is missing. REF is as in `celo-tasks yardstick`.
 """
 
 import argparse
@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from yardstick import load
-
 from celo_core import files
+from celo_tasks.evaluation.learned import load_learned
 from celo_tasks.meta_training.validation import MetaValidation
 from celo_tasks.reporting.machine import hardware, versions
 
@@ -43,7 +42,8 @@ def compare(named: dict[str, str], lengths: list[int], seeds: int, known: dict[s
             measured = found.setdefault(name, {"lengths": {}})["lengths"]
             if str(length) in measured:
                 continue
-            result = validation.measure(*load(reference))
+            learned = load_learned(reference)
+            result = validation.measure(learned.architecture, learned.theta)
             tasks = {task: one["ratio"] for task, one in result["tasks"].items()}
             means = {kind: result[kind] for kind in ("ratio", "iqm")}
             measured[str(length)] = {**means, "tasks": tasks}

@@ -3,7 +3,7 @@
     python tools/first_call.py
 
 A training step is called once, without a compilation cache: loss, gradients and update, traced, compiled and run. It writes
-docs/results/first-call.json, of which tools/update_readme.py makes the table of docs/using.md. Some two minutes on an
+docs/results/first-call.json, of which tools/pages.py makes the table of docs/using.md. Some two minutes on an
 otherwise idle machine; no network.
 """
 
@@ -112,18 +112,6 @@ def measure(network: str, optimizer: str) -> dict[str, float]:
     return {"parameters": count, "init": made - begin, "step": time.perf_counter() - made}
 
 
-def table(results: dict[str, Any]) -> str:
-    """The page's table."""
-    lines = ["| network | parameters | optimizer | init, s | first step, s |", "|---|---:|---|---:|---:|"]
-    for one in results["measured"]:
-        lines.append(
-            f"| {one['network']} | {one['parameters']:,} | {one['optimizer']} | {one['init']:.1f} | {one['step']:.1f} |"
-        )
-    return "\n".join(
-        [*lines, "", f"{results['machine']}, JAX {results['versions']['jax']}: medians of {REPEATS} processes."]
-    )
-
-
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(
@@ -146,7 +134,7 @@ def main() -> int:
         for name, found in runs.items():
             medians = {key: round(statistics.median(one[key] for one in found), 2) for key in ("init", "step")}
             measured.append({"network": network, "optimizer": name, "parameters": found[0]["parameters"], **medians})
-    results = {"machine": hardware(), "versions": versions(), "measured": measured}
+    results = {"machine": hardware(), "versions": versions(), "processes": REPEATS, "measured": measured}
     files.write_json(RESULTS, results)
     return 0
 

@@ -4,8 +4,8 @@
     python tools/measure.py --out measure.json --pairs 32 1024 --run runs/gpu --minutes 6 -- --data-dir arrays
 
 It is the one command to give a machine with a GPU: there it first compares the Pallas kernels with XLA, and measures a step
-beside Adam's on all networks of ``nox -s bench`` (on a CPU that is for ``nox -s bench``, which wants one device). What is
-left of --minutes goes, with --quality, to time to quality (tools/time_to_quality.py); then to a stretch of ``celo-tasks
+against Adam's on all networks of ``nox -s bench`` (on a CPU that is for ``nox -s bench``, which wants one device). What is
+left of --minutes goes, with --quality, to time to quality (tools/time_to_quality.py); then to a part of ``celo-tasks
 meta-train --out RUN`` with --run (further arguments of it follow ``--``), and with --evaluation to tuned Adam on
 ood-17, by ``celo-tasks evaluate``, half and half if both are given; each goes on with what its folder holds. It needs
 the three packages on the path and no network.
@@ -21,12 +21,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import bench
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import time_to_quality
+from bench import measuring
 
 import celo_core
 from celo_core import files
@@ -67,7 +67,7 @@ def main() -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the results")
-    pairs = "numbers of antithetic pairs, beside 32 (those of celo-tasks bench-meta)"
+    pairs = "numbers of antithetic pairs, in addition to 32 (those of celo-tasks bench-meta)"
     parser.add_argument("--pairs", type=int, nargs="*", help=pairs)
     parser.add_argument("--run", help="folder of a meta-training run to go on with")
     parser.add_argument(
@@ -96,9 +96,9 @@ def main() -> int:
     if jax.default_backend() != "cpu":
         record["kernels"] = check_kernels()
         print("Pallas against XLA:", record["kernels"], flush=True)
-        record["ceilings"], record["update"] = bench.ceilings(3), {}
-        for title, shapes in bench.CASES.values():
-            record["update"][title] = bench.measure(shapes, bench.optimizers(), 5, 0.3)
+        record["ceilings"], record["update"] = measuring.ceilings(3), {}
+        for title, shapes in measuring.CASES.values():
+            record["update"][title] = measuring.measure(shapes, measuring.optimizers(), 5, 0.3)
             print(title, record["update"][title], flush=True)
             files.write_json(options.out, record)
 

@@ -194,7 +194,7 @@ def test_mistakes_end_with_2(package_root, capsys):
         assert caught.value.code == 2
 
 
-COMMANDS = ["list", "show", "fetch", "verify", "publish", "convert"]
+COMMANDS = ["list", "show", "fetch", "verify", "publish", "convert", "bundle"]
 
 
 @pytest.mark.parametrize("columns", ["80", "300"])

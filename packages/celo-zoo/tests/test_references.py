@@ -1,7 +1,6 @@
-"""Names: bundled, folders and repositories; the index's digest; the tool that bundles; the entry point."""
+"""Names: bundled, folders and repositories; the index's digest; how they are bundled; the entry point."""
 
 import importlib.metadata
-import importlib.util
 import json
 import pathlib
 
@@ -10,19 +9,9 @@ import numpy as np
 import pytest
 
 import celo_zoo
-from celo_zoo import index, references
-
-TOOL = pathlib.Path(__file__).resolve().parents[3] / "tools" / "bundle_weights.py"
-
-
-@pytest.fixture
-def tool():
-    if not TOOL.is_file():
-        pytest.skip("tools/bundle_weights.py is part of the repository, not of the package")
-    spec = importlib.util.spec_from_file_location("bundle_weights", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from celo_core import get_architecture
+from celo_zoo import bundling, index, references
+from celo_zoo.cli import main
 
 
 def test_bundled_weights_load_by_name(bundle, model_folder):
@@ -34,14 +23,14 @@ def test_bundled_weights_load_by_name(bundle, model_folder):
         np.testing.assert_array_equal(left, right)
 
 
-def test_bundling_twice_replaces(package_root, tool, model_folder, tmp_path):
-    tool.bundle(model_folder, "celo", package_root)
+def test_bundling_twice_replaces(package_root, model_folder, tmp_path):
+    bundling.bundle(model_folder, "celo")
     assert celo_zoo.info("celo") == celo_zoo.info(model_folder)
     theta, config = celo_zoo.load(model_folder)
     other = celo_zoo.save(
         theta, config, tmp_path / "other", metadata=celo_zoo.info(model_folder)["provenance"] | {"seeds": [7]}
     )
-    entry = tool.bundle(other, "celo", package_root)
+    entry = bundling.bundle(other, "celo")
     assert json.loads((package_root / "index.json").read_text()) == {
         "celo": {
             "architecture": "celo",
@@ -56,16 +45,38 @@ def test_bundling_twice_replaces(package_root, tool, model_folder, tmp_path):
     assert sorted(path.name for path in package_root.iterdir()) == ["index.json", "weights"]
 
 
-def test_bundling_refuses_unfit_weights(tool, package_root, model_folder, tmp_path):
+def test_bundle_command(package_root, model_folder, tmp_path, capsys):
+    assert main(["bundle", str(model_folder), "mine", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == {"name": "mine", **json.loads((package_root / "index.json").read_text())["mine"]}
+    assert celo_zoo.load("mine").digest == answer["digest"]
+    for arguments, message in (
+        ([str(model_folder), "other", "--not-bundled"], "other would be nowhere"),
+        ([str(model_folder), "other", "--published", "owner/repo@main"], "give all 40 digits of the commit"),
+    ):
+        assert main(["bundle", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert celo_zoo.names() == ["mine"]
+
+
+def test_another_package_can_be_bundled_into(package_root, model_folder, tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "index.json").write_text("{}")
+    entry = bundling.bundle(model_folder, "celo", tmp_path / "source")
+    assert json.loads((tmp_path / "source" / "index.json").read_text())["celo"]["digest"] == entry.digest
+    assert celo_zoo.names() == []
+
+
+def test_bundling_refuses_unfit_weights(package_root, model_folder, tmp_path):
     theta, config = celo_zoo.load(model_folder)
     bare = celo_zoo.save(theta, config, tmp_path / "bare", metadata={"command": "x"})
     with pytest.raises(ValueError, match="lacks commit, data, seeds, seconds, hardware"):
-        tool.bundle(bare, "celo", package_root)
+        bundling.bundle(bare, "celo")
     (bare / "config.json").write_text("{}")
     with pytest.raises(celo_zoo.ChecksumError):
-        tool.bundle(bare, "celo", package_root)
+        bundling.bundle(bare, "celo")
     with pytest.raises(ValueError, match="no name for weights"):
-        tool.bundle(model_folder, "../celo", package_root)
+        bundling.bundle(model_folder, "../celo")
     assert celo_zoo.names() == []
     assert not (package_root / "weights").exists()
 
@@ -137,6 +148,8 @@ def test_weights_entry_point_reads_a_folder(bundle, tmp_path):
     theta, config = celo_zoo.load("celo")
     celo_zoo.save(theta, config, tmp_path / "mine")
     pretrained = entry.load()(tmp_path / "mine")
+    assert pretrained.architecture == get_architecture("celo", config)
+    jax.tree.map(np.testing.assert_array_equal, pretrained.theta, theta)
     params = np.ones(3, np.float32)
     updates, _ = pretrained(20).update(params, pretrained(20).init(params), params, value=np.float32(1.5))
     assert updates.shape == (3,)

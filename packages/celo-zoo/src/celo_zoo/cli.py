@@ -149,6 +149,18 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--overwrite", action="store_true", help="replace the folder if it holds weights")
     convert.add_argument("--repository", metavar="OWNER/REPO", help="where you will publish it, for the card")
     _add_record(convert)
+
+    bundle = command(
+        "bundle",
+        _bundle,
+        "list weights in this package",
+        "For those who release celo-zoo: list weights in its index, and copy them into the package. They must\n"
+        f"have a record of where they come from; older ones of the same name are replaced.\n\n{_REF}",
+    )
+    _add_source(bundle)
+    bundle.add_argument("name", metavar="NAME", help="name to load them by")
+    bundle.add_argument("--published", metavar="OWNER/REPO@COMMIT", help="where the same bytes are, which is checked")
+    bundle.add_argument("--not-bundled", action="store_true", help="list them only")
     return parser
 
 
@@ -325,6 +337,16 @@ def _convert(options: argparse.Namespace) -> Any:
     if not options.json:
         say(str(folder))
     return _summary(models.read_folder(folder))
+
+
+def _bundle(options: argparse.Namespace) -> Any:
+    from celo_zoo import bundling
+
+    place = {"published": options.published, "bundled": not options.not_bundled}
+    entry = bundling.bundle(options.ref, options.name, **place, **_source(options))
+    if not options.json:
+        say(f"{options.name}  {entry.architecture}  sha256:{entry.digest}")
+    return {"name": options.name, **dataclasses.asdict(entry)}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What this package offers to others: pretrained optimizers by name, and the reading of weights from a folder.
 
-Entry-point group ``celo.optimizers``: each entry is a callable ``(num_steps) -> optax.GradientTransformationExtraArgs``.
+Entry-point group ``celo.optimizers``: each entry is a callable ``(num_steps) -> optax.GradientTransformationExtraArgs`` with
+the attributes ``architecture``, ``theta`` and ``fingerprint``, for who varies or measures parts of it.
 Group ``celo.weights``: a callable that makes such a one of a folder's path. Other packages may add their own to both.
 """
 
@@ -10,6 +11,7 @@ from typing import Any
 
 import optax
 
+from celo_core import LearnedOptimizer
 from celo_zoo import models
 
 
@@ -26,6 +28,16 @@ class LazyOptimizer:
     @functools.cached_property
     def _pretrained(self) -> models.Pretrained:
         return models.load(self.ref)
+
+    @property
+    def architecture(self) -> LearnedOptimizer:
+        """The learned optimizer that theta is of, with its config; errors as `celo_zoo.load`."""
+        return self._pretrained.architecture
+
+    @property
+    def theta(self) -> dict[str, Any]:
+        """Its meta-parameters, a nested dict of read-only NumPy arrays; errors as `celo_zoo.load`."""
+        return self._pretrained.theta
 
     @property
     def fingerprint(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celo_tasks import __version__
+from celo_tasks.cli import analysis as cli_analysis
 from celo_tasks.cli import bench as cli_bench
 from celo_tasks.cli import console
 from celo_tasks.cli import evaluation as cli_evaluation
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_listing.add_commands(commands)
     cli_evaluation.add_commands(commands)
     cli_bench.add_commands(commands)
+    cli_analysis.add_commands(commands)
     _add_prepare(commands)
     return parser
 

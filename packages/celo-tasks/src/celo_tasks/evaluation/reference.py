@@ -1,6 +1,6 @@
 """Tuned Adam from the package, so that who evaluates an optimizer need not tune Adam again.
 
-``references/SUITE.json`` is written by tools/tuned_adam.py from the store of an evaluation.
+``references/SUITE.json`` is written by `celo-tasks tuned-adam` from the store of an evaluation.
 """
 
 import functools

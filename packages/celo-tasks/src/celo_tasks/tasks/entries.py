@@ -15,7 +15,7 @@ Make = Callable[[str, str, str | None], "TaskFamily"]
 
 
 class Cost(NamedTuple):
-    """What a task costs, see tools/task_costs.py.
+    """What a task costs, see `celo_tasks.evaluation.task_costs`.
 
     Attributes:
       parameters: trained numbers.
