@@ -117,7 +117,7 @@ def test_tuned_adam_is_found_again(
     assert list(written["tasks"]) == ["small_mlp", "small_gru"], "in the suite's order"
     monkeypatch.setattr(reference, "load", lambda suite: json.loads((out / f"{suite}.json").read_text()))
     tuned = reference.find("small-8", "small_mlp", 40, lambda: "definition of small_mlp")
-    assert tuned is not None and tuned.setting == "0.001 constant" and tuned.final_loss == 2.0  # mean of 1, 2 and 3
+    assert tuned is not None and str(tuned.setting) == "1e-3 constant" and tuned.final_loss == 2.0  # mean of 1, 2 and 3
     assert reference.find("small-8", "small_mlp", 40, lambda: "another definition") is None
 
 

@@ -111,10 +111,10 @@ def meta_train(
             trainer = _trainer(recipe, phase, theta, families, arrays, devices)
             if writes:
                 print(f"phase {number + 1} of {len(names)}: {phase.replace('_', ' ')}", file=sys.stderr)
-            if writes:
-                files.write_bytes(folder / "recipe.toml", recipe_files.write(whole(recipe)).encode())
             begin = time.monotonic()
             watched = MetaReport(folder, phase, trainer.estimator.architecture, validate_every, tensorboard, stop)
+            if writes and not (folder / "recipe.toml").exists():
+                files.write_bytes(folder / "recipe.toml", recipe_files.write(whole(recipe)).encode())
             with watched as watch:
                 state = run_phase(
                     trainer,
