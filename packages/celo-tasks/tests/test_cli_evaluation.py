@@ -90,6 +90,20 @@ def test_a_full_disk_is_said_and_what_was_done_is_kept(
     assert len(Store.read(out).runs) == 2
 
 
+def test_what_failed_is_said_though_nothing_is_left_to_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(worker: Worker, group: Group, report: Callable[[float], None]) -> Iterator[list[Run]]:
+        raise RuntimeError("out of memory")
+        yield []  # a generator, as the method is
+
+    monkeypatch.setattr(Worker, "run", broken)
+    assert main([*COMMAND, *RATES, "--out", str(tmp_path / "results")]) == 2
+    errors = capsys.readouterr().err
+    assert f"sgd failed on {TASK}: RuntimeError: out of memory" in errors
+    assert "holds no finished run yet" in errors.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -131,8 +131,10 @@ def carry_out(
     except runner.TimeIsUp as stopped:
         print(f"celo-tasks: {stopped} The same command goes on.", file=sys.stderr)
         return 0
-    print(report.write(Store.read(out), out, brief=brief))
-    runner.print_failures(failures)
+    try:
+        print(report.write(Store.read(out), out, brief=brief))
+    finally:  # where all failed there is nothing to report, and what failed is said all the same
+        runner.print_failures(failures)
     return 2 if failures else 0
 
 

@@ -1,4 +1,4 @@
-"""Validation during meta-training: how a theta trains small networks that meta-training does not see, beside tuned Adam.
+"""Validation during meta-training: how a theta trains small networks that meta-training does not see, against tuned Adam.
 
 The tasks are in no evaluation suite, so that theta, settings and the time to stop may be chosen by what is found here. Their
 data come with the package; some are those of meta-training too, but none of the networks is.
