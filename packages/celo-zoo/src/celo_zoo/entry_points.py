@@ -1,7 +1,7 @@
-"""What this package offers to others: pretrained optimizers by name, and the reading of weights from a folder.
+"""Entry points of this package: pretrained optimizers by name, and optimizers from a folder of weights.
 
 Entry-point group ``celo.optimizers``: each entry is a callable ``(num_steps) -> optax.GradientTransformationExtraArgs``.
-Group ``celo.weights``: a callable that makes such a one of a folder's path. Other packages may add their own to both.
+Group ``celo.weights``: a function from a folder's path to such a callable. Other packages may add their own to both.
 """
 
 import functools
@@ -14,7 +14,7 @@ from celo_zoo import models
 
 
 class LazyOptimizer:
-    """A meta-trained optimizer, read and checked when it is first used.
+    """A meta-trained optimizer, read and checked on first use.
 
     Attributes:
       ref: as in `celo_zoo.load`.
@@ -29,7 +29,7 @@ class LazyOptimizer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what decides its updates; errors as `celo_zoo.load`."""
+        """SHA-256 of what determines its updates; errors as `celo_zoo.load`."""
         return f"sha256 {self._pretrained.fingerprint}"
 
     def __call__(self, num_steps: Any) -> optax.GradientTransformationExtraArgs:
