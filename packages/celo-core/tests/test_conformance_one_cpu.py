@@ -1,6 +1,6 @@
-"""The conformance suite on one CPU device, where sums go in parts and in blocks, and leaves are packed.
+"""The conformance suite on one CPU device, where sums are computed in parts and in blocks, and leaves are packed.
 
-The other tests see eight simulated devices. That is settled before JAX starts, hence a process of its own.
+The other tests have eight simulated devices. The number is fixed when JAX starts, hence a separate process.
 """
 
 import os
@@ -20,7 +20,7 @@ theta = Celo().init(jax.random.key(0))
 # JAX's modes do not depend on it; celo-zoo's tests run everything on one CPU.
 modes = {check.__name__ for check in CHECKS if check.__module__.endswith(".modes")}
 make = lambda num_steps, num_stacked_axes=None: Celo().build(theta, num_steps, num_stacked_axes=num_stacked_axes)
-# As published, a tensor of zeros has no scale.
+# In the published config a tensor of zeros has no scale.
 check_optimizer(make, skip=DEVICE_CHECKS | modes | {"check_all_zeros"})
 """
 
