@@ -20,8 +20,8 @@ def theta_of(architecture):
 
 
 NOT_YET = {"celo": {"check_all_zeros", "check_convergence"}, "celo_adam": {"check_convergence"}}
-"""Checks that fail here: the default config, that of the paper, gives a tensor of zeros no scale, unlike that of the shipped weights;
-and random meta-parameters do not train. celo-zoo's tests run both checks on its weights."""
+"""Checks that fail here: the default config, that of the paper, gives a tensor of zeros no scale, unlike that of the shipped
+weights; and random meta-parameters do not train. celo-zoo's tests run both checks on its weights."""
 
 
 @architectures

@@ -355,13 +355,18 @@ def celo(
     Example:
       >>> import jax, jax.numpy as jnp, optax
       >>> from celo_core import Celo, celo
-      >>> theta = Celo().init(jax.random.key(0))  # or theta, config = celo_zoo.load("celo")
+      >>> theta = Celo().init(jax.random.key(0))  # random; for trained weights see below
       >>> tx = celo(theta, num_steps=100)
       >>> params = {"w": jnp.ones((3, 2))}
       >>> state = tx.init(params)
       >>> loss, grads = jax.value_and_grad(lambda p: jnp.sum(p["w"] ** 2))(params)
       >>> updates, state = tx.update(grads, state, params, value=loss)
       >>> params = optax.apply_updates(params, updates)
+
+      With the weights of celo-zoo::
+
+        theta, config = celo_zoo.load("celo")
+        tx = celo_core.celo(theta, num_steps=100)
     """
     config = config_of(theta) if config is None else config
     direction = scale_by_celo(

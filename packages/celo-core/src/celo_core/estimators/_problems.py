@@ -169,7 +169,7 @@ class TruncatedEstimator(Estimator, abc.ABC):
         same parameters, for families that have it.
       late_weight: exponent k of the weight ``(1 + k) x^k`` of the loss at the fraction x of a problem's trajectory, 1 in the
         mean: 0, as published, minimises the mean loss of a training; a larger k puts more weight on the losses at its end.
-        resume: lets some problems begin in the middle of an earlier trajectory; by default none does.
+      resume: lets some problems begin in the middle of an earlier trajectory; by default none does.
       clip_problem: largest norm of one problem's gradient before the mean over problems; by default there is none. It
         bounds the effect of a few chaotic problems on the mean, at the cost of a bias.
     """

@@ -34,8 +34,8 @@ class ImageClassifier(FamilyDefaults):
       network: maps float32 images (batch, *input_shape) to logits (batch, num_classes). One with batch normalisation
         keeps its running averages in flax's collection "batch_stats", and has a keyword ``train`` (false by default): if
         true, it normalises by the current batch and updates them.
-        dataset: a name for `celo_tasks.datasets.load_images`.
-        input_shape: shape of an image as input of the network, e.g. (784,) or (28, 28, 1).
+      dataset: a name for `celo_tasks.datasets.load_images`.
+      input_shape: shape of an image as input of the network, e.g. (784,) or (28, 28, 1).
       batch_size: images per batch.
       num_classes: logits.
       data_dir: folder with prepared arrays, or ``None``.

@@ -23,7 +23,7 @@ class ImageNetworks(ImageMLP):
     Attributes:
       network: maps float32 images (batch, *input_shape) to logits (batch, num_classes). One with batch normalisation keeps
         its running averages in flax's collection "batch_stats", and normalises by the batch if its keyword ``train`` is true.
-        input_shape: shape of an image as input of the network.
+      input_shape: shape of an image as input of the network.
       label: name of the kind of network.
     """
 

@@ -122,7 +122,7 @@ class LanguageModel(NextToken):
       length: tokens predicted per sequence.
       vocabulary: size of the network's vocabulary; at least the text's.
       held_out_tokens: held-out tokens on which a network is evaluated; ``None`` for all. They are evaluated at once, which takes
-      at least four bytes per token and entry of the vocabulary: 1 GB for 8,192 tokens out of 32,000.
+        at least four bytes per token and entry of the vocabulary: 1 GB for 8,192 tokens out of 32,000.
       data_dir: folder with texts, or ``None``.
     """
 

@@ -23,6 +23,10 @@ def split_into_patches(x: Array, size: int) -> Array:
 
     Raises:
       ValueError: the patches do not fill the image.
+
+    Example:
+      >>> split_into_patches(jnp.zeros((1, 28, 28, 3)), 7).shape
+      (1, 16, 147)
     """
     height, width = x.shape[1:3]
     if height % size or width % size:
