@@ -6,15 +6,15 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
-# Before JAX starts. Simulated devices exist on the CPU only, whatever else the machine has.
+# Before JAX starts. Simulated devices exist on the CPU only.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 if tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2]) >= (0, 10):
-    # A machine that stands still for a while is no deadlock: XLA would end the process after 40 s.
+    # On a busy machine a collective may take long without a deadlock: XLA would end the process after 40 s.
     os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=300"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and compute little: without most of XLA's optimisations they take half the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-sys.path.insert(0, str(pathlib.Path(__file__).parent))  # helpers beside the tests, under any import mode of pytest
+sys.path.insert(0, str(pathlib.Path(__file__).parent))  # helpers next to the tests, under any import mode of pytest
 
 import jax
 import pytest
@@ -22,7 +22,7 @@ import pytest
 
 @pytest.fixture
 def as_for_users() -> Iterator[None]:
-    """XLA's optimisations are on: for tests of the compiled program itself."""
+    """Enables XLA's optimisations, for tests of the compiled program itself."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield

@@ -8,8 +8,8 @@ LEAVES = ("conv", "mat", "scalar", "sq", "t3", "vec")
 def theta_from_reference(data, rule=True, scheduler=True):
     """Our theta from the reference's arrays ``theta/...``.
 
-    The first layer is stored group by group and its rows are joined in order. The third output of the network is unused;
-    an input layer (``linear``) and ``rnn_to_controls`` influence nothing.
+    The first layer is stored group by group and its rows are concatenated in order. The third output of the network, an input
+    layer (``linear``) and ``rnn_to_controls`` are unused.
     """
     get = lambda name: data[f"theta/{name}"]
     dense = lambda name: {"kernel": get(f"rnn_params/{name}/w"), "bias": get(f"rnn_params/{name}/b")}

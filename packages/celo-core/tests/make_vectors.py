@@ -1,6 +1,6 @@
 """Writes the vectors that test_parity_numpy.py compares with: ``python tests/make_vectors.py``.
 
-All numbers come from the NumPy transcription and a seeded generator: nothing of JAX or of this package takes part.
+All numbers come from the NumPy transcription and a seeded generator, independently of JAX and of this package.
 """
 
 import pathlib

@@ -1,6 +1,6 @@
 """Celo and Celo-Adam in float64 NumPy, written from their equations and independent of the package's code.
 
-Everything here is a plain loop over tensors, as the papers write it. What it serves for is to be compared with.
+Everything here is a plain loop over tensors, as in the papers. It serves as a reference for tests.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ def sigmoid(x):
 
 
 class LossBuffer:
-    """Ten running means of the loss, and the features made of them."""
+    """Ten running means of the loss, and the features computed from them."""
 
     def __init__(self, num_steps):
         half_lives = np.logspace(1.0, np.log10(num_steps), 10)
@@ -50,7 +50,7 @@ class LossBuffer:
 
 
 class Scheduler:
-    """The LSTM that makes one multiplier per step."""
+    """The LSTM that computes one multiplier per step."""
 
     def __init__(self, theta, num_steps):
         self.theta = as_float64(theta)

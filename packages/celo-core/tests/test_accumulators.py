@@ -79,7 +79,7 @@ def test_factored_moments_of_a_rank_one_square():
 
 
 def test_floor_is_a_normal_float32():
-    """Else it would be flushed to zero and reciprocal roots would be infinite."""
+    """Otherwise it would be flushed to zero and reciprocal roots would be infinite."""
     assert FACTORED_FLOOR > np.finfo(np.float32).tiny
 
 
@@ -116,7 +116,7 @@ def test_stochastic_rounding_keeps_what_bfloat16_can_hold_and_finite_numbers_fin
 
 
 def test_an_average_of_long_memory_moves_in_bfloat16():
-    """Rounded to the nearest, 1000 steps of decay 0.999 from 1 towards 1.2 would not move at all."""
+    """Rounded to the nearest, it would not change at all in 1000 steps of decay 0.999 from 1 towards 1.2."""
 
     def run(keep):
         step = lambda i, m: keep(decay_average(m, jnp.full((256,), 1.2), 0.999), i)

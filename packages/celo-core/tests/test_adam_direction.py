@@ -21,7 +21,7 @@ def params_of(key):
 
 
 def theta_of(weights, config=CONFIG):
-    """A network of zeros beside weights of Adam's directions."""
+    """Theta with a network of zeros and the given weights of Adam's direction."""
     theta = jax.tree.map(jnp.zeros_like, Celo(config).init(jax.random.key(0)))
     theta["update_rule"]["adam"]["kernel"] = jnp.asarray(weights, jnp.float32)[:, None]
     return theta
@@ -52,7 +52,7 @@ def test_it_is_optax_adam_relative_to_the_parameters():
         return 0.01 * jnp.sqrt(jnp.mean(p**2)) * sum(w * u for w, u in zip(weights, each, strict=True))
 
     for found, each in zip(ours, directions, strict=True):
-        # 1 - 0.999 and its like have but four digits in float32, there in Optax; the three may cancel.
+        # In Optax 1 - 0.999 and the like have only four digits in float32; the three may cancel.
         same = lambda a, p, *us: np.testing.assert_allclose(a, relative(p, *us), rtol=2e-3, atol=1e-4)
         jax.tree.map(same, found, params, *each)
 
@@ -71,7 +71,7 @@ def test_it_is_added_to_the_network(as_for_users):
 
 
 def test_derivatives_are_finite_before_any_gradient_was_seen():
-    """The root of a second moment of 0 has none of its own."""
+    """The square root has no finite derivative at a second moment of 0."""
     zeros = jnp.zeros((4,))
 
     def total(kernel, momentum, second_moment):

@@ -1,4 +1,4 @@
-"""Configs go through JSON unchanged, and bad JSON is refused."""
+"""Configs are unchanged after a round trip through JSON, and invalid JSON raises an error."""
 
 import dataclasses
 import json

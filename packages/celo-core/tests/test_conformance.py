@@ -1,4 +1,4 @@
-"""Every registered architecture passes the conformance suite, and the suite notices broken optimizers."""
+"""Every registered architecture passes the conformance suite, and the suite detects broken optimizers."""
 
 import functools
 
@@ -20,8 +20,8 @@ def theta_of(architecture):
 
 
 NOT_YET = {"celo": {"check_all_zeros", "check_convergence"}, "celo_adam": {"check_convergence"}}
-"""What the default config, that of the paper, does not do: give a tensor of zeros a scale. That of the shipped weights does. And
-what random meta-parameters do not do: train. celo-zoo's tests run both checks on the weights that it has."""
+"""Checks that fail here: the default config, that of the paper, gives a tensor of zeros no scale, unlike that of the shipped
+weights; and random meta-parameters do not train. celo-zoo's tests run both checks on its weights."""
 
 
 @architectures
@@ -45,7 +45,7 @@ def test_learned_optimizer(architecture, check):
     check(get_architecture(architecture))
 
 
-# What Adam is not meant to do: keep the gradient's dtype, survive NaN, and look at what it is given.
+# What Adam is not meant to do: keep the gradient's dtype, tolerate NaN, and check its arguments.
 NOT_ADAM = {
     "check_mixed_precision",
     "check_non_finite_gradient",
@@ -59,7 +59,7 @@ NOT_ADAM = {
 }
 
 DEPENDS_ON_OPTAX = {"check_strict_dtypes", "check_python_numbers"}
-"""What Adam does in one version of Optax and not in another."""
+"""Checks that Adam passes in one version of Optax and not in another."""
 
 
 def adam(num_steps):
@@ -149,7 +149,7 @@ def forgets_empty_array(update, updates, state, params=None, **extra):
 
 
 def relative_steps(update, updates, state, params=None, **extra):
-    """As an optimizer whose steps are relative to a tensor's size, and that of zeros is next to none."""
+    """An optimizer with steps relative to a tensor's size, which is almost none for zeros."""
     updates, state = update(updates, state, params)
     size = lambda p: jnp.sqrt(jnp.mean(jnp.square(p.astype(jnp.float32))) + 1e-9).astype(p.dtype)
     return jax.tree.map(lambda u, p: u * size(p), updates, params), state
@@ -186,7 +186,7 @@ def wide_constants(update, updates, state, params=None, **extra):
 
 
 def replicates(update, updates, state, params=None, **extra):
-    """As an optimizer that stacks leaves of one shape, however they are sharded."""
+    """An optimizer that stacks leaves of one shape without regard to their shardings."""
     updates, state = update(updates, state, params)
     leaves, treedef = jax.tree.flatten(updates)
     together = lambda u: jnp.mean(jnp.stack([v for v in leaves if v.shape == u.shape]), axis=0) * 0 + u
@@ -199,7 +199,7 @@ def far_too_long(update, updates, state, params=None, **extra):
 
 
 def nothing_of_no_tensors(init, params):
-    """A state with an array for all tensors together, which is not there without any."""
+    """A state with one array for all tensors, which is missing if there are no tensors."""
     return init(params), jnp.ones(len(params)) if jax.tree.leaves(params) else None
 
 
@@ -259,7 +259,7 @@ def test_unknown_check_is_refused():
 
 def test_frozen_theta_is_noticed():
     class Frozen(LearnedOptimizer):
-        """Celo-Adam whose theta has a part that does nothing."""
+        """Celo-Adam whose theta has an unused part."""
 
         name = "frozen"
         config = get_architecture("celo_adam").config

@@ -1,6 +1,6 @@
-"""The conformance suite on one CPU device, where sums go in parts and in blocks, and leaves are packed.
+"""The conformance suite on one CPU device, where sums are computed in parts and in blocks, and leaves are packed.
 
-The other tests see eight simulated devices. That is settled before JAX starts, hence a process of its own.
+The other tests have eight simulated devices. The number is fixed when JAX starts, hence a separate process.
 """
 
 import os

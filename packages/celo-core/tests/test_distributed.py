@@ -22,7 +22,7 @@ SCRIPT = """
     jax.distributed.initialize("localhost:" + port, 2, number)
     assert jax.process_count() == 2 and len(jax.devices()) == 2 and len(jax.local_devices()) == 1
     import test_meta_run
-    # Only the second process asks to stop: both must.
+    # Only the second process's ``stop`` returns true: both must stop.
     asked = iter([False, False, True])
     run = lambda **kwargs: test_meta_run.run_phase(test_meta_run.make_trainer(devices=jax.devices()), folder, **kwargs)
     run(stop=(lambda: number == 1 and next(asked)) if stop else lambda: False)
@@ -35,7 +35,7 @@ def run_two(folder, tests, *, stop=False):
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     script = textwrap.dedent(SCRIPT.format(tests=str(tests)))
-    # Each process has the one device that a CPU is by default, not this test run's eight.
+    # Each process has one CPU device, the default, not the eight of this test run.
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen(
@@ -53,7 +53,7 @@ def run_two(folder, tests, *, stop=False):
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path):
-    """And a job that stops goes on, in two processes or in one."""
+    """And a stopped job can be resumed, in two processes or in one."""
     import jax
     from test_meta_run import CONFIG, make_trainer, run_phase
 
@@ -65,7 +65,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
     run_two(tmp_path / "two", tests)
     states = [checkpoints.load_checkpoint(tmp_path / name / "checkpoint.npz", one.example()) for name in ("one", "two")]
     assert int(states[1].iteration) == CONFIG.iterations
-    # The same program on as many devices; gloo may add in another order: a float32 rounding per iteration.
+    # The same program on the same number of devices; gloo may add in another order: a float32 rounding per iteration.
     chex.assert_trees_all_close(states[0], states[1], rtol=1e-5, atol=1e-6)
     lines = (tmp_path / "two" / "log.jsonl").read_text().splitlines()
     assert len(lines) == CONFIG.iterations // CONFIG.block, "one process writes the log"

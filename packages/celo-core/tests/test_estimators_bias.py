@@ -28,7 +28,7 @@ QUANTILE = 3.9  # half of a 99.99 % confidence interval, in standard errors
 def closed_form(start: str, objective: str = "mean", log_learning_rate: float = -1.0) -> float:
     """d/d log(lr) of the mean (or last) loss ``c^(2t) / 2``, t < LENGTH, with c = 1 - lr/size, in float64.
 
-    With ``start="window"`` the network at each window's start is taken as given.
+    With ``start="window"`` the network at each window's start is treated as a constant.
     """
     lr = np.exp(np.float64(log_learning_rate))
     c, t = 1 - lr / SIZE, np.arange(LENGTH)
@@ -38,7 +38,7 @@ def closed_form(start: str, objective: str = "mean", log_learning_rate: float = 
 
 
 def estimates(estimator, theta, estimates_per_life, seeds, lives=4):
-    """Gradient of the log learning rate by seed, averaged over whole lives of the problems, and the first life left out."""
+    """Gradient of the log learning rate by seed, averaged over whole trajectories of the problems without the first."""
     data = estimator.family.load()
 
     @jax.jit
@@ -49,8 +49,8 @@ def estimates(estimator, theta, estimates_per_life, seeds, lives=4):
             return state, gradient["rule"]["log_learning_rate"]
 
         key_init, key_steps = jax.random.split(key)
-        # The first lives are shortened so that problems get out of phase; afterwards a problem goes through its
-        # windows cyclically, and a whole number of lives weighs all windows equally.
+        # The first trajectories are shortened so that problems get out of phase; afterwards a problem goes through its
+        # windows cyclically, and a whole number of trajectories weights all windows equally.
         state = estimator.init(key_init, theta)
         _, gradients = jax.lax.scan(body, state, jax.random.split(key_steps, estimates_per_life * (lives + 1)))
         return jnp.mean(gradients[estimates_per_life:])
@@ -59,7 +59,7 @@ def estimates(estimator, theta, estimates_per_life, seeds, lives=4):
 
 
 def make(name, architecture, family, problems=16, sigma=SIGMA, **kwargs):
-    """An estimator by name, and how many of its estimates are a life."""
+    """An estimator by name, and its number of estimates per trajectory."""
     lengths = ConstantLength(LENGTH)
     evolution = {"num_pairs": problems, "sigma": sigma, **kwargs}
     windows = LENGTH // WINDOW
@@ -90,7 +90,7 @@ def interval(name, objective="mean"):
     kwargs = {} if objective == "mean" else {"objective": objective}
     estimator, windows = make(name, LearnedSGD(), Quadratic(SIZE), **kwargs)
     values = estimates(estimator, LearnedSGD().init(jax.random.key(0)), windows, seeds=256)
-    # Backpropagation on this problem has no variance at all, but for float32's rounding.
+    # Backpropagation on this problem has no variance except for float32's rounding.
     return values.mean(), max(QUANTILE * values.std(ddof=1) / np.sqrt(len(values)), 1e-5 * abs(values.mean()))
 
 
@@ -110,7 +110,7 @@ def test_last_loss(name):
 
 @pytest.mark.parametrize("name", ["es", "truncated_backprop"])
 def test_truncation_bias(name):
-    """The mean is the gradient of windows whose start is given, and clearly not that of the unroll."""
+    """The mean is the gradient of windows whose start is a constant, and clearly not that of the unroll."""
     (mean, half_width), exact = interval(name), closed_form("unroll")
     # For truncated ES the start is that of a perturbed theta, a relative O(sigma^2) again.
     truncated = closed_form("window")
@@ -159,7 +159,7 @@ class TinyRegression:
 
 
 def plain_gradient(seeds):
-    """Gradient of the mean loss by seed, by jax.grad of a training loop that shares nothing with the estimators."""
+    """Gradient of the mean loss by seed, by jax.grad of a training loop that shares no code with the estimators."""
     family = TinyRegression()
     data = family.load()
 
@@ -192,7 +192,7 @@ def network_gradient():
      ("truncated_backprop", False)],
 )  # fmt: skip
 def test_on_a_small_network(name, unbiased, network_gradient):
-    """Against the full gradient, within both confidence intervals; those that truncate are clearly off."""
+    """Against the full gradient, within both confidence intervals; truncated estimators clearly differ."""
     exact, exact_half_width = network_gradient
     estimator, windows = make(name, LearnedSGD(-2.0), TinyRegression(), problems=64, sigma=0.05)
     values = estimates(estimator, LearnedSGD(-2.0).init(jax.random.key(0)), windows, seeds=64)

@@ -1,4 +1,4 @@
-"""PES against the reference implementation's gradient, and properties that no seed may break."""
+"""PES against the reference implementation's gradient, and properties that hold for every seed."""
 
 import chex
 import jax
@@ -14,9 +14,9 @@ from celo_core.testing.toys import LearnedSGD, Quadratic
 def test_reference_gradient(golden_dir):
     """The reference implementation's gradients and accumulators, over windows with resets at every position.
 
-    There a new problem begins within the window of the last, here with the next window: steps before and after a reset are two
-    calls, and for those after it no earlier perturbation counts. Float32 sums of three tasks in another order: 1e-6 of the
-    largest entry of a leaf (observed: 3e-7).
+    In the reference a new problem begins within the window of the last one, here with the next window: so steps before and after a
+    reset are two calls, and those after it have no earlier perturbation. Float32 sums of three tasks in another order: 1e-6 of
+    the largest entry of a leaf (observed: 3e-7).
     """
     data = np.load(golden_dir / "pes_quadratic.npz")
     for call in ("call0/", "call1/", "call2/"):

@@ -1,7 +1,7 @@
 """Resets, masks, accumulators, resume buffers and schedules at every boundary, on a problem whose meta-gradient is exact.
 
-After t steps of a life with paces a_1, ..., a_t the loss is their sum, so a window's gradient follows by hand from the
-perturbations, which the estimators' memory tells.
+After t steps of a trajectory with paces a_1, ..., a_t the loss is their sum, so a window's gradient follows by hand from the
+perturbations, which are in the estimators' memory.
 """
 
 import chex
@@ -48,7 +48,7 @@ def histories(estimator, windows=40, seed=0):
 
 
 def test_pairs_begin_with_perturbations_of_their_own():
-    """Not only from their first reset on: a mean over pairs that share their noise is no better than one pair."""
+    """From the start and not only after their first reset: a mean over pairs that share their noise is no better than one pair."""
     state = NoiseReuseES(LearnedWalk(), Clock(), num_pairs=256).init(jax.random.key(0), THETA)
     units = np.ravel(state.memory["pace"])
     assert len(np.unique(units)) == 256
@@ -81,17 +81,17 @@ def test_every_window_by_hand(cls, truncation, lengths):
         active = np.arange(truncation)[step + np.arange(truncation) < length]
         assert len(active), "a window has at least one step that counts"
         if cls is TruncatedBackprop:
-            # The slope of the k-th loss of the window is k: earlier steps are taken as given.
+            # The slope of the k-th loss of the window is k: earlier steps are constants.
             assert gradients[window] == pytest.approx(active.mean(), rel=1e-6)
             assert losses[window] == pytest.approx(step + active.mean(), rel=1e-6)
             continue
         if cls is TruncatedES:
-            continue  # remembers no perturbation: see below
+            continue  # keeps no perturbation: see below
         memory = float(after.memory["pace"][window, 0])
         earlier = 0.0 if ended else float(before.memory["pace"][window, 0])
         noise = memory - earlier if cls is TruncatedPES else 0.5 * memory
         if cls is NoiseReuseES and not ended:
-            assert memory == earlier, "the noise of a life is drawn once"
+            assert memory == earlier, "the noise of a trajectory is drawn once"
         assert cls is TruncatedPES or memory != 0
         paces = np.asarray([1 + noise, 1 - noise])
         walked = sums[None] + active[:, None] * paces[None]
@@ -106,7 +106,7 @@ def test_every_window_by_hand(cls, truncation, lengths):
 
 @pytest.mark.parametrize("cls", TRUNCATED)
 def test_late_weights_by_hand(cls):
-    """A life of 12 steps in 3 windows, whose k-th loss is k (members' noise cancels in their mean): weights (1 + w) x^w."""
+    """A trajectory of 12 steps in 3 windows, whose k-th loss is k (members' noise cancels in the mean): weights (1 + w) x^w."""
     kwargs = {} if cls is TruncatedBackprop else {"sigma": 0.5}
     settings = {"truncation": 4, "lengths": ConstantLength(12), **count(cls, 1), **kwargs}
     plain, weighted = (
@@ -123,7 +123,7 @@ def test_late_weights_by_hand(cls):
         if cls is TruncatedBackprop:
             # The slope of the k-th loss of the window is k.
             assert weighted[2][window] == pytest.approx((weights[places] * np.arange(4)).mean(), rel=1e-5)
-        if cls is not TruncatedES:  # it carries one member on, so that what was walked depends on noise
+        if cls is not TruncatedES:  # it continues from one member, so that the distance depends on noise
             assert weighted[3][window] == pytest.approx((weights[places] * places).mean(), rel=1e-5)
 
 
@@ -190,7 +190,7 @@ def test_antithetic_pairs_share_data_and_keys(cls):
 
 
 def test_problems_are_their_own_whatever_shares_the_work():
-    """A problem's random numbers come from its number: half of the problems gives what they give among all."""
+    """A problem's random numbers depend on its number only: half of the problems give the same as among all."""
     estimator = TruncatedPES(LearnedSGD(), Quadratic(noise=1.0), num_pairs=8, truncation=5, lengths=ConstantLength(7))
     theta = LearnedSGD().init(jax.random.key(0))
     state = estimator.init(jax.random.key(1), theta)
@@ -221,7 +221,7 @@ def test_resumed_problems_go_on_where_their_snapshot_was(cls):
         assert np.any(kept & (snapshots.step == after.step[window, slot] - 2)), "one of the snapshots of this slot"
         assert after.length[window, slot] in snapshots.length[kept]
         if cls is TruncatedPES:
-            # A sum of one perturbation (sigma = 0.01) alone: what came before the snapshot is taken as given.
+            # A sum of one perturbation (sigma = 0.01) only: the snapshot is a constant.
             assert abs(after.memory["pace"][window, slot]) < 0.06
 
 
@@ -237,7 +237,7 @@ def test_no_snapshot_of_a_problem_that_is_about_to_end():
 
 @pytest.mark.parametrize("cls", [TruncatedPES, TruncatedBackprop, FullES])
 def test_held_out_meta_loss(cls):
-    """The meta-loss is that of held-out batches; training, and so the gradient of this linear loss, is as before."""
+    """The meta-loss is that of held-out batches; training, and so the gradient of this linear loss, is unchanged."""
     kwargs = {"truncation": 3} if cls in TRUNCATED else {}
     make = lambda **more: cls(
         LearnedWalk(), Clock(held_out_offset=2.0), lengths=ConstantLength(6), **kwargs, **count(cls, 2), **more
@@ -260,7 +260,7 @@ def test_constant_schedule_of_sigma_is_that_number(cls):
 
 
 def test_pes_counts_each_perturbation_with_its_own_sigma():
-    """Sigma halves in every window: over this window's sigma^2, the accumulator is the sum of all e / sigma^2."""
+    """Sigma halves in every window: divided by this window's sigma^2, the accumulator is the sum of all e / sigma^2."""
     schedule = lambda estimates: 0.5 ** (1.0 + estimates)
     estimator = TruncatedPES(
         LearnedWalk(), Clock(), truncation=2, lengths=ConstantLength(1000), num_pairs=1, sigma=schedule

@@ -29,7 +29,7 @@ DECAYS = (0.9, 0.99, 0.999)
 
 
 def values_of(shape, seed=0):
-    """Random values as a matrix has them: rows and columns broadcast."""
+    """Random values for a matrix: rows and columns broadcast."""
     rng = np.random.default_rng(seed)
     draw = lambda shape=shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
     row, column = [draw((1, shape[1])) ** 2 for _ in DECAYS], [draw((shape[0], 1)) ** 2 for _ in DECAYS]
@@ -64,7 +64,7 @@ def test_num_features_of_each_group(name):
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_shape_follows_kind(name):
-    """Row and column features are not blown up; all others have the tensor's shape."""
+    """Row and column features are not broadcast; all others have the tensor's shape."""
     shapes = {Kind.ROW: (1, 3), Kind.COLUMN: (4, 1)}
     for feature in FEATURES[name].of(values_of((4, 3))):
         assert feature.shape == shapes.get(FEATURES[name].kind, (4, 3))

@@ -2,7 +2,7 @@
 
 Both sides are float32. Two builds of the reference differ by up to 3e-6 of a tensor's movement (1.5e-5 for the vectors with
 gradients of 1e-20 to 1e4), 5e-6 in the multiplier, and 1e-4 in the loss features, where running means and their minimum
-nearly cancel. The tolerances here leave a factor of about 10 to that.
+nearly cancel. The tolerances here are about 10 times as large.
 """
 
 import functools
@@ -33,7 +33,7 @@ modes = pytest.mark.parametrize("mode", ["one CPU", "many devices"])
 
 @functools.cache
 def jitted_update(kind, mode):
-    """One compiled update per architecture, config and way through memory, with theta and num_steps as arguments."""
+    """One compiled update per architecture, config and code path, with theta and num_steps as arguments."""
     config = CeloConfig() if kind == "phase2" else CeloConfig(scheduler=None)
     build = celo_adam if kind == "adam" else functools.partial(celo, config=config)
     update = lambda theta, num_steps, g, s, p, value: build(theta, num_steps).update(g, s, p, value=value)
@@ -102,7 +102,7 @@ def test_states(golden_dir, name, mode):
         for leaf in golden.LEAVES:
             for kind, ours in moments_of(state, leaf, "adam" not in name).items():
                 wanted = data[f"{prefix}/{kind}/{leaf}"]
-                # Sums of products of float32; an entry that nearly cancels is judged by the tensor's largest.
+                # Sums of products of float32; the tolerance is relative to the tensor's largest entry, since entries may cancel.
                 np.testing.assert_allclose(
                     ours,
                     wanted,

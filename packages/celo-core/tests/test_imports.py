@@ -1,4 +1,4 @@
-"""Importing the package does nothing but import it."""
+"""Importing the package has no side effects."""
 
 import subprocess
 import sys

@@ -104,7 +104,7 @@ def compiled(update, case):
 
 
 def assert_same(actual, expected, case):
-    """Equal but for the order of sums, and where bfloat16 is rounded to for rare ties with the random bits."""
+    """Equal up to the order of sums, and rare ties with the random bits in rounding to bfloat16."""
     (step, moments), (expected_step, expected_moments) = actual, expected
     assert jax.tree.structure(moments) == jax.tree.structure(expected_moments)
     agree = np.ones(step.shape, bool)
@@ -123,7 +123,7 @@ def assert_same(actual, expected, case):
     a, b = np.asarray(step, np.float64), np.asarray(expected_step, np.float64)
     largest = np.abs(b).max(axis=tuple(range(case.stacked, b.ndim)), keepdims=True)  # of each tensor
     # Mean squares are sums of float32 in another order, an error of some 1e-7 of them, and a preactivation is the
-    # difference of terms some ten times its size. Where a moment was rounded otherwise the step is another one.
+    # difference of terms some ten times its size. Where a moment was rounded differently, so is the step.
     rtol = {"float32": 0.0, "bfloat16": 2**-7, "float16": 2**-10}[str(step.dtype)]
     assert np.all((np.abs(a - b) <= 1e-5 * largest + rtol * np.abs(b)) | ~agree)
 
@@ -145,7 +145,7 @@ def test_gives_what_xla_gives(case):
 
 
 def test_masked_vectors():
-    """Vectors of different lengths, padded: as in XLA, and each as it is alone."""
+    """Vectors of different lengths, padded: as in XLA, and each as without the others."""
     case, lengths = Case((4, 33), 1), (33, 1, 16, 20)
     mask = jnp.asarray(np.arange(33) < np.array(lengths)[:, None], jnp.float32)
     batch = case.batch(mask=mask)
@@ -178,7 +178,7 @@ def test_a_parameter_that_is_not_a_number_is_seen_in_every_step():
 
 
 def test_weights_of_each_tensor_of_a_stack():
-    """Mixtures of a bank of networks, and a multiplier for each; on a tensor alone, too."""
+    """Mixtures of a bank of networks, and a multiplier for each; also for a single tensor."""
     case = Case((3, 9, 14), 1, bank=2)
     weights = [case.weights(seed) for seed in range(2)]
     bank = jax.tree.map(lambda *x: jnp.stack(x), *weights)
@@ -232,7 +232,7 @@ def test_donated_buffers():
 
 
 def test_inside_shard_map():
-    """Each device has tensors of its own, and the weights are everybody's."""
+    """Each device has its own tensors, and the weights are shared."""
     case, devices = Case((2, 14, 11), 1), jax.devices()[:2]
     batch, mesh = case.batch(), Mesh(np.asarray(devices), "x")
     spec = PartitionSpec("x")
@@ -242,7 +242,7 @@ def test_inside_shard_map():
             case.rule, case.weights(), None, batch._replace(stacked=1), SEED, interpret=interpret
         )
 
-    # The interpreter is not made for the check of what varies over the mesh; the lowering is tested with it below.
+    # The interpreter does not support the check of varying axes of the mesh; the lowering is tested with it below.
     sharded = jax.shard_map(
         functools.partial(update, interpret=True), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
     )
@@ -259,7 +259,7 @@ def test_inside_shard_map():
 
 @contextlib.contextmanager
 def a_gpu():
-    """Says what GPU to lower for, which some versions of JAX ask for where there is none; the keyword that says it."""
+    """The GPU to lower for, which some versions of JAX need where there is none, under the keyword for it."""
     try:
         device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
     except (AttributeError, TypeError):  # an older JAX, which needs no GPU
@@ -271,7 +271,7 @@ def a_gpu():
 
 
 def lowered_for_cuda(function, *arguments):
-    """StableHLO in which the kernels are Triton's intermediate representation: all that JAX does before a GPU."""
+    """StableHLO in which the kernels are Triton's intermediate representation: all that JAX does without a GPU."""
     with a_gpu():
         return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
 
@@ -280,8 +280,8 @@ def lowered_for_cuda(function, *arguments):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(700,), (37, 53), (3, 3, 16, 8), "masked", "stacked"], ids=str)
 def test_lowers_for_cuda(shape, dtype, kept, monkeypatch):
-    """Every operation is one that Triton knows, and the moments are updated in place."""
-    monkeypatch.undo()  # tiles as they are used
+    """Every operation is supported by Triton, and the moments are updated in place."""
+    monkeypatch.undo()  # the actual sizes of tiles
     mask = None
     case = Case({"masked": (4, 33), "stacked": (2, 9, 14)}.get(shape, shape), int(isinstance(shape, str)), dtype, kept)
     if shape == "masked":
@@ -322,7 +322,7 @@ def test_tiles_cover_a_tensor(shape, size, monkeypatch):
 
 
 def test_chosen_where_the_program_is_lowered(monkeypatch):
-    """On a machine with a GPU, ``auto`` is the kernels in a program for the GPU, and XLA in one for the CPU beside it."""
+    """On a machine with a GPU, ``auto`` means the kernels in a program for the GPU, and XLA in one for the CPU."""
     monkeypatch.undo()
     tx = {name: celo(Celo().init(jax.random.key(0)), 10, implementation=name) for name in ("auto", "xla")}
     params = {"large": jnp.full((300, 300), 0.5), "small": jnp.ones((5, 3))}

@@ -1,4 +1,4 @@
-"""The fused update in XLA: its two ways through memory, batches of leaves, memory, sharding."""
+"""The fused update in XLA: its two code paths, batches of leaves, memory, sharding."""
 
 import dataclasses
 import itertools
@@ -30,7 +30,7 @@ def theta():
 
 @pytest.fixture
 def one_cpu(monkeypatch):
-    """As on a machine with one CPU device: the tests see eight simulated ones, where sums are left to XLA."""
+    """As on a machine with one CPU device: the tests have eight simulated ones, where sums are left to XLA."""
     assert not reductions.on_one_cpu()
     monkeypatch.setattr(reductions, "on_one_device", lambda: True)
 
@@ -54,7 +54,7 @@ def run(theta, params, steps=3, **options):
 
 
 def assert_same(actual, expected, rtol=1e-4):
-    """Equal but for the order of sums, as a fraction of the largest number in each array."""
+    """Equal up to the order of sums, as a fraction of the largest number in each array."""
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(
             np.asarray(a, np.float32), np.asarray(b, np.float32), rtol=0, atol=rtol * np.abs(b).max()
@@ -112,7 +112,7 @@ def test_one_cpu_gives_what_plain_reductions_give(theta, shape, monkeypatch):
 def test_leaves_together_are_as_leaves_alone(theta, mode, monkeypatch):
     """Stacked matrices, vectors of one length and packed vectors of several lengths, and scalars.
 
-    On many devices leaves of one shape may be sharded differently, so that none are put together.
+    On many devices leaves of one shape may be sharded differently, so none are batched.
     """
     if mode != "many devices":
         monkeypatch.setattr(reductions, "on_one_device", lambda: True)
@@ -196,7 +196,7 @@ def test_temporary_memory_is_of_the_order_of_a_float_per_parameter(theta, one_cp
     # The XLA of older versions makes some float32 copies of bfloat16 arrays.
     limit = 5 if dtype == jnp.bfloat16 and jax.__version_info__ < (0, 10) else 1.5
     assert floats < limit, f"{floats:.2f} floats of temporary memory per parameter"
-    # In place: all that goes out, but a few scalars, has taken the place of what came in.
+    # In place: all outputs except a few scalars reuse the memory of inputs.
     assert memory.alias_size_in_bytes > 0.99 * memory.output_size_in_bytes
 
 
@@ -209,7 +209,7 @@ def test_state_takes_16_bytes_per_parameter_or_half():
 
 
 def test_sharded_matrices_are_not_gathered(theta, as_for_users):
-    """On eight devices no collective moves an array of a parameter's size: statistics are reduced where they lie."""
+    """On eight devices no collective moves an array of a parameter's size: statistics are reduced on each device first."""
     mesh = Mesh(np.asarray(jax.devices()[:8]).reshape(4, 2), ("data", "model"))
     specs = {
         "both": PartitionSpec("data", "model"),
@@ -274,7 +274,7 @@ def test_vmap_over_theta(one_cpu):
 
 @pytest.mark.parametrize("mode", ["one CPU", "many devices"])
 def test_weights_may_differ_from_tensor_to_tensor(mode, monkeypatch):
-    """As VeLO's do: a stack of tensors with a stack of networks is as each tensor with its own."""
+    """As in VeLO: a stack of tensors with a stack of networks is as each tensor with its own."""
     if mode == "one CPU":
         monkeypatch.setattr(reductions, "on_one_device", lambda: True)
     networks = [Celo(RULE_ONLY).init(jax.random.key(seed))["update_rule"]["mlp"] for seed in range(2)]
@@ -295,7 +295,7 @@ def test_weights_may_differ_from_tensor_to_tensor(mode, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["one CPU", "many devices"])
 def test_a_scheduler_may_tell_tensors_apart(mode, monkeypatch):
-    """Through the whole update, stacked layers and packed vectors: each tensor is as under a scheduler of its own."""
+    """In the whole update, with stacked layers and packed vectors: each tensor is as under a scheduler of its own."""
     if mode == "one CPU":
         monkeypatch.setattr(reductions, "on_one_device", lambda: True)
     config = CeloConfig(directions=(MLP(bank=3),), scheduler=SchedulerConfig())
@@ -322,7 +322,7 @@ def test_a_scheduler_may_tell_tensors_apart(mode, monkeypatch):
 
 
 class Trace(Direction, type="trace_of_a_test"):
-    """Heavy-ball momentum with a state of its own, for matrices: a direction per tensor that remembers."""
+    """Heavy-ball momentum with its own state, for matrices: a direction per tensor with a state."""
 
     is_elementwise = False
 
@@ -364,7 +364,7 @@ def test_a_direction_per_tensor_may_keep_a_state(mode, monkeypatch):
 
 
 class Means(Trace, type="means_of_a_test"):
-    """Its step is the mean that it asks for, everywhere."""
+    """Its step is the mean of its statistic, in every element."""
 
     def statistic(self, values):
         return jnp.square(values.momenta[0]) / (values.second_moment + 1e-3)
@@ -375,7 +375,7 @@ class Means(Trace, type="means_of_a_test"):
 
 @pytest.mark.parametrize("shape", [(6, 5), (64, 32), (300, 200)], ids=str)
 def test_means_for_directions_per_tensor(shape, one_cpu):
-    """Those of pass 1, those of a whole stack and those that are made where there is no pass 1, against float64."""
+    """Those of pass 1, those of a whole stack, and those that are computed without a pass 1, against float64."""
     leaf = dataclasses.replace(leaf_with_moments(shape, 0), states=(None,))
     rule = kernels.UpdateRule(Moments(), (), (Means(),), relative=True, step_scale=1.0)
     weights, seed, batch = kernels.Weights((), ({},)), jnp.uint32(1), grouping.gather([leaf])

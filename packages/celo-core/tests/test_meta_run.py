@@ -1,4 +1,4 @@
-"""Runs that are killed, that diverge, that have no room, and that are given what cannot work."""
+"""Runs that are killed, that diverge, that have no disk space, and that get invalid arguments."""
 
 import dataclasses
 import json
@@ -56,9 +56,9 @@ KILLED_RUN = """
 
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_the_result_is_the_same_to_the_last_bit(tmp_path):
-    """Each child goes on with what the one before left, and is killed without warning after a random time."""
+    """Each child resumes the run of the one before, and is killed without warning after a random time."""
     script = textwrap.dedent(KILLED_RUN.format(tests=str(pathlib.Path(__file__).parent)))
-    # The unbroken run comes first and leaves its programs in a cache, so that the others need not compile.
+    # The uninterrupted run comes first and leaves its programs in a cache, so that the others need not compile.
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     parent = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -80,7 +80,7 @@ def test_killed_at_twenty_random_moments_the_result_is_the_same_to_the_last_bit(
     checkpoint, log = tmp_path / "run" / "checkpoint.npz", tmp_path / "run" / "log.jsonl"
     for attempt in range(20):
         child, size = start(tmp_path / "run"), log.stat().st_size if log.exists() else 0
-        # A fifth die while they start; the others once they run, which their log tells.
+        # A fifth are killed while they start; the others while they run, as their log shows.
         deadline = time.monotonic() + 60
         while attempt % 5 and time.monotonic() < deadline and not (log.exists() and log.stat().st_size > size):
             time.sleep(0.005)
@@ -109,7 +109,7 @@ def test_a_stop_ends_the_run_with_the_block_in_which_it_comes_and_what_watches_i
     run_phase(trainer, tmp_path, stop=lambda: True, watch=moments.append)
     assert [(moment.iteration, moment.last, moment.stopped) for moment in moments] == [(2, True, True)]
     assert checkpoints.load_metadata(tmp_path / "checkpoint.npz")["iteration"] == 2
-    # That the time is up is no reason to hurry.
+    # A stop by ``minutes`` does not set ``stopped``.
     run_phase(trainer, tmp_path, minutes=0.0, watch=moments.append)
     assert (moments[-1].iteration, moments[-1].last, moments[-1].stopped) == (4, True, False)
 
@@ -128,7 +128,7 @@ def test_half_a_checkpoint_of_a_run_that_was_killed_is_removed(tmp_path, monkeyp
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(np, "savez", killed)
-        patch.setattr(pathlib.Path, "unlink", lambda *_, **__: None)  # as where nothing runs any more
+        patch.setattr(pathlib.Path, "unlink", lambda *_, **__: None)  # as after the process was killed
         run_phase(make_trainer(), tmp_path, stop=lambda: True)
     (half,) = tmp_path.glob(".*")
     assert half.read_bytes() == b"half" and not (tmp_path / "checkpoint.npz").exists()
@@ -138,7 +138,7 @@ def test_half_a_checkpoint_of_a_run_that_was_killed_is_removed(tmp_path, monkeyp
 
 @dataclasses.dataclass(frozen=True)
 class Explodes(Quadratic):
-    """Its loss jumps once the learning rate has passed a bound: a run that goes wrong after a good start."""
+    """Its loss jumps once the learning rate exceeds a bound: a run that diverges after a good start."""
 
     name = "explodes"
 
@@ -148,7 +148,7 @@ class Explodes(Quadratic):
 
 
 def diverging(folder, iterations=GOOD_EVERY * 4, **kwargs):
-    """A meta-optimizer that pulls the learning rate up whatever the gradient, beyond what is stable."""
+    """A meta-optimizer that increases the learning rate regardless of the gradient, until it is unstable."""
     pull = optax.chain(
         optax.scale(0.0), optax.stateless(lambda g, p: jax.tree.map(lambda x: jnp.full_like(x, 0.01), g))
     )
@@ -174,7 +174,7 @@ def test_divergence_stops_the_run_with_one_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_is_not_finite_stops_and_its_checkpoint_is_from_before(tmp_path):
-    """Whatever is to be done about divergence: from a theta that is NaN there is no way back."""
+    """With every value of ``on_divergence``: a theta that is NaN cannot recover."""
     spoil = lambda g, count: jax.tree.map(lambda x: jnp.where(count < 30, 0.0 * x, jnp.nan), g)
     optimizer = optax.GradientTransformation(lambda p: jnp.zeros((), int), lambda g, c, p: (spoil(g, c), c + 1))
     with pytest.raises(FloatingPointError, match="theta is not finite"):
@@ -186,7 +186,7 @@ def test_a_run_that_is_not_finite_stops_and_its_checkpoint_is_from_before(tmp_pa
 
 @pytest.mark.slow
 def test_divergence_is_rolled_back(tmp_path, capsys):
-    """The run goes back to a good state, halves its steps, and gives up after the last retry; the log has no gap."""
+    """The run returns to a good state, halves its steps, and stops after the last retry; the log has no gap."""
     state = diverging(tmp_path, on_divergence="rollback")
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert 1 <= len(events) <= MOST_RETRIES and {event["action"] for event in events} == {"rollback"}
@@ -226,7 +226,7 @@ def test_folder_without_room_fails_before_anything_is_compiled(tmp_path, monkeyp
 
 
 def limit_file_size(function):
-    """Calls a function where no file may grow beyond 4 kB: what a full disk looks like to it."""
+    """Calls a function where no file may grow beyond 4 kB, which simulates a full disk."""
     resource = pytest.importorskip("resource")
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -390,7 +390,7 @@ def test_checkpoints_of_other_architectures_estimators_and_formats_are_refused(t
 
 
 def test_a_config_to_which_something_was_added_is_the_same_config():
-    """A checkpoint of before does not have it; what is unknown or of something else stays, and so differs."""
+    """An older checkpoint lacks the new field; unknown fields and settings of another kind are kept, and so differ."""
     config = CeloConfig()
     whole = configs.to_json(config)
     older = {**whole, "scheduler": {k: v for k, v in whole["scheduler"].items() if k != "horizon"}}

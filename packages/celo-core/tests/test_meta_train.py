@@ -1,4 +1,4 @@
-"""The meta-trainer: it learns, resumes bit for bit, keeps frozen parts frozen, and leaves nothing half-written."""
+"""The meta-trainer: it learns, resumes bit for bit, keeps frozen parts frozen, and writes files atomically."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def test_frozen_part_stays_and_is_not_in_the_state(tmp_path):
 
 
 def test_weight_decay_would_move_an_unused_leaf_that_is_not_frozen(finished):
-    """Which is why a phase does not see what it does not train."""
+    """Which is why a phase does not get the part of theta that it does not train."""
     assert np.all(finished[1].theta["unused"]["bias"] != 1.0)
 
 

@@ -55,7 +55,7 @@ def test_accumulator_dtype(architecture):
     ]
     assert {leaf.dtype for leaf in moments} == {jnp.dtype(jnp.bfloat16)}
     updates, _ = update(architecture, accumulator_dtype=jnp.bfloat16)
-    # The rule sees its moments as they are kept: each is off by up to a unit in the last place, 2^-7 of it.
+    # The rule reads its moments as they are kept: each is off by up to a unit in the last place, 2^-7 of it.
     for name, expected in update(architecture)[0].items():
         np.testing.assert_allclose(updates[name], expected, atol=2**-5 * np.abs(expected).max())
 
@@ -66,7 +66,7 @@ def test_unknown_implementation():
 
 
 def test_pallas_falls_back_with_a_reason():
-    """On the CPU, and for tensors that are too small for a kernel's launch to pay."""
+    """On the CPU, and for tensors that are too small for the launch of a kernel to be worthwhile."""
     with pytest.warns(UserWarning, match="celo: XLA instead of Pallas"):
         updates, _ = update("celo", implementation="pallas")
     jax.tree.map(np.testing.assert_array_equal, updates, update("celo", implementation="xla")[0])

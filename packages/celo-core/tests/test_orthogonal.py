@@ -1,4 +1,4 @@
-"""Orthogonalised momenta: against singular values of NumPy's, and Optax's Muon."""
+"""Orthogonalised momenta, against NumPy's singular values and Optax's Muon."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ def params_of(key):
 
 
 def theta_of(momentum, length, config=CONFIG):
-    """A network of zeros beside orthogonalised momenta."""
+    """Theta with a network of zeros and the given meta-parameters of the orthogonalised momentum."""
     theta = jax.tree.map(jnp.zeros_like, Celo(config).init(jax.random.key(0)))
     theta["update_rule"]["orthogonal"] = {"momentum": jnp.asarray(momentum), "length": jnp.asarray(length)}
     return theta
@@ -79,7 +79,7 @@ def test_tensors_are_seen_as_matrices_as_square_as_can_be(shape, expected):
 def test_singular_values_are_about_one_and_vectors_stay(shape, scale):
     matrix = np.random.default_rng(0).normal(size=shape)
     u, values, vt = np.linalg.svd(matrix, full_matrices=False)
-    # The coefficients take what is above a hundredth of the norm into [0.68, 1.21]; below, they only lift.
+    # The coefficients map values above a hundredth of the norm into [0.68, 1.21]; smaller ones they only increase.
     ours = np.asarray(orthogonalize(jnp.asarray(matrix * scale, jnp.float32)), np.float64)
     inner = np.swapaxes(u, -1, -2) @ ours @ np.swapaxes(vt, -1, -2)
     found = np.diagonal(inner, axis1=-2, axis2=-1)
@@ -157,7 +157,7 @@ def test_length_follows_the_root_mean_square_of_adams_direction():
     for first, second, other in zip(one, by_adam, adam, strict=True):
         for name in ("w", "conv"):
             ratio = jnp.sqrt(jnp.mean(other[name] ** 2))
-            # 1 - 0.999 has but four digits in float32, there in Optax.
+            # In Optax 1 - 0.999 has only four digits in float32.
             np.testing.assert_allclose(second[name], ratio * first[name], rtol=2e-3, atol=1e-7)
 
 

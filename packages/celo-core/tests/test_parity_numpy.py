@@ -1,4 +1,4 @@
-"""The JAX code against a float64 transcription of the equations, through vectors stored beside the tests."""
+"""The JAX code against a float64 transcription of the equations, by vectors stored with the tests."""
 
 import functools
 
@@ -52,7 +52,7 @@ def test_parameters(name):
 
 @names
 def test_vectors_move(name):
-    """Guards the comparison above: every tensor moves by more than rounding in every step but those of a tiny multiplier."""
+    """For the comparison above: every tensor moves by more than rounding in every step except those of a tiny multiplier."""
     init, _ = make_vectors.problem()
     for leaf, start in init.items():
         movement = np.abs(stored(name)[f"params/{leaf}"] - start).max()
@@ -94,7 +94,7 @@ def test_vectors_are_small():
     ],
 )
 def test_transcription_against_reference(golden_dir, name, tolerance):
-    """The transcription itself is right: it gives what the reference implementation gave."""
+    """The transcription itself is right: it gives the results of the reference implementation."""
     data = dict(np.load(golden_dir / f"{name}.npz"))
     theta = golden.theta_from_reference(data, rule="adam" not in name, scheduler="phase1" not in name)
     init, steps = golden.trajectory(data)

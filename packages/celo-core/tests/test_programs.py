@@ -1,4 +1,4 @@
-"""What programs do with an optimizer besides taking its planned steps: levers, lengths, stacks, losses, frozen parts, meshes."""
+"""Uses of an optimizer besides taking its planned steps: options, lengths, stacks, losses, frozen parts, meshes."""
 
 import contextlib
 import functools
@@ -32,7 +32,7 @@ LINEAR = CeloConfig(
     scale=ParameterScale(zero_init=1.0),
     scheduler=SchedulerConfig(network=Linear(), prior=Cosine(peak=0.1)),
 )
-"""A config as that of the bundled weights: all directions, and a schedule that is a cosine."""
+"""A config like that of the bundled weights: all directions, and a cosine decay."""
 
 PARAMS = {"bias": jnp.array([1.0, -2.0]), "kernel": jnp.arange(1.0, 7.0).reshape(3, 2)}
 GRADS = jax.tree.map(lambda p: 0.1 * p + 0.3, PARAMS)
@@ -45,7 +45,7 @@ def theta_of(architecture):
 
 @functools.cache
 def linear_theta():
-    """Theta whose schedule is the cosine alone: of the loss it reads nothing."""
+    """Theta whose schedule is the cosine decay only: it does not read the loss."""
     theta = Celo(LINEAR).init(jax.random.key(1))
     network = theta["scheduler"]["step_size"]
     theta["scheduler"]["step_size"] = {**network, "kernel": jnp.zeros_like(network["kernel"])}
@@ -105,7 +105,7 @@ def test_step_multiplier_that_makes_no_sense(multiplier):
 
 @architectures
 def test_options_can_be_injected(architecture):
-    """Every option has a place in the signature, and numbers among them may change from step to step."""
+    """Every option is in the signature, and numbers among them may change from step to step."""
     learned = get_architecture(architecture)
     make = optax.inject_hyperparams(learned.build)
     tx = make(theta_of(architecture), 10, weight_decay=0.01, step_multiplier=0.5)
@@ -122,7 +122,7 @@ def test_options_can_be_injected(architecture):
 
 
 def test_past_the_end_nothing_moves_and_weight_decay_ends_too():
-    """A cosine's end, and the same with a decay of weights."""
+    """After the end of a cosine decay, also with weight decay."""
     for weight_decay in (0.0, 0.1):
         tx = linear(4, weight_decay=weight_decay)
         updates, state = updates_of(tx, steps=4)
@@ -132,18 +132,18 @@ def test_past_the_end_nothing_moves_and_weight_decay_ends_too():
 
 
 def test_weight_decay_follows_the_decay_of_the_schedule():
-    """``weight_decay cos^2(pi x / 2)`` of a parameter after a part x of the training."""
+    """``weight_decay cos^2(pi x / 2)`` of a parameter after a fraction x of the training."""
     plain, decayed = linear(8), linear(8, weight_decay=0.1)
     for steps in (1, 3, 7):
         share = np.cos(0.5 * np.pi * (steps - 1) / 8) ** 2
         difference = jax.tree.map(jnp.subtract, updates_of(decayed, steps)[0], updates_of(plain, steps)[0])
         for name, p in PARAMS.items():
-            # Of the parameter's size one float32 rounding of the step that is taken off again.
+            # One float32 rounding, relative to the parameter, of the step that is subtracted again.
             np.testing.assert_allclose(difference[name], -0.1 * share * p, atol=1e-6)
 
 
 def test_a_run_is_extended_by_a_larger_num_steps_and_the_old_state():
-    """At its old end the multiplier is that of the longer schedule, and the moments are those of the steps that were taken."""
+    """At the old end the multiplier is that of the longer schedule, and the moments are those of the steps so far."""
     _, state = updates_of(linear(4), steps=4)
     updates, after = updates_of(linear(8), state=state)
     assert all(np.any(u != 0) for u in jax.tree.leaves(updates)) and int(after.count) == 5
@@ -208,7 +208,7 @@ def test_without_a_scheduler_no_loss_is_needed():
 
 
 def test_means_of_the_loss_after_a_first_loss_of_zero():
-    """Limited to twice the largest mean of 0 they would stay 0; the mean over the shortest time forgets the first loss."""
+    """Limited to twice the largest mean, 0, they would stay 0; the mean over the shortest time forgets the first loss."""
     buffer = loss_features.init_loss_buffer(10)
     take = jax.jit(loss_features.update_loss_buffer)
     for value in (0.0, *[1.0] * 150):
@@ -265,7 +265,7 @@ def test_num_stacked_axes_that_do_not_fit(stacks, message):
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 @pytest.mark.usefixtures("as_for_users")
 def test_a_stack_is_its_layers(large, monkeypatch):
-    """On one device, where leaves are stacked anyway: to the last bit. Large layers are gone through in a loop, and leaves of
+    """On one device, where leaves are stacked anyway: bit for bit. Large layers are processed in a loop, and leaves of
     their size are not: XLA contracts other products and sums, half a unit in the last place each."""
     monkeypatch.setattr(reductions, "on_one_device", lambda: True)
     rng = np.random.default_rng(0)
@@ -310,7 +310,7 @@ def test_a_frozen_parameter_keeps_its_moments_and_does_not_decay():
 @pytest.mark.parametrize("entered", [False, True], ids=["not entered", "entered"])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_explicit_mesh(entered, compiled):
-    """As `jax.make_mesh` makes it, whether or not the program enters it with `jax.set_mesh`."""
+    """As `jax.make_mesh` returns it, whether or not the program enters it with `jax.set_mesh`."""
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
     rng = np.random.default_rng(0)
     whole = {name: np.float32(rng.standard_normal(shape)) for name, shape in {"a": (16, 8), "b": (16, 8)}.items()}
@@ -334,7 +334,7 @@ def test_explicit_mesh(entered, compiled):
 
 
 def test_restored_without_a_target():
-    """What a reader without a target returns: dicts by field, and lists; also where the fields' order is another."""
+    """From the result of a reader without a target: dicts by field, and lists; also with another order of the fields."""
     tx = optax.chain(optax.clip_by_global_norm(1.0), linear())
     state = tx.init(PARAMS)
 

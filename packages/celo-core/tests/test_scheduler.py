@@ -63,7 +63,7 @@ def test_one_lstm_whatever_the_number_of_tensors(architecture, num_tensors):
 
 
 def test_counting_of_products():
-    """The counter above sees products inside nested functions."""
+    """The counter above includes products inside nested functions."""
     kernel = jnp.ones((128, 256))
     twice = jax.jit(lambda x: jax.lax.cond(x[0] > 0, lambda: x @ kernel, lambda: 2 * x @ kernel))
     assert products_with(jax.make_jaxpr(twice)(jnp.ones((128,))).jaxpr, (128, 256)) == 2
@@ -74,7 +74,7 @@ def at(count, value, num_steps, **more):
 
 
 def test_lstm_in_closed_form():
-    """With zero kernels only biases act: every gate is known."""
+    """With zero kernels only biases matter: every gate is known."""
     scheduler = Scheduler(SchedulerConfig(inputs=(Time(), Loss(num_timescales=3)), network=LSTM(2)))
     theta = jax.tree.map(jnp.zeros_like, scheduler.init(jax.random.key(0)))
     theta["gates"]["bias"] = jnp.repeat(jnp.array([0.5, 0.25, -1.0, 2.0]), 2)  # input, cell, forget, output
@@ -113,7 +113,7 @@ def test_a_linear_network_is_linear_in_the_inputs():
     ],
 )
 def test_priors_are_optax_schedules(prior, schedule):
-    """Also past the planned end. Alone they are the multiplier, without meta-parameters or state; with a network a factor."""
+    """Also after the planned end. Without a network they are the multiplier, without meta-parameters or state; else a factor."""
     alone = Scheduler(SchedulerConfig(inputs=(), network=None, prior=prior))
     assert alone.init(jax.random.key(0)) == {} and jax.tree.leaves(alone.init_state({})) == []
     for count in range(0, 60, 7):
@@ -126,7 +126,7 @@ def test_priors_are_optax_schedules(prior, schedule):
 
 
 def test_height_of_a_prior_follows_the_length_of_training():
-    """Against the power law, within the lengths that count as others."""
+    """Against the power law, within the shortest and longest lengths."""
     prior = Cosine(peak=2.0, exponent=0.7, shortest=500, longest=20_000)
     for steps, counted in ((10, 500), (500, 500), (1000, 1000), (4000, 4000), (10**6, 20_000)):
         np.testing.assert_allclose(prior.height(steps), 2.0 * (counted / 1000) ** -0.7, rtol=1e-6)
@@ -155,7 +155,7 @@ def test_the_loss_is_read_where_it_can_matter():
 
 @pytest.mark.parametrize("architecture", [Celo, CeloAdam])
 def test_statistics_reach_the_scheduler(architecture):
-    """The alignment of the gradient with the momentum: 0 at first, 1 for a gradient that stays, -1 for one that turns."""
+    """The alignment of the gradient with the momentum: 0 at first, 1 for a constant gradient, -1 for one that flips its sign."""
     scheduler = SchedulerConfig(inputs=(GradientAlignment(),), network=Linear(), prior=Constant(1.0))
     learned = architecture(dataclasses.replace(architecture().config, scheduler=scheduler))
     theta = learned.init(jax.random.key(0))
@@ -197,7 +197,7 @@ def test_horizon_feature():
 
 
 def test_only_a_scheduler_with_horizon_tells_lengths_apart():
-    """Three trainings at the same share of their planned lengths, at the first step, where no loss has been seen."""
+    """Three trainings at the same fraction of their planned lengths, at the first step, before any loss."""
 
     def multipliers(*more):
         scheduler = Scheduler(SchedulerConfig(inputs=(Time(), Loss(), *more), network=LSTM(4)))

@@ -92,7 +92,7 @@ def test_same_under_vmap_with_traced_num_steps() -> None:
 
 
 def test_unused_elements_do_not_count() -> None:
-    """A tensor used in part, the rest of it zero, is as one of that size; and one not used at all is as none."""
+    """A partly used tensor, the rest of it zero, is as one of the used size; an unused one is as none."""
     pad = lambda tree: {
         **tree,
         "bias": np.pad(tree["bias"], (0, 2)),
@@ -192,7 +192,7 @@ def first_updates(architecture: Any, embedding: Any = None) -> Any:
 
 @pytest.mark.parametrize("make", [lambda s: CeloAdam(CeloAdamConfig(scheduler=s)), celo_with], ids=["adam", "celo"])
 def test_embedding_scales_the_updates(make: Any) -> None:
-    """Other tasks, other multipliers: one factor on all updates. Without the option the embedding changes nothing."""
+    """Other tasks have other multipliers: one factor on all updates. Without the option the embedding has no effect."""
     one, other = (
         embed(PARAMS, 2.0, GRADIENTS, 100),
         embed(np.ones((64, 64)), 9.0, np.ones((64, 64)), 9),
@@ -230,7 +230,7 @@ LENGTH, WINDOW = 6, 3
 
 @functools.cache
 def meta_trained(windows: int) -> tuple[Any, list[Any], list[Any]]:
-    """The estimator, its states from the initial one on, and its gradients."""
+    """The estimator, all its states, and its gradients."""
     estimator = TruncatedPES(
         FrozenPart(ADAM, {}), Steep(), num_pairs=4, truncation=WINDOW, lengths=ConstantLength(LENGTH)
     )
@@ -245,7 +245,7 @@ def meta_trained(windows: int) -> tuple[Any, list[Any], list[Any]]:
 
 
 def test_pes_makes_the_embedding_at_every_start_and_keeps_it() -> None:
-    """Also where a problem is restarted: every embedding is that of the pair's own task."""
+    """Also after a restart: every embedding is that of the pair's own task."""
     _, states, _ = meta_trained(6)
     assert not np.any(states[0].task_embedding)
     slopes_seen = set()

@@ -14,7 +14,7 @@ from celo_core.testing import check_optimizer
 
 PUBLISHED = CeloConfig(scheduler=None)
 FLOORED = CeloConfig(scale=ParameterScale(zero_init=0.5), scheduler=None)
-# One of each way through the fused update: alone, stacked with its like, packed with other vectors, and a scalar.
+# One for each code path of the fused update: single, stacked with another, packed with other vectors, and a scalar.
 PARAMS = {
     "bias": jnp.zeros(5),
     "gain": jnp.full(7, 2.0),
@@ -45,7 +45,7 @@ def step(config, params=PARAMS, factor=1.0):
 
 
 def test_steps_are_as_of_a_tensor_of_that_size():
-    """The closed form: without, such a tensor's scale is sqrt(1e-9); with, it is sqrt(floor^2 + 1e-9). Others are as they were."""
+    """In closed form: without a floor such a tensor's scale is sqrt(1e-9); with it, sqrt(floor^2 + 1e-9). Others do not change."""
     published, floored = step(PUBLISHED)[0], step(FLOORED)[0]
     ratio = np.sqrt((0.5 * SMALLEST) ** 2 + 1e-9) / np.sqrt(1e-9)
     for name, expected in published.items():
@@ -65,7 +65,7 @@ def test_the_floor_is_of_the_initial_parameters_and_stays():
 
 
 def test_a_change_of_units_changes_the_floor_with_it():
-    """With every parameter c times as large the floor is c times as large, so that such tensors keep their part in the whole."""
+    """With every parameter c times as large the floor is c times as large, so that such tensors keep their relative size."""
     floor = lambda params: Celo(FLOORED).build(theta(), 10).init(params).scale_floor
     c = 64.0  # a power of two, which rounds nothing
     np.testing.assert_array_equal(floor(jax.tree.map(lambda p: c * p, PARAMS)), c * floor(PARAMS))
@@ -88,7 +88,7 @@ def test_nothing_but_zeros_has_the_scale_of_a_usual_initialisation():
     [
         ({"a": ()}, 1),
         ({"a": (7,), "b": ()}, 7),
-        ({"a": (3, 3, 4, 8)}, 32),  # as a matrix it is one of 9 by 32
+        ({"a": (3, 3, 4, 8)}, 32),  # as a matrix it has the shape 9 by 32
         ({"a": (6, 2, 40)}, 40),
     ],
 )
@@ -141,7 +141,7 @@ def test_kernels_agree():
 
 
 def test_conformance():
-    """The checks of what the new part of the state could break; all others are about what it leaves alone."""
+    """The checks that the additional array in the state could affect."""
     whole = Celo(FLOORED).init(jax.random.key(0))
     state = {"check_state_types", "check_compiles_once", "check_vmap_over_params", "check_sharded_parameters"}
     trees = {

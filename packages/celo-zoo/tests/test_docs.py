@@ -50,14 +50,25 @@ def test_format_is_documented(page, model_folder):
 UNSTABLE = PAGE.with_name("unstable.md")
 
 
-@pytest.mark.parametrize("name", ["unstable.md", "using.md", "compatibility.md"])
+OF_TASKS = {"meta-training.md", "tasks.md"}
+"""Pages whose examples need celo-tasks, and are run by its tests."""
+
+EXAMPLES = {
+    page.name: sources
+    for page in sorted(PAGE.parent.glob("*.md"))
+    if (sources := re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE))
+    and page.name not in OF_TASKS
+}
+
+
+def test_pages_with_examples_are_found(page):
+    assert {"compatibility.md", "unstable.md", "using.md"} <= set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_run(name):
     """One after the other in one namespace, as a reader meets them."""
-    path = PAGE.with_name(name)
-    if not path.is_file():
-        pytest.skip(f"docs/{name} is part of the repository, not of the package")
-    sources = re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.DOTALL | re.MULTILINE)
-    assert sources
+    sources = EXAMPLES[name]
     cache, namespace = jax.config.jax_compilation_cache_dir, {}
     try:
         for source in sources:

@@ -1,8 +1,8 @@
-"""Running moments of the gradient: the memory of a per-parameter learned optimizer.
+"""Running moments of the gradient: the state of a per-parameter learned optimizer.
 
 Every accumulator keeps one tree per decay. A tree of momenta or second moments has exactly the structure
-and the shapes of the parameters, so a parameter's ``PartitionSpec`` is valid for its accumulators as it stands,
-and no array has a short trailing axis that would defeat vectorisation.
+and the shapes of the parameters, so a parameter's ``PartitionSpec`` is valid for its accumulators too,
+and no array has a short trailing axis that would prevent vectorisation.
 
 Recurrences (Celo, arXiv 2501.12670, section 3; Adafactor, arXiv 1804.04235, for the factored moments)::
 
@@ -38,7 +38,7 @@ class Moments:
       gradient_clip: gradients are clipped elementwise to plus or minus this.
 
     Raises:
-      ValueError: there is not one factored decay for each momentum.
+      ValueError: there are not as many factored decays as momentum decays.
     """
 
     momentum_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
@@ -79,7 +79,7 @@ def factored_axes(shape: Sequence[int]) -> tuple[int, int] | None:
 def init_factored(parameter: Array, dtype: Any, stacked: int = 0) -> FactoredMoment:
     """Zero factored moments for a tensor, or for a stack of them along the first ``stacked`` axes.
 
-    They are made by the reductions that update them, so that they are sharded as the updated ones will be.
+    They are computed by the same reductions as the updated ones, so that they are sharded alike.
     """
     zeros = jnp.zeros_like(parameter, dtype=dtype)
     axes = factored_axes(zeros.shape[stacked:])
@@ -102,7 +102,7 @@ def init_factored_trees(
 
     Returns:
       A `FactoredMoment` whose ``row`` and ``column`` are tuples of trees like ``params``, one per decay. An array, or
-      ``None``, stands in place of each parameter: containers that wrap each parameter take no structure there.
+      ``None``, is in place of each parameter, since containers that wrap each parameter allow no subtree there.
     """
     treedef: Any
     leaves, treedef = jax.tree.flatten(params)
@@ -125,7 +125,7 @@ def store(new: Array, dtype: Any, seed: Array, place: Callable[[], Array] | None
     """A new float32 accumulator in the dtype in which it is kept, bfloat16 by stochastic rounding.
 
     An average of decay 0.999 moves by less than half a unit in the last place of bfloat16 (2^-9) per step wherever the
-    new value is within some 2.5 times the old one: rounded to the nearest, it would stand still. Rounded up or down with
+    new value is within some 2.5 times the old one: rounded to the nearest, it would not change. Rounded up or down with
     probabilities by distance, it is right in expectation (Gupta et al., arXiv 1502.02551). The random bits are a hash of
     ``seed`` and an element's place, so that no key is kept in the state and the same step gives the same bits everywhere.
 
@@ -159,7 +159,7 @@ def random_bits(seed: Array, place: Array) -> Array:
 
 
 def round_stochastically(x: Array, bits: Array) -> Array:
-    """Float32 to bfloat16, up with the probability of the part cut off; finite numbers stay finite.
+    """Float32 to bfloat16, rounded up with a probability equal to the truncated fraction; finite numbers stay finite.
 
     Args:
       x: float32.

@@ -1,4 +1,4 @@
-"""Errors at the border: each says in one sentence what was wrong and what to do."""
+"""Checks of arguments at the public interface: each error says in one sentence what was wrong and what to do."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``", did you mean a or b?"`` without the question mark, or nothing where no known name is like ``name``."""
+    """A suggestion for an error message, ``", did you mean a or b"``; empty where no known name is similar to ``name``."""
     similar = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f", did you mean {' or '.join(similar)}" if similar else ""
 
@@ -68,7 +68,7 @@ def check_theta_shapes(theta: Any, expected: Any, architecture: str) -> None:
 
 
 def check_num_steps(num_steps: Any) -> None:
-    """Raises ValueError unless ``num_steps`` is a scalar of at least 1 (of a traced value only the shape is known)."""
+    """Raises ValueError unless ``num_steps`` is a scalar of at least 1 (of a traced value only the shape is checked)."""
     if num_steps is None or isinstance(num_steps, (bool, str)) or np.ndim(num_steps) != 0:
         raise ValueError(f"num_steps must be one number, the planned length of training in steps, not {num_steps!r}.")
     if not isinstance(num_steps, jax.core.Tracer) and not float(num_steps) >= 1:
@@ -130,11 +130,11 @@ def _check_floating(path: Any, leaf: Any, what: str) -> None:
 
 
 def check_gradients(updates: Any, params: Any) -> None:
-    """Raises an error, which names the leaf, if a gradient is not one of its parameter; ``None`` is one of a frozen parameter.
+    """Raises an error that names the leaf if a gradient does not fit its parameter; ``None`` is that of a frozen parameter.
 
     Raises:
       TypeError: a gradient is not real floating point.
-      ValueError: it is of another shape than its parameter, or the trees differ.
+      ValueError: a gradient has another shape than its parameter, or the trees differ.
     """
     treedef: Any
     leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
@@ -142,7 +142,7 @@ def check_gradients(updates: Any, params: Any) -> None:
         gradients = treedef.flatten_up_to(updates)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"the gradients are not a tree like the parameters ({error}): pass those of the parameters that are passed."
+            f"the gradients are not a tree like the parameters ({error}): pass the gradients of these parameters."
         ) from None
     for (path, parameter), gradient in zip(leaves, gradients, strict=True):
         if gradient is None:
@@ -156,13 +156,13 @@ def check_gradients(updates: Any, params: Any) -> None:
 
 
 def check_update_arguments(params: Any, value: Any, name: str, reads_loss: bool = True) -> None:
-    """Raises an error, saying how to pass them, if ``params`` or ``value`` is missing or ``value`` is no real scalar.
+    """Raises an error that says how to pass them if ``params`` or ``value`` is missing or ``value`` is not a real scalar.
 
     Args:
-      params: what update got.
-      value: what update got.
+      params: the argument of update.
+      value: the argument of update.
       name: of the optimizer.
-      reads_loss: whether it needs the value.
+      reads_loss: whether it needs ``value``.
 
     Raises:
       ValueError: one is missing, or the loss is not one number.
@@ -191,7 +191,7 @@ def check_update_arguments(params: Any, value: Any, name: str, reads_loss: bool 
 
 
 def check_step_multiplier(step_multiplier: Any) -> None:
-    """Raises ValueError unless it is a schedule, or a finite number of at least 0 (of a traced one only the shape is known)."""
+    """Raises ValueError unless it is a schedule, or a finite number of at least 0 (of a traced one only the shape is checked)."""
     if callable(step_multiplier) or (isinstance(step_multiplier, jax.core.Tracer) and step_multiplier.ndim == 0):
         return
     try:
@@ -210,8 +210,8 @@ def stacks_of(params: Any, num_stacked_axes: Any) -> list[tuple[int, ...] | None
     Args:
       params: a tree of arrays.
       num_stacked_axes: how many leading axes of each leaf are a stack: ``None`` for none, a number for all leaves, a tree
-        of numbers like the parameters (or of which a leaf stands for a whole part of them), or a function that makes such a
-        tree of the parameters.
+        of numbers like the parameters (or a prefix of one, whose leaves stand for whole subtrees), or a function from the
+        parameters to such a tree.
 
     Raises:
       ValueError: the tree does not fit, or a leaf has fewer axes.

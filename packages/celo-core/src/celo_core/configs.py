@@ -26,13 +26,13 @@ T = TypeVar("T")
 
 
 class Part:
-    """A family of configs, of which a field may hold any; see the module.
+    """Base class of a family of configs: a field of its type may hold any of them; see the module.
 
     Attributes:
-      type: what tells it from the others of its family, in JSON.
-      kinds: of a family, its classes by type. Who imports a module with another one adds it.
-      group: of a family, the entry-point group in which other packages name theirs, as ``type = "module:class"``; they are
-        imported when they are asked for.
+      type: tag that identifies the class within its family, in JSON.
+      kinds: of a family, its classes by type. Importing a module that defines another one adds it.
+      group: of a family, the entry-point group in which other packages name theirs, as ``type = "module:class"``; each is
+        imported when its type is first looked up.
     """
 
     type: ClassVar[str] = ""
@@ -51,10 +51,10 @@ class Part:
 
 
 def kind_of(family: type[Part], name: str, where: str) -> Any:
-    """The class of a family with a type, imported if another package has it.
+    """The class of a family whose type is ``name``, imported if another package defines it.
 
     Raises:
-      ValueError: there is none, or it cannot be imported.
+      ValueError: no class has that type, or its module cannot be imported.
     """
     points = importlib.metadata.entry_points(group=family.group) if family.group else ()
     for point in points:
@@ -82,8 +82,8 @@ def to_json(config: Any, *, defaults: bool = True) -> dict[str, Any]:
 
     Args:
       config: the config. Fields that its JSON form does not have are left out.
-      defaults: whether fields that are what they are by default are in it. Without them, what later versions add changes
-        nothing.
+      defaults: whether to include fields at their default values. Without them, the JSON form stays the same when later
+        versions add fields.
     """
     found = {"type": config.type} if isinstance(config, Part) else {}
     for field in fields(type(config)):
@@ -100,7 +100,7 @@ def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
 
 
 def fields(cls: Any) -> list[dataclasses.Field[Any]]:
-    """The fields of a config that its JSON form has: all but those with ``{"json": False}`` for metadata."""
+    """The fields of a config that are part of its JSON form: all but those with the metadata ``{"json": False}``."""
     return [field for field in dataclasses.fields(cls) if field.metadata.get("json", True) and field.init]
 
 
@@ -115,16 +115,16 @@ def _encode(value: Any, defaults: bool) -> Any:
 def from_json(cls: type[T], data: Mapping[str, Any], where: str | None = None) -> T:
     """The config of ``cls``, a dataclass or a family of `Part`, from its JSON form; fields left out take their defaults.
 
-    The data is treated as untrusted: unknown types and fields, and values of another type, are refused. Where ``None`` is
-    possible, ``"none"`` means it too, for formats that lack it.
+    The data is treated as untrusted: unknown types and fields, and values of another type, raise an error. Where ``None`` is
+    allowed, ``"none"`` is read as ``None`` too, for formats without a null, such as TOML.
 
     Args:
       cls: the class.
       data: its JSON form.
-      where: what messages call it; by default the class's name.
+      where: name of the config in error messages; by default the class's name.
 
     Raises:
-      ValueError: one sentence, which names the field and what it takes.
+      ValueError: the data does not fit; the message names the field and what it takes.
     """
     return _decode(cls, data, where or cls.__name__)
 
@@ -168,7 +168,7 @@ def _decode_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
     is_data = lambda hint: hint is not type(None) and typing.get_origin(hint) is not collections.abc.Callable
     choices = [argument for argument in arguments if is_data(argument)]
     is_object = isinstance(value, Mapping)
-    # An object is one of the configs, everything else one of the other types; of several the last one says what was wrong.
+    # An object can only be a config, everything else only another type. If no candidate fits, the last one's error is raised.
     fit = [choice for choice in choices if _takes_object(choice) == is_object] or choices
     for choice in fit[:-1]:
         try:

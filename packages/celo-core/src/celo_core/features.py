@@ -1,10 +1,10 @@
-"""Per-parameter features: what the update rule sees of a gradient, a parameter and their running moments.
+"""Per-parameter features: inputs of the update rule, computed from a gradient, a parameter and running moments.
 
 `FEATURES` is the one table of feature groups. The order in which a config names them is the order of the rows of the
 first layer's kernel, hence part of the checkpoint format (Celo, arXiv 2501.12670, section 3).
 
-Every feature is divided by its root mean square over the tensor. How that mean is had, and how the first layer takes the
-feature in, depends on the feature's `Kind`: row and column statistics are never blown up to the tensor's size.
+Every feature is divided by its root mean square over the tensor. How that mean is computed, and how the first layer reads the
+feature, depends on the feature's `Kind`: row and column statistics are never broadcast to the tensor's size.
 """
 
 import enum
@@ -37,7 +37,7 @@ class Kind(enum.Enum):
 
 
 class Values(NamedTuple):
-    """All that the features of a tensor are made of; float32 arrays that broadcast against the tensor.
+    """What the features of a tensor are computed from; float32 arrays that broadcast against the tensor.
 
     Attributes:
       gradient: clipped gradient.
@@ -112,7 +112,7 @@ FEATURES: dict[str, Feature] = {
         Kind.FACTORED, lambda x: [m * f for m, f in zip(x.momenta, x.momentum_factors, strict=True)]
     ),
 }
-"""Name of a feature group -> what it depends on and how it is made."""
+"""Name of a feature group -> what it depends on and how it is computed."""
 
 CELO_FEATURES: tuple[str, ...] = tuple(FEATURES)
 """The groups of Celo in their published order: 14 groups, 30 numbers."""
@@ -126,12 +126,12 @@ _PER_DECAY = frozenset(
 
 
 def num_features(names: Sequence[str], num_decays: int) -> int:
-    """Number of features that the groups ``names`` make with ``num_decays`` momenta and factored moments."""
+    """Number of features in the groups ``names`` with ``num_decays`` momenta and factored moments."""
     return sum(num_decays if name in _PER_DECAY else 1 for name in names)
 
 
 def indices(names: Sequence[str], num_decays: int, kinds: Sequence[Kind]) -> list[int]:
-    """Places, in checkpoint order, of the features of some kinds."""
+    """Indices, in checkpoint order, of the features of some kinds."""
     kind_of = [FEATURES[name].kind for name in names for _ in range(num_features([name], num_decays))]
     return [index for index, kind in enumerate(kind_of) if kind in kinds]
 
@@ -142,7 +142,7 @@ def make(names: Sequence[str], values: Values, kinds: Sequence[Kind]) -> list[Ar
 
 
 def normalizer(mean_square: Array) -> Array:
-    """What a feature is multiplied by: ``rsqrt(1e-5 + mean(feature^2))``, the mean over the whole tensor."""
+    """Factor on a feature: ``rsqrt(1e-5 + mean(feature^2))``, the mean over the whole tensor."""
     return jax.lax.rsqrt(NORMALIZER_EPSILON + mean_square)
 
 

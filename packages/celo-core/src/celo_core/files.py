@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing of files: a file appears whole or not at all."""
 
 import contextlib
 import json
@@ -11,12 +11,13 @@ from typing import Any, BinaryIO
 
 @contextlib.contextmanager
 def written_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Opens a file for writing that takes the place of ``path`` when the block ends without an error.
+    """Opens a file for writing that replaces ``path`` when the block ends without an error.
 
-    Folders are made. The new file lies in the same folder meanwhile, since a rename is atomic within one file system only.
+    Missing folders are created. Until then the new file is in the same folder, since a rename is atomic within one file system
+    only.
 
     Raises:
-      OSError: the file could not be written; an older one at ``path`` is still there.
+      OSError: the file could not be written; an older one at ``path`` is unchanged.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,17 +46,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def check_room(folder: str | os.PathLike[str], num_bytes: int) -> None:
-    """Makes a folder and proves, by writing and deleting a file, that this many bytes can be written there.
+    """Creates a folder and checks, by writing and deleting a file, that this many bytes can be written there.
 
     Raises:
-      OSError: they cannot; the message names the folder and says what to do.
+      OSError: they cannot be written; the message names the folder and says what to do.
     """
     path = pathlib.Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as file:
             for begin in range(0, num_bytes, 2**20):
-                # Ones, which no file system keeps as a hole.
+                # Ones, since a file system may store zeros without allocating space for them.
                 file.write(b"\xff" * min(2**20, num_bytes - begin))
             file.flush()
             os.fsync(file.fileno())
@@ -75,7 +76,7 @@ def append_line(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
 def drop_lines_after(path: str | os.PathLike[str], iteration: int) -> None:
     """Drops a log's lines with an ``"iteration"`` beyond this one, which a killed run logged but did not save.
 
-    Lines that were cut short are dropped as well; a log that does not exist is left so.
+    Incomplete lines are dropped as well. A log that does not exist is not created.
     """
     path = pathlib.Path(path)
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Progress of long work on a terminal or in a log."""
+"""Progress of long computations, on a terminal or in a log."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The three protocols of Celo. They are structural: nothing needs to inherit from them, but who does gets their defaults."""
+"""The three protocols of Celo. They are structural: a class need not inherit from them, but one that does gets their defaults."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -91,19 +91,19 @@ class TaskFamily(Protocol):
         ...
 
     def held_out_batch(self, key: Array, config: PyTree, data: PyTree) -> PyTree:
-        """A random batch of held-out data, for a meta-loss of generalisation."""
+        """A random batch of held-out data, for a meta-loss that measures generalisation."""
         ...
 
     def active_sizes(self, config: PyTree) -> PyTree | None:
-        """Elements in use of each parameter, a tree of numbers like the parameters; ``None`` if all of them always are.
+        """Number of elements in use of each parameter, a tree like the parameters; ``None`` if all of them always are.
 
-        What is not in use must be zero in parameters and gradients.
+        Elements that are not in use must be zero in parameters and gradients.
         """
         ...
 
 
 class FamilyDefaults:
-    """What most families say: there is no held-out data, and all parameters are in use. To inherit from, or not."""
+    """Optional base class with the defaults of most families: no held-out data, and all parameters in use."""
 
     @property
     def has_held_out(self) -> bool:
@@ -111,7 +111,7 @@ class FamilyDefaults:
         return False
 
     def held_out_batch(self, key: Array, config: PyTree, data: PyTree) -> PyTree:
-        """Raises ValueError: there is none."""
+        """Raises ValueError: there is no held-out data."""
         raise ValueError(f"{type(self).__name__} has no held-out data.")
 
     def active_sizes(self, config: PyTree) -> PyTree | None:
@@ -140,11 +140,11 @@ class GradientEstimator(Protocol):
         ...
 
     def check(self, data: PyTree) -> None:
-        """Raises ValueError, in one sentence, where the problems cannot be trained on."""
+        """Raises a ValueError of one sentence if the problems cannot be trained on."""
         ...
 
     def init(self, key: Array, theta: Theta) -> PyTree:
-        """State: the inner problems in progress, and what the estimator remembers of its perturbations.
+        """Initial state: the inner problems in progress, and what the estimator keeps of past perturbations.
 
         Every leaf has a leading axis that is split over the devices.
         """
@@ -155,8 +155,8 @@ class GradientEstimator(Protocol):
     ) -> tuple[tuple[Theta, Array, dict[str, Array]], PyTree]:
         """One estimate: ``(gradient, meta_loss, info), state``; ``data`` is what the family's ``load`` returned.
 
-        ``gradient``, ``meta_loss`` and ``info`` are means over the problems in ``state``; in ``info``, what ends in
-        ``_max`` is a maximum.
+        ``gradient``, ``meta_loss`` and ``info`` are means over the problems in ``state``; entries of ``info`` whose name ends in
+        ``_max`` are maxima.
         """
         ...
 

@@ -1,8 +1,8 @@
-"""Meshes with explicit axes, the default of `jax.make_mesh`: sharding in is sharding out.
+"""Updates on meshes with explicit axes, the default of `jax.make_mesh`: results are sharded as the arguments are.
 
-There every array's type says how it is sharded, and operations that would have to choose (a reshape, a stack, a product of
-matrices) are refused. An update is full of them, and its result's sharding is known: that of what goes in. So it is computed
-with automatic axes, and the results are given the shardings of the gradients and of the old state.
+On such a mesh every array's type includes its sharding, and operations with an ambiguous result (a reshape, a stack, a matrix
+product) raise an error. An update has many of them, but the shardings of its results are known: those of its arguments. So it
+is computed with automatic axes, and the results get the shardings of the gradients and of the old state.
 """
 
 from collections.abc import Callable, Hashable
@@ -19,7 +19,7 @@ def explicit(x: Any) -> Any:
 
 
 def explicit_key(tree: Any) -> Hashable:
-    """What tensors must have in common to be stacked: their shardings, or ``None`` where none is explicit."""
+    """Key that tensors must share to be stacked: their shardings, or ``None`` where none is explicit."""
     found = tuple(explicit(x) for x in jax.tree.leaves(tree))
     return None if all(x is None for x in found) else tuple(None if x is None else x.spec for x in found)
 
@@ -36,7 +36,7 @@ class KeepsShardings:
         self._compiled: dict[Hashable, Callable[..., tuple[Any, Any]]] = {}
 
     def __call__(self, updates: Any, state: Any, params: Any, value: Any, static: Hashable) -> tuple[Any, Any]:
-        """As the update; the results have the structures of ``updates`` and ``state``."""
+        """Calls the update; the results have the structures of ``updates`` and ``state``."""
         leaves = jax.tree.leaves((updates, state, params))
         found = [sharding for x in leaves if (sharding := explicit(x)) is not None]
         if not found:
@@ -48,7 +48,7 @@ class KeepsShardings:
         automatic = jax.sharding.auto_axes(update, out_sharding=shardings)
         if any(isinstance(x, jax.core.Tracer) for x in [*leaves, value]):
             return automatic(updates, state, params, value)
-        # Automatic axes exist inside of a trace only.
+        # Automatic axes exist inside a trace only.
         key = (static, jax.tree.structure(shardings), tuple(jax.tree.leaves(shardings)))
         if key not in self._compiled:
             self._compiled[key] = jax.jit(automatic)

@@ -30,10 +30,10 @@ class TrainState(train_state.TrainState):
 
 
 def restore_structure(like: Any, restored: Any) -> Any:
-    """A tree of the structure of ``like`` with the leaves of ``restored``, which a checkpoint was read to without a target.
+    """A tree of the structure of ``like`` with the leaves of ``restored``, a checkpoint that was read without a target.
 
-    Without one Orbax returns nested dicts and lists, whatever the tree was made of: named tuples come back as dicts, by the
-    names of their fields, and tuples as lists.
+    Without a target Orbax returns nested dicts and lists: named tuples come back as dicts with the names of their fields, and
+    tuples as lists.
 
     Args:
       like: a tree of the structure that was saved, such as ``jax.eval_shape(tx.init, params)``.
@@ -43,7 +43,7 @@ def restore_structure(like: Any, restored: Any) -> Any:
       A tree like ``like``, the leaves as they are in ``restored``.
 
     Raises:
-      ValueError: a part of ``like`` is missing in ``restored``, or there is more than that.
+      ValueError: a part of ``like`` is missing in ``restored``, or ``restored`` has further leaves.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax

@@ -19,7 +19,7 @@ from celo_zoo.errors import WriteError as WriteError
 from celo_zoo.errors import ZooError as ZooError
 from celo_zoo.index import names as names
 
-if TYPE_CHECKING:  # at run time `__getattr__` imports them, and JAX with them, when they are first used
+if TYPE_CHECKING:  # at run time `__getattr__` imports them, and with them JAX, on first use
     from celo_zoo.convert import convert_published as convert_published
     from celo_zoo.models import Pretrained as Pretrained
     from celo_zoo.models import info as info
@@ -40,7 +40,7 @@ _LATER = {
     "runs": ("load_run",),
     "saving": ("fetch", "save"),
 }
-"""Module -> the public names in it that are imported when first used."""
+"""Module -> the public names in it that are imported on first use."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """Model cards: what is known about weights, in Markdown with the YAML front matter that the Hub reads.
 
-Provenance may be any JSON: it goes in as one line of bounded length, as inline code or as escaped text.
+Provenance may be any JSON: it is inserted as one line of bounded length, as inline code or as escaped text.
 """
 
 import json
@@ -36,7 +36,7 @@ _PRIORS = {"constant": "a constant", "linear_decay": "a linear decay", "cosine":
 
 
 def _about(architecture: str, config: Mapping[str, Any]) -> str:
-    """What an architecture does by its config, in a sentence; nothing of one that is not known."""
+    """What an architecture does by its config, in a sentence; empty for an unknown one."""
     if architecture == "celo_adam":
         about = "The direction is Adam's"
     elif architecture == "celo" and (directions := _known(config.get("directions"), _DIRECTIONS)):
@@ -55,7 +55,7 @@ def _about(architecture: str, config: Mapping[str, Any]) -> str:
 
 
 def _known(parts: Any, names: Mapping[str, str]) -> list[str]:
-    """What is known of some parts of a config, in words."""
+    """Descriptions of those parts of a config that have one."""
     kinds = [markdown.mapping(part).get("type") for part in parts] if isinstance(parts, list) else []
     return [names[kind] for kind in kinds if isinstance(kind, str) and kind in names]
 
@@ -74,7 +74,7 @@ def write_card(document: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
       dtype: what they are stored in.
 
     Raises:
-      FormatError: the evaluation or the repository is not of its form.
+      FormatError: the evaluation or the repository does not have the required form.
     """
     provenance, architecture = document["provenance"], document["architecture"]
     records, repository = document.get("evaluation") or [], document.get("repository")
@@ -122,7 +122,7 @@ def read_metadata(card: str) -> dict[str, Any]:
     """The front matter of a card, as huggingface_hub reads it.
 
     Raises:
-      FormatError: there is none, or it is not valid, or its evaluation results do not survive being written again.
+      FormatError: there is none, it is not valid, or its evaluation results change when they are written again.
     """
     import yaml
 

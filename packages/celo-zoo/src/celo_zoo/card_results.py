@@ -13,7 +13,7 @@ seeds; in brackets 95 % bootstrap intervals over seeds, which say nothing of oth
 
 
 def results(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Arguments of huggingface_hub's EvalResult, which tells results apart by data set, config and split."""
+    """Arguments of huggingface_hub's EvalResult, which distinguishes results by data set, config and split."""
     where = f"{record['suite']}, {record['steps']} steps"
     shared = {"dataset_split": "train"}
     for task in record["tasks"]:
@@ -32,7 +32,7 @@ def results(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def section(record: Mapping[str, Any]) -> str:
-    """An evaluation: a table, and what it comes to."""
+    """An evaluation: a table and a summary."""
     rows = []
     for task in record["tasks"]:
         adam = task["adam"] or {"final_loss": None}

@@ -14,7 +14,7 @@ from celo_zoo.errors import RefError, ZooError
 
 _EXAMPLES = """\
 examples:
-  celo-zoo list                                     # what this version knows by name
+  celo-zoo list                                     # names of weights in this version
   celo-zoo show celo                                # what is known about it
   celo-zoo verify owner/repo@COMMIT@sha256:DIGEST   # fetch from the Hub, and check every byte
   celo-zoo fetch owner/repo@v1 --out weights/theirs # a copy of your own
@@ -39,7 +39,7 @@ HF_HOME moves the cache, and HF_HUB_OFFLINE=1 makes no request."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit status.
+    """Runs the command line and returns its exit status.
 
     Args:
       arguments: of the command; ``None`` for those of the process.
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    # The client reads its environment when it is imported, and another Hub than its own has no Xet storage.
+    # The client reads its environment when it is imported, and only its own Hub has Xet storage.
     if getattr(options, "endpoint", None):
         os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     try:
@@ -73,7 +73,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = cli_common.Parser(
         prog="celo-zoo",
-        description="Meta-trained weights for Celo's learned optimizers: look, fetch, check, publish.",
+        description="Meta-trained weights for Celo's learned optimizers: inspect, fetch, verify, publish.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("--version", action="version", version=f"celo-zoo {__version__}")
@@ -88,9 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     command(
         "list",
         _list,
-        "the optimizers that this version knows by name",
-        "The optimizers that this version of the package knows by name, each with its architecture,\n"
-        "its digest, and where it is: in the package, or on the Hub.",
+        "the optimizers that this version has by name",
+        "The optimizers that this version of the package has by name, each with its architecture,\n"
+        "its digest, and its location: in the package, or on the Hub.",
     )
 
     show = command("show", _show, "what is known about weights", f"Architecture, config, origin and results.\n\n{_REF}")
@@ -140,11 +140,11 @@ def _parser() -> argparse.ArgumentParser:
         _convert,
         "turn other files into a folder of weights",
         "Turn a file that the authors of Celo published (flax msgpack), or the folder of a finished\n"
-        "celo-tasks meta-train, into a folder of weights. What influences nothing in a published file is\n"
-        "left out, and named on standard error.",
+        "celo-tasks meta-train, into a folder of weights. Unused parameters of a published file are left\n"
+        "out, and named on standard error.",
     )
     convert.add_argument("path", metavar="PATH", help="the published file, or the folder of a run")
-    convert.add_argument("--architecture", choices=("celo", "celo_adam"), help="refuse a file of another one")
+    convert.add_argument("--architecture", choices=("celo", "celo_adam"), help="raise an error for another one")
     convert.add_argument("--out", required=True, metavar="FOLDER", help="folder to write")
     convert.add_argument("--overwrite", action="store_true", help="replace the folder if it holds weights")
     convert.add_argument("--repository", metavar="OWNER/REPO", help="where you will publish it, for the card")
@@ -223,7 +223,7 @@ def _list(options: argparse.Namespace) -> Any:
             place = "in the package" if row["bundled"] else f"{row['repository']}@{row['commit']}"
             say(f"{row['name']}  {row['architecture']}  {place}  sha256:{row['digest']}")
         if not rows:
-            print("this version knows no weights by name", file=sys.stderr)
+            print("this version has no weights by name", file=sys.stderr)
     return rows
 
 
@@ -321,9 +321,7 @@ def _convert(options: argparse.Namespace) -> Any:
     else:
         theta, config = convert.convert_published(options.path, options.architecture)
         metadata = convert.published_metadata(options.path)
-        print(
-            f"left out, as it influences nothing: {', '.join(metadata['converted_from']['left_out'])}", file=sys.stderr
-        )
+        print(f"left out, as they are unused: {', '.join(metadata['converted_from']['left_out'])}", file=sys.stderr)
     more, evaluation = _record(options)
     folder = saving.save(
         theta,

@@ -1,4 +1,4 @@
-"""What makes a command line a good one to live with: its width, hints at what was meant, and how its output ends."""
+"""Parts of the command line: its width, suggestions for mistyped words, and errors in writing the output."""
 
 import argparse
 import difflib
@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TextIO
 
 WIDTH = 100
-"""Most columns that help and usage take."""
+"""Maximum number of columns of help and usage."""
 
 PIPE_CLOSED = 141
 """Exit status if the reader of the output is gone, as of a program that the signal SIGPIPE ended (128 + 13)."""
 
 
 def near(word: str, known: Iterable[str]) -> str | None:
-    """The known word that ``word`` is most like, if any is much like it."""
+    """The known word that is most similar to ``word``, if any is similar enough."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
@@ -27,7 +27,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that says of a mistyped command, choice or option which one is like it.
+    """An argument parser that suggests a similar one for a mistyped command, choice or option.
 
     Descriptions and epilogs are shown as they are written; all else is wrapped to at most `WIDTH` columns.
     """
@@ -35,10 +35,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **keywords: Any) -> None:
         super().__init__(**{"formatter_class": _Formatter, **keywords})
         self._given: list[str] = []
-        self.suggest_on_error = False  # newer versions of argparse have hints of their own, of choices only
+        self.suggest_on_error = False  # newer versions of argparse have their own suggestions, for choices only
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As of argparse, but what is not known is an error of the very command that it was given to."""
+        """As in argparse, but an unknown argument is an error of the subcommand that it was passed to."""
         self._given = list(sys.argv[1:] if args is None else args)
         found, rest = super().parse_known_args(self._given, namespace)
         if rest:
@@ -50,16 +50,16 @@ class Parser(argparse.ArgumentParser):
         super().error("; ".join([message, *self._hints()]))
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        # argparse itself goes on as if nothing was if the help cannot be written.
+        # argparse itself ignores it if the help cannot be written.
         if message and (stream := file or sys.stderr) is not None:
             stream.write(message)
 
     def _hints(self) -> list[str]:
-        """For each option that was given and is none, the one that was meant."""
+        """For each unknown option, a suggestion of a similar one."""
         actions = self._option_string_actions
         given = self._given[: self._given.index("--")] if "--" in self._given else self._given
         words = [word.partition("=")[0] for word in given if word.startswith("--")]
-        # What a command is given is looked at by the command's own parser.
+        # Arguments of a subcommand are checked by its own parser.
         if any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
             words = words[:1] if given and given[0].startswith("--") else []
         unknown = [word for word in words if not any(option.startswith(word) for option in actions)]
@@ -94,10 +94,10 @@ def say(text: str) -> None:
 
 
 def run(main: Callable[[], int], name: str) -> int:
-    """Runs a command line and sees its output through to the end; returns the exit status.
+    """Runs a command line and flushes its output; returns the exit status.
 
     Args:
-      main: does the work, with `say`; returns an exit status or raises SystemExit.
+      main: does the work, printing with `say`; returns an exit status or raises SystemExit.
       name: of the program, for its messages.
 
     Returns:
@@ -105,13 +105,13 @@ def run(main: Callable[[], int], name: str) -> int:
       could not be written, as on a full disk.
     """
     if hasattr(sys.stdout, "reconfigure"):
-        # What the terminal's encoding does not have is shown by its code, rather than being an error.
+        # Characters outside the terminal's encoding are escaped instead of raising an error.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return main()
         finally:
-            # Here, and not when the interpreter ends, which would print a traceback.
+            # Flushed here, since a failure when the interpreter ends would print a traceback.
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
@@ -125,7 +125,7 @@ def run(main: Callable[[], int], name: str) -> int:
 
 
 def _silence(*streams: TextIO | None) -> None:
-    """Lets what is left in the buffers go nowhere."""
+    """Discards what is left in the buffers."""
     for stream in streams:
         try:
             descriptor = stream.fileno() if stream is not None else None

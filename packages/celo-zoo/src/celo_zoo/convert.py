@@ -1,6 +1,6 @@
 """Weights that the authors of Celo published (flax msgpack over a Haiku tree) in this package's form.
 
-Every name and shape is checked. What influences nothing in the published optimizers is dropped, see `DROPPED`: an input
+Every name and shape is checked. Unused parameters of the published optimizers are dropped, see `DROPPED`: an input
 layer and a control layer that are never used, and the third output of the update rule.
 """
 
@@ -39,7 +39,7 @@ DROPPED: dict[str, tuple[str, ...]] = {
     ),
     "celo_adam": ("rnn_params | linear",),
 }
-"""By architecture, what is in the published trees, influences nothing and is left out."""
+"""By architecture, unused parameters in the published trees, which are left out."""
 
 _GROUP_SIZES = (1, 1, 1, 3, 1, 3, 1, 3, 1, 3, 3, 3, 3, 3)  # numbers per feature group, in order
 
@@ -78,20 +78,20 @@ PUBLISHED_SHAPES: dict[str, dict[Path, tuple[int, ...]]] = {
 def convert_published(path: str | os.PathLike[str], architecture: str | None = None) -> tuple[dict[str, Any], Any]:
     """Reads a published file and returns theta and config as `celo_zoo.load` does.
 
-    What is dropped (see `DROPPED`) is logged at level INFO.
+    Dropped parameters (see `DROPPED`) are logged at level INFO.
 
     Args:
       path: the published ``theta.state``. It is msgpack, which holds no code.
-      architecture: ``"celo"`` or ``"celo_adam"``, for which the file is refused if it holds another; ``None`` to tell by
-        its leaves.
+      architecture: ``"celo"`` or ``"celo_adam"``, an error if the file holds another one; ``None`` to infer it from the
+        leaves.
 
     Returns:
       A nested dict of float32 arrays, and the architecture's config dataclass.
 
     Raises:
       NotFoundError: no such file; a FileNotFoundError.
-      FormatError: a ValueError: not such a file, or of another architecture, or a leaf is missing, superfluous, misshapen or not
-        finite.
+      FormatError: a ValueError: not such a file, or of another architecture, or a leaf is missing, superfluous, of another
+        shape or not finite.
     """
     if architecture is not None and architecture not in PUBLISHED_SHAPES:
         raise FormatError(
@@ -104,14 +104,14 @@ def convert_published(path: str | os.PathLike[str], architecture: str | None = N
     theta: dict[str, Any] = {"scheduler": _scheduler(leaves)}
     if architecture == "celo":
         theta["update_rule"] = {"mlp": _mlp(leaves)}
-    _logger.info("left out, as it influences nothing: %s", ", ".join(DROPPED[architecture]))
+    _logger.info("left out, as they are unused: %s", ", ".join(DROPPED[architecture]))
     target: LearnedOptimizer = get_architecture(architecture)
     models.check_theta(theta, target)
     return theta, target.config
 
 
 def _nearest(leaves: dict[Path, np.ndarray]) -> str:
-    """The architecture whose published tree has the most leaves in common, for its errors to be about it."""
+    """The architecture whose published tree has the most leaves in common, for error messages."""
     return min(PUBLISHED_SHAPES, key=lambda name: len(PUBLISHED_SHAPES[name].keys() ^ leaves.keys()))
 
 
@@ -161,7 +161,7 @@ def _read_leaves(path: pathlib.Path) -> dict[Path, np.ndarray]:
 
 
 def _collect(node: Any, at: Path, leaves: dict[Path, np.ndarray], file: str) -> None:
-    """Gathers the leaves of nested dicts; nothing else is let through."""
+    """Collects the leaves of nested dicts; raises `FormatError` for anything else."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             if not isinstance(name, str):
@@ -208,7 +208,7 @@ def _check_leaves(leaves: dict[Path, np.ndarray], architecture: str, file: str) 
 
 
 def _scheduler(leaves: Mapping[Path, np.ndarray]) -> dict[str, Any]:
-    # linear_2 is the direct input layer, and linear_1 the one whose output went through a maximum over tensors.
+    # linear_2 is the direct input layer; the maximum over tensors was taken of the output of linear_1.
     layers = {"input": "linear_2", "pooled_input": "linear_1", "gates": "rnn/linear", "step_size": "step_size"}
     return {
         **{

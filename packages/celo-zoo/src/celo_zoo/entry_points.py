@@ -1,4 +1,4 @@
-"""What this package offers to others: pretrained optimizers by name, and the reading of weights from a folder.
+"""Entry points of this package: pretrained optimizers by name, and optimizers from a folder of weights.
 
 Entry-point group ``celo.optimizers``: each entry is a callable ``(num_steps) -> optax.GradientTransformationExtraArgs`` with
 the attributes ``architecture``, ``theta`` and ``fingerprint``, for who varies or measures parts of it.
@@ -16,7 +16,7 @@ from celo_zoo import models
 
 
 class LazyOptimizer:
-    """A meta-trained optimizer, read and checked when it is first used.
+    """A meta-trained optimizer, read and checked on first use.
 
     Attributes:
       ref: as in `celo_zoo.load`.
@@ -41,7 +41,7 @@ class LazyOptimizer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what decides its updates; errors as `celo_zoo.load`."""
+        """SHA-256 of what determines its updates; errors as `celo_zoo.load`."""
         return f"sha256 {self._pretrained.fingerprint}"
 
     def __call__(self, num_steps: Any) -> optax.GradientTransformationExtraArgs:

@@ -1,7 +1,7 @@
-"""What in the environment kept the Hub's client from working: its variables, and the files and folders that they name.
+"""Finds what in the environment made the Hub's client fail: its variables, and the files and folders that they name.
 
-The client reads some thirty variables when it is imported or used, and says of few of them that they are at fault. Nothing
-here is looked at before something failed, as a variable that is unfit may also be one that nothing depends on.
+The client reads some thirty variables when it is imported or used, and few of its errors name the variable at fault. Nothing
+here is checked before something has failed, since an invalid variable may have no effect.
 """
 
 import errno
@@ -17,30 +17,30 @@ from collections.abc import Iterator
 from celo_zoo.errors import RefError, SettingError, WriteError, ZooError
 
 _TIMEOUTS = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
-_LONGEST = 10**9  # seconds; the clock of a socket has not many more
+_LONGEST = 10**9  # seconds; timeouts of a socket cannot be much longer
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME")
-"""What moves the cache, the first that is set."""
+"""Variables that set the cache's folder; the first that is set counts."""
 
 _LOGINS = ("HF_TOKEN_PATH", "HF_HOME", "XDG_CACHE_HOME", "HOME")
-"""What moves the file of the saved login, the first that is set."""
+"""Variables that set the file of the saved login; the first that is set counts."""
 
 _PREFIXES = ("HF_", "HUGGING", "TQDM_", "SSL", "FSSPEC_")
 _PROXIES = ("http", "https", "all")
 _LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE}
-"""Errors that are of a file even where Python does not tell which."""
+"""Error codes that concern a file even where Python does not name it."""
 
 
 def explain(
     error: BaseException, *, endpoint: str | None, cache_dir: str | os.PathLike[str] | None, sends_login: bool
 ) -> ZooError | None:
-    """What the environment did to make the client raise ``error``, in one sentence; ``None`` if it is not to blame.
+    """The cause in the environment of the client's ``error``, in one sentence; ``None`` if there is none.
 
     Args:
-      error: of the client, and no answer of the Hub.
-      endpoint: the address that was given; ``None`` if it came from the environment.
-      cache_dir: the cache that was given; ``None`` if it came from the environment.
+      error: of the client, not an answer of the Hub.
+      endpoint: the address that was passed; ``None`` if it came from the environment.
+      cache_dir: the cache that was passed; ``None`` if it came from the environment.
       sends_login: whether the saved login was to be sent.
     """
     if endpoint is not None and not _is_address(endpoint):
@@ -53,7 +53,7 @@ def explain(
 
 
 def in_effect(error: BaseException, endpoint: str | None) -> str:
-    """The variables that a failed connection went by, as a list with ``and``; an empty text if there are none."""
+    """The variables that applied to a failed connection, joined with ``and``; empty if there are none."""
     moved = () if endpoint is not None else ("HUGGINGFACE_CO_STAGING", "HF_ENDPOINT")
     names = [name for name in moved if _is_set(name)]
     address = urllib.parse.urlsplit(endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
@@ -76,7 +76,7 @@ def tokens() -> list[str]:
 
 
 def is_token(text: str) -> bool:
-    """Whether it can be one: no blanks, and nothing that a header of HTTP cannot have."""
+    """Whether a text can be a token: no blanks, and only characters that are valid in an HTTP header."""
     return bool(text) and _fits_header(text) and " " not in text
 
 
@@ -94,14 +94,14 @@ def _sent(token: str) -> str:
 
 
 def _shown(value: str) -> str:
-    """A value for a message, without the password that an address may have in it."""
+    """A value for a message, without the password that an address may contain."""
     return repr(re.sub(r"^(\w+://)?.*@", r"\1***@", value, flags=re.DOTALL)[:80])
 
 
 def _is_address(value: str, schemes: tuple[str, ...] = ("http", "https")) -> bool:
     try:
         parts = urllib.parse.urlsplit(value)
-        _ = parts.port  # ValueError for what is none
+        _ = parts.port  # ValueError for an invalid one
     except ValueError:
         return False
     host = parts.hostname or ""
@@ -114,7 +114,7 @@ def _proxy(scheme: str) -> str | None:
 
 
 def _unfit(error: BaseException, endpoint: str | None, sends_login: bool) -> Iterator[str]:
-    """Sentences on variables that the client cannot use, those that it reads first before the others."""
+    """Sentences about variables that the client cannot use, in the order in which it reads them."""
     for name in _TIMEOUTS:
         seconds = os.environ.get(name)
         if seconds is not None and isinstance(error, ValueError | OverflowError) and not _is_seconds(seconds):
@@ -130,7 +130,7 @@ def _unfit(error: BaseException, endpoint: str | None, sends_login: bool) -> Ite
             yield "HF_HUB_USER_AGENT_ORIGIN has characters that no header may have: use letters and digits, or unset it."
     if sends_login:
         yield from _unfit_login(error)
-    # A value that the error quotes is the one that the client stumbled over.
+    # A value that the error quotes is the one at which the client failed.
     for name, value in () if isinstance(error, OSError) else sorted(os.environ.items()):
         if name.startswith(_PREFIXES) and name not in _TOKENS and value and repr(value) in str(error):
             yield f"{name} is {_shown(value)}, which cannot be used ({type(error).__name__}): set it right, or unset it."
@@ -144,7 +144,7 @@ def _is_seconds(value: str) -> bool:
 
 
 def _unfit_proxy(name: str, value: str) -> Iterator[str]:
-    # A password often stands in it, so it is not shown.
+    # It often contains a password, so it is not shown.
     address = value if "://" in value else f"http://{value}"
     if not _is_address(address, ("http", "https", "socks5", "socks5h")):
         yield f"{name} is no address of a proxy: set it to one like http://HOST:PORT, or unset it."
@@ -153,7 +153,7 @@ def _unfit_proxy(name: str, value: str) -> Iterator[str]:
 
 
 def _unfit_certificates(error: BaseException) -> Iterator[str]:
-    if not isinstance(error, OSError):  # the client came as far as to the server, with a connection or without
+    if not isinstance(error, OSError):  # the client got as far as trying to connect to the server
         folder = os.environ.get("SSL_CERT_DIR")
         if folder and "CERTIFICATE_VERIFY_FAILED" in str(error) and not os.path.isdir(folder):
             yield f"SSL_CERT_DIR names {folder!r}, which is no folder: set it to one with certificates, or unset it."
@@ -200,19 +200,19 @@ def _unfit_login(error: BaseException) -> Iterator[str]:
 def _login_file() -> pathlib.Path | None:
     try:
         from huggingface_hub import constants
-    except Exception:  # then its login is not what is at fault
+    except Exception:  # then the login is not at fault
         return None
     return pathlib.Path(constants.HF_TOKEN_PATH)
 
 
 def _set_by(names: tuple[str, ...]) -> str:
-    """Which variable put something where it is."""
+    """Which variable set a path, as part of a sentence."""
     name = next((name for name in names if _is_set(name)), None)
     return "" if name in (None, "HOME") else f", where {name} puts it,"
 
 
 def _of_file(error: OSError, cache_dir: str | os.PathLike[str] | None) -> ZooError | None:
-    """On an error of a file or folder of the client: there is no room or right for it, or it is something else."""
+    """The error about a file or folder of the client: no space, no rights, or another reason."""
     if error.filename is None and error.errno not in _LOCAL:
         return None
     setting = "cache_dir" if cache_dir is not None else next((name for name in _CACHES if _is_set(name)), "HF_HOME")

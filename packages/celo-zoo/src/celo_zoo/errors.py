@@ -1,43 +1,43 @@
-"""What this package raises: every error is a `ZooError`, and one of Python's own kinds as well.
+"""Errors of this package: each is a `ZooError`, and one of Python's own kinds as well.
 
-Each message is one sentence that says what was wrong and what to do next, and none has a token in it.
+Each message is one sentence that says what was wrong and what to do next, and none contains a token.
 """
 
 LONGEST = 1000
-"""Letters of a message at most; what is left out of a longer one is in its middle, as advice is at the end."""
+"""Maximum number of characters of a message; a longer one is cut in the middle, since the advice is at the end."""
 
 
 class ZooError(Exception):
-    """Whatever this package refuses or fails to do."""
+    """Base class of this package's errors."""
 
     def __init__(self, message: str) -> None:
-        # It may quote what a file or a server says: kept to one line that any terminal can show.
+        # It may quote a file or a server: reduced to one line of printable characters.
         text = " ".join("".join(letter if letter.isprintable() else " " for letter in message).split())
         super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST - 303]}...{text[-300:]}")
 
 
 class FormatError(ZooError, ValueError):
-    """Something is not, or not quite, the weights of a learned optimizer."""
+    """Something is not the weights of a learned optimizer, or is damaged."""
 
 
 class ChecksumError(FormatError):
-    """A file's content is not what its checksum, or the digest in a reference, promises."""
+    """A file's content does not match its checksum, or the digest in a reference."""
 
 
 class NewerFormatError(FormatError):
-    """Weights are of a schema, or need an architecture, that only a newer version knows."""
+    """Weights have a format, or need an architecture, that only a newer version has."""
 
 
 class RefError(ZooError, ValueError):
-    """A reference, or an argument that goes with it, cannot be understood."""
+    """A reference, or an argument that belongs to it, is invalid."""
 
 
 class SettingError(ZooError, ValueError):
-    """An environment variable that the Hub's client reads, or what it names, is unfit."""
+    """An environment variable that the Hub's client reads, or the file or folder that it names, is invalid."""
 
 
 class BackendError(ZooError, RuntimeError):
-    """JAX failed, at what has nothing to do with the weights."""
+    """JAX failed for a reason that is independent of the weights."""
 
 
 class NotFoundError(ZooError, FileNotFoundError):
@@ -45,11 +45,11 @@ class NotFoundError(ZooError, FileNotFoundError):
 
 
 class ExistsError(ZooError, FileExistsError):
-    """Something is in the way and is not replaced."""
+    """Something exists already and is not replaced."""
 
 
 class AccessError(ZooError, PermissionError):
-    """The Hub does not let this user do that."""
+    """The Hub does not permit this to the user."""
 
 
 class HubError(ZooError, ConnectionError):
@@ -69,4 +69,4 @@ class ConflictError(HubError):
 
 
 class WriteError(ZooError, OSError):
-    """A folder, or the cache of the Hub's client, could not be written; what was there before still is."""
+    """A folder, or the cache of the Hub's client, could not be written; what was there before is unchanged."""

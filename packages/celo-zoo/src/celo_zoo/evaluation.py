@@ -2,7 +2,7 @@
 
 A record has the keys (I is ``{"low", "value", "high"}``, a 95 % interval)
 
-* ``suite``, ``optimizer``, ``identity``: names, and what the evaluation knew the weights by
+* ``suite``, ``optimizer``, ``identity``: names, and what identified the weights in the evaluation
 * ``steps``: training steps of each run
 * ``tasks``: list of ``task``, ``dataset``, ``parameters``, ``seeds``, ``diverged`` (runs), ``final_loss`` (mean over seeds),
   ``ratio`` (tuned Adam's final loss over it, mean over seeds), ``speedup`` (steps that tuned Adam needs over the steps
@@ -66,7 +66,7 @@ def _list(check: _Check, most: int, least: int = 0) -> _Check:
 
 
 def _table(check: _Check, most: int) -> _Check:
-    """An object of any keys, each with such a value."""
+    """An object with any keys, whose values all pass ``check``."""
 
     def check_all(value: Any, where: str) -> None:
         _expect(isinstance(value, Mapping) and len(value) <= most, where, f"an object of at most {most} entries")
@@ -78,7 +78,7 @@ def _table(check: _Check, most: int) -> _Check:
 
 
 def _object(checks: Mapping[str, _Check], *, others: bool = False) -> _Check:
-    """An object with these keys, and if ``others``, any more."""
+    """An object with these keys, and if ``others`` is true, possibly more."""
 
     def check_all(value: Any, where: str) -> None:
         _expect(isinstance(value, Mapping), where, "an object")
@@ -150,7 +150,7 @@ def check(record: Any) -> None:
     """Checks a record that may be any JSON value: its keys, types, finiteness, and the size of everything in it.
 
     Raises:
-      FormatError: it is not of the form above.
+      FormatError: it does not have the form above.
     """
     _object(_RECORD)(record, "the evaluation")
     names = [task["task"] for task in record["tasks"]]
@@ -161,7 +161,7 @@ def check(record: Any) -> None:
 
 
 def check_all(records: Any) -> None:
-    """Checks the list of records of weights, at most `MOST_RECORDS`, each of its own suite and steps; errors as `check`."""
+    """Checks a list of records, at most `MOST_RECORDS`, each of another suite or number of steps; errors as `check`."""
     _list(lambda value, where: check(value), MOST_RECORDS)(records, "the evaluation")
     which = {(record["suite"], record["steps"]) for record in records}
     _expect(len(which) == len(records), "the evaluation", "a list of one record for each suite and number of steps")
@@ -171,11 +171,11 @@ def from_report(report: Mapping[str, Any] | str | os.PathLike[str], optimizer: s
     """The record of one optimizer in what ``celo-tasks report`` wrote.
 
     Args:
-      report: content or path of a report.json; of content there is no SHA-256.
+      report: content or path of a report.json; with content there is no SHA-256.
       optimizer: name of the optimizer in it.
 
     Raises:
-      FormatError: it is no such report, or the optimizer is not in it.
+      FormatError: it is not such a report, or does not contain the optimizer.
       NotFoundError: it cannot be read.
     """
     content: Any = report

@@ -1,11 +1,11 @@
-"""The folder that a learned optimizer is stored in, read with every byte checked and written whole or not at all.
+"""The folder that a learned optimizer is stored in: reading it checks every byte, and writing it is atomic.
 
 * model.safetensors: theta, float arrays named by their slash path
 * config.json: see `celo_zoo.schema`
 * README.md: model card
 * checksums: SHA-256 of the other three, in the format of sha256sum
 
-The SHA-256 of the checksums file stands for every byte: it is the digest that references and the index carry.
+The SHA-256 of the checksums file covers every byte: it is the digest in references and the index.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ LISTED = (CARD, CONFIG, WEIGHTS)
 """The files that `CHECKSUMS` lists, in its order."""
 
 LARGEST = {WEIGHTS: 64 * 2**20, CONFIG: 2**20, CARD: 2**20, CHECKSUMS: 2**12}
-"""Largest size in bytes that is read of each file."""
+"""Maximum size in bytes of each file."""
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([\w.]+)", re.ASCII)
 
@@ -48,10 +48,10 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def is_there(path: pathlib.Path, what: Callable[[pathlib.Path], bool]) -> bool:
-    """Whether ``what``, such as `pathlib.Path.is_dir`, holds of a path.
+    """Whether ``what``, such as `pathlib.Path.is_dir`, is true of a path.
 
     Raises:
-      NotFoundError: the machine does not tell, for lack of rights or as the path is too long.
+      NotFoundError: it cannot be determined, for lack of rights or because the path is too long.
     """
     try:
         return what(path)
@@ -67,7 +67,7 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
 
     Args:
       path: the file.
-      what: what it holds, for messages.
+      what: what the file holds, for messages.
 
     Raises:
       NotFoundError: there is no such file, or it cannot be read.
@@ -84,12 +84,12 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
 
 
 def unreadable(path: str | os.PathLike[str], error: Exception, what: str) -> NotFoundError:
-    """The error to raise of a file that could not be read.
+    """The error to raise for a file that could not be read.
 
     Args:
       path: the file.
       error: what reading it raised.
-      what: what it holds, for the message.
+      what: what the file holds, for the message.
     """
     if isinstance(error, FileNotFoundError):
         return NotFoundError(f"there is no file {os.fspath(path)}: check the path of {what}.")
@@ -98,7 +98,7 @@ def unreadable(path: str | os.PathLike[str], error: Exception, what: str) -> Not
 
 
 def check_size(name: str, size: int, where: str) -> None:
-    """Raises `FormatError` if a file of ``size`` bytes is too large to be what its name says."""
+    """Raises `FormatError` if a file of ``size`` bytes is larger than its name permits."""
     if size > LARGEST[name]:
         raise FormatError(
             f"{where}: {name} has {size:,} bytes, more than the {LARGEST[name]:,} allowed: it is no learned optimizer "
@@ -107,7 +107,7 @@ def check_size(name: str, size: int, where: str) -> None:
 
 
 def digest_of(files: Mapping[str, bytes]) -> str:
-    """SHA-256 of the checksums file, which stands for everything."""
+    """SHA-256 of the checksums file, which covers every byte."""
     return hashlib.sha256(files[CHECKSUMS]).hexdigest()
 
 
@@ -116,7 +116,7 @@ def read(folder: pathlib.Path, where: str, *, digest: str | None = None) -> dict
 
     Args:
       folder: the folder.
-      where: what to call it in messages.
+      where: name of the folder in messages.
       digest: SHA-256 that the checksums file itself must have.
 
     Raises:
@@ -142,7 +142,7 @@ def read(folder: pathlib.Path, where: str, *, digest: str | None = None) -> dict
 
 def _read_file(folder: pathlib.Path, name: str, where: str) -> bytes:
     try:
-        # Not blocking, as a pipe of that name would wait for ever.
+        # Not blocking, since reading a pipe of that name would wait for ever.
         descriptor = os.open(folder / name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
             status = os.fstat(descriptor)
@@ -194,19 +194,18 @@ def write(
     overwrite: bool = False,
     check: Callable[[pathlib.Path], None] = lambda folder: None,
 ) -> pathlib.Path:
-    """Writes the files and their checksums as a folder that appears whole or not at all.
+    """Writes the files and their checksums as a folder, atomically.
 
     Args:
-      folder: where; missing parents are made.
+      folder: path of the folder; missing parents are created.
       files: content by name, one for each of `LISTED`.
-      overwrite: replace an existing folder. Only one that holds nothing but a learned optimizer is replaced. For a
-        moment between two renames neither the old nor the new one is there; if the second fails, the old one is put
-        back.
-      check: called with the finished temporary folder before it takes its place; what it raises aborts the writing.
+      overwrite: replace an existing folder, but only one that holds nothing but a learned optimizer. Between two renames
+        neither the old nor the new one is there for a moment; if the second one fails, the old folder is put back.
+      check: called with the finished temporary folder before it is renamed; an exception in it aborts the writing.
 
     Raises:
       ExistsError: the folder exists, and ``overwrite`` is off or it holds other files.
-      WriteError: it could not be written; an older one is still there.
+      WriteError: it could not be written; an older one is unchanged.
     """
     target = expand(folder)
     try:

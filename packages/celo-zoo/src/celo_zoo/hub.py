@@ -1,4 +1,4 @@
-"""The Hugging Face Hub through its own client, which is imported when first needed: options, errors and downloads."""
+"""The Hugging Face Hub through its own client, which is imported on first use: options, errors and downloads."""
 
 import dataclasses
 import importlib
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to talk to the Hub.
+    """Options of requests to the Hub.
 
     Attributes:
       cache_dir: cache of the Hub's client, ``None`` for its default.
@@ -31,10 +31,10 @@ class Options:
     local_files_only: bool = False
 
     def sent_token(self) -> str | bool | None:
-        """The token as the client takes it: a saved login is for the client's own Hub only.
+        """The token as passed to the client: a saved login is for the client's own Hub only.
 
         Raises:
-          RefError: what was given cannot be a token.
+          RefError: the given text cannot be a token.
         """
         token = self.token
         if isinstance(token, str) and not environment.is_token(token):
@@ -51,15 +51,15 @@ def client(module: str) -> Any:
     """A module of huggingface_hub, which reads its environment when it is imported.
 
     Raises:
-      SettingError: something in the environment is such that it cannot be imported.
-      ImportError: it is not installed, or not whole.
+      SettingError: something in the environment prevents the import.
+      ImportError: it is not installed, or not completely.
     """
     try:
         # By its full name: the package's own lazy import prints to standard error.
         return importlib.import_module(f"huggingface_hub.{module}")
     except ImportError:
         raise
-    except Exception as error:  # of whatever kind the reading of a variable raises
+    except Exception as error:  # reading a variable may raise any kind
         failure = environment.explain(error, endpoint=None, cache_dir=None, sends_login=False) or SettingError(
             f"huggingface_hub cannot be imported here ({type(error).__name__}: {error}): see to the variables of the "
             "environment that it reads, or install it again."
@@ -71,23 +71,23 @@ def download(reference: Hub, options: Options = Options(), *, force_download: bo
     """Downloads the four files, or finds them in the client's cache.
 
     The revision is resolved once, so that all files are of one commit, and a file's size is checked before it is
-    downloaded. The content is not checked here, nor by the client: that is `celo_zoo.folders.read`.
+    downloaded. The content is checked neither here nor by the client, but by `celo_zoo.folders.read`.
 
     Args:
       reference: repository and revision.
-      options: how.
+      options: of the requests.
       force_download: do not use cached files.
 
     Returns:
       The folder, and the commit.
 
     Raises:
-      NotFoundError: no such repository, revision or file, or not in the cache and only that was asked.
+      NotFoundError: no such repository, revision or file, or it is not in the cache and no request may be made.
       AccessError: the repository is gated.
       HubError: the Hub could not be reached, or answered with an error.
       FormatError: a file is too large.
-      RefError: the token cannot be one, or the repository's name is refused by the client.
-      SettingError: a variable that the client reads is unfit.
+      RefError: the token is invalid, or the client rejects the repository's name.
+      SettingError: a variable that the client reads is invalid.
       WriteError: its cache cannot be written.
     """
     fetch = client("file_download").hf_hub_download
@@ -134,15 +134,15 @@ def call(
     file: str = "",
     revision: str = "",
 ) -> T:
-    """What ``function`` returns; the client's errors become this package's, one sentence each, never with a token.
+    """The result of ``function``; errors of the client become this package's, one sentence each, never with a token.
 
     Args:
       function: calls the client.
-      repository: it is about.
-      options: that it uses.
+      repository: that the call is about.
+      options: that the call uses.
       doing: beginning of the sentence, such as ``"x could not be fetched"``.
       file: file and reference, for a download.
-      revision: asked for.
+      revision: that was requested.
     """
     try:
         return function()
@@ -150,7 +150,7 @@ def call(
         raise
     except Exception as error:  # the client's errors have no common base class
         failure = _translate(error, repository, options, doing, file, revision)
-    # Outside the except clause, so that it does not carry the client's error, which may quote the request.
+    # Outside the except clause, so that the client's error, which may quote the request, is not its context.
     raise failure
 
 
@@ -176,7 +176,7 @@ def _translate(error: Exception, repository: str, options: Options, doing: str, 
         if constants.HF_HUB_OFFLINE:
             by = environment.offline_by()
             return NotFoundError(f"{file} is not in the cache, and {by} is set: unset it once.")
-        cause = error.__cause__ or error  # what the request for the file failed with
+        cause = error.__cause__ or error  # the error of the request for the file
         return _blamed(cause, options) or HubError(
             f"{file} is not in the cache, and the Hub was not reached or answered with an error "
             f"({_quoted(cause, options)}): {_check(cause, options)}."
@@ -207,7 +207,7 @@ def _translate(error: Exception, repository: str, options: Options, doing: str, 
 
 
 def _blamed(error: BaseException, options: Options) -> ZooError | None:
-    """What in the environment is to blame for an error that is no answer of the Hub."""
+    """The cause in the environment of an error that is not an answer of the Hub."""
     if getattr(error, "response", None) is not None:
         return None
     sends_login = options.token is True or (options.token is None and options.sent_token() is None)
@@ -233,7 +233,7 @@ def _login(options: Options) -> str:
 
 
 def redact(text: str, options: Options) -> str:
-    """``text`` without the token that was given, and without the saved one."""
+    """``text`` without the token that was passed, and without the saved one."""
     try:
         saved = client("utils").get_token()
     except Exception:  # it cannot be read, and so is in no text

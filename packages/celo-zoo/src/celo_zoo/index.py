@@ -1,7 +1,7 @@
-"""The optimizers that this version of the package knows by name, and which bytes each name means.
+"""The optimizers that this version of the package has by name, and the digest of each.
 
 ``index.json`` holds, by name, ``architecture``, ``digest`` (SHA-256 of the checksums file), ``repository`` and ``commit`` on
-the Hub (null while unpublished), and ``bundled``: whether the folder is inside this package, where it is read from then.
+the Hub (null while unpublished), and ``bundled``: whether the folder is inside this package, from which it is then read.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Untrusted JSON values as pieces of Markdown that they cannot break out of."""
+"""Untrusted JSON values as escaped Markdown."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MOST = 48
-"""Most entries of an object, or notes, that are shown."""
+"""Maximum number of entries of an object, or of notes, that are shown."""
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -27,7 +27,7 @@ def line(value: Any) -> str:
 
 
 def code(value: Any) -> str:
-    """Inline code, which no content can break out of."""
+    """Inline code, which no content can end early."""
     return f"`{line(value).replace('`', chr(39)) or '(empty)'}`"
 
 

@@ -1,4 +1,4 @@
-"""Loading learned optimizers: theta and the config that belongs to it, with where they come from."""
+"""Loading learned optimizers: theta and the config that belongs to it, with their source."""
 
 import dataclasses
 import hashlib
@@ -21,22 +21,22 @@ MEMORY_PER_BYTE = 3
 """Bytes of memory that reading a folder takes at most, for each byte of its files, and"""
 
 MEMORY = 64 * 2**20
-"""bytes besides. With the largest files that are read (`folders.LARGEST`) that is 262 MiB."""
+"""this many in addition. With the largest files that are read (`folders.LARGEST`) that is 262 MiB."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A checked learned optimizer. ``theta, config = pretrained`` unpacks the two that make it one.
+    """A checked learned optimizer, which unpacks as ``theta, config = pretrained``.
 
     Attributes:
       theta: nested dict of read-only NumPy arrays, in the dtype they were stored in.
-      architecture: the learned optimizer that theta is of, with its config.
+      architecture: the learned optimizer to which theta belongs, with its config.
       document: the content of config.json in the present version, see `celo_zoo.schema`.
       source: what it was loaded from: a known name, a folder, or ``owner/repo@commit``.
-      commit: of the repository on the Hub, 40 hexadecimal digits; ``None`` for what came from elsewhere.
-      digest: SHA-256 of the checksums file, which stands for every byte.
+      commit: of the repository on the Hub, 40 hexadecimal digits; ``None`` for other sources.
+      digest: SHA-256 of the checksums file, which covers every byte.
       folder: where the files are; in the cache of the Hub's client if they came from there.
     """
 
@@ -59,22 +59,22 @@ class Pretrained:
 
     @property
     def reference(self) -> str:
-        """What `load` takes to get these very bytes or an error: the source with commit and digest."""
+        """The reference with which `load` returns exactly these bytes or raises an error: source, commit and digest."""
         return f"{self.source}@sha256:{self.digest}"
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what decides its updates, weights, architecture and config: it outlives a new card or new results."""
+        """SHA-256 of what determines its updates, i.e. weights, architecture and config: a new card or new results keep it."""
         decides = {"architecture": self.architecture.name, "config": self.document["config"]}
         return hashlib.sha256(tensors.encode(self.theta) + json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     @property
     def num_values(self) -> int:
-        """How many numbers theta has."""
+        """Number of values in theta."""
         return sum(leaf.size for leaf in tensors.flatten(self.theta).values())
 
     def read_files(self) -> dict[str, bytes]:
-        """The content of its files by name, checksums included, read once more; `ChecksumError` if they changed since."""
+        """The content of its files by name, checksums included, read once more; raises `ChecksumError` if they have changed."""
         return folders.read(self.folder, self.source, digest=self.digest)
 
     def optimizer(
@@ -99,7 +99,7 @@ class Pretrained:
             "num_stacked_axes": (num_stacked_axes, None),
             "implementation": (implementation, "auto"),
         }
-        # What is left at its default is not passed on: an architecture of somebody else's may lack it.
+        # Options at their defaults are not passed on, since an architecture of another package may lack them.
         given = {name: value for name, (value, default) in options.items() if not _is(value, default)}
         return self.architecture.build(self.theta, num_steps, **given)
 
@@ -117,7 +117,7 @@ def load(
     endpoint: str | None = None,
     local_files_only: bool = False,
 ) -> Pretrained:
-    """A meta-trained theta and its config, with what is known of them.
+    """A meta-trained theta and its config, with their provenance.
 
     The SHA-256 of every file is compared before any of it is parsed, and only safetensors and JSON are ever parsed.
 
@@ -135,8 +135,8 @@ def load(
       A `Pretrained`, which unpacks as ``theta, config``.
 
     Raises:
-      ZooError: one of `celo_zoo.errors`, each of a kind of Python's too: ValueError for what is not, or not quite, a
-        learned optimizer (`ChecksumError` if altered), FileNotFoundError, PermissionError, ConnectionError.
+      ZooError: one of `celo_zoo.errors`, each also one of Python's kinds: ValueError for something that is not a learned
+        optimizer or damaged (`ChecksumError` if altered), FileNotFoundError, PermissionError, ConnectionError.
 
     Example:
       >>> import celo_core, celo_zoo
@@ -200,19 +200,19 @@ def optimizer(
       local_files_only: as in `load`.
       weight_decay: as in `celo_core.celo`, as all that follow.
       mask: which leaves decay.
-      step_multiplier: on every step; a number or a schedule.
+      step_multiplier: factor on every step; a number or a schedule.
       accumulator_dtype: dtype in which moments are kept.
       task_embedding: for weights whose scheduler reads it.
       num_stacked_axes: which leading axes are stacks of layers.
       implementation: of the fused update.
 
     Returns:
-      An optimizer whose ``update(grads, state, params, value=loss)`` returns updates for `optax.apply_updates`. Weights that
-      do not read the loss, such as "celo", do without ``value``.
+      An optimizer whose ``update(grads, state, params, value=loss)`` returns updates for `optax.apply_updates`. For weights
+      that do not read the loss, such as "celo", ``value`` may be left out.
 
     Raises:
       ZooError: as `load`.
-      ValueError: num_steps is less than 1, or another argument makes no sense.
+      ValueError: num_steps is less than 1, or another argument is invalid.
     """
     pretrained = load(
         ref,
@@ -242,7 +242,7 @@ def read_folder(
     Args:
       folder: the folder.
       where: its source, ``None`` for its path.
-      digest: that it must have.
+      digest: SHA-256 that the checksums file must have.
       commit: for `Pretrained`.
 
     Raises:
@@ -277,7 +277,7 @@ def check_theta(theta: Any, architecture: LearnedOptimizer) -> None:
 
 
 def from_hub(reference: references.Hub, options: hub.Options) -> Pretrained:
-    """As `load`, of a repository. A download that is damaged is made once more, past the client's cache."""
+    """As `load`, from a repository. A damaged download is repeated once, without the client's cache."""
 
     def read(folder: pathlib.Path, commit: str) -> Pretrained:
         where = f"{reference.repository}@{commit}"
@@ -290,11 +290,11 @@ def from_hub(reference: references.Hub, options: hub.Options) -> Pretrained:
         if options.local_files_only:
             raise
         damage = error
-    # The Hub's client compares sizes only, so its cache may hold what is damaged.
+    # The Hub's client compares sizes only, so its cache may hold damaged files.
     try:
         return read(*hub.download(reference, options, force_download=True))
     except FormatError:
         raise
-    except ZooError as error:  # not to be had anew
+    except ZooError as error:  # the repeated download failed
         failure = ChecksumError(f"{damage} It could not be downloaded anew: {error}")
     raise failure

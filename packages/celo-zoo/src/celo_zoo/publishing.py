@@ -1,4 +1,4 @@
-"""Publishing a learned optimizer on the Hugging Face Hub: one commit with everything, or nothing."""
+"""Publishing a learned optimizer on the Hugging Face Hub: one commit with all files, or none."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ _NUMBERED = re.compile(r"v(\d{1,9})")
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """What a publication does to one file.
+    """The change to one file in a publication.
 
     Attributes:
       path: in the repository.
@@ -44,7 +44,7 @@ class Publication:
     Attributes:
       repository: ``owner/name``.
       url: page of the repository.
-      digest: SHA-256 of the checksums file, which stands for every byte.
+      digest: SHA-256 of the checksums file, which covers every byte.
       changes: by file.
       parent: commit that the repository was at; ``None`` if it did not exist.
       commit: the one that holds the weights; ``None`` in a dry run.
@@ -63,7 +63,7 @@ class Publication:
 
     @property
     def reference(self) -> str | None:
-        """What `celo_zoo.load` takes to get these very bytes."""
+        """The reference with which `celo_zoo.load` returns exactly these bytes."""
         return f"{self.repository}@{self.commit}@sha256:{self.digest}" if self.commit else None
 
 
@@ -85,10 +85,10 @@ def publish(
 ) -> Publication:
     """Publishes a learned optimizer: builds its card, validates it, commits it at once, downloads it anew, and tags it.
 
-    Until the commit nothing is changed but that a missing repository is made, which is removed again if the commit fails;
-    the commit holds all files or is not made; and what is left after it (the download that verifies it, the tag) is made
-    up for by publishing the same again, which commits nothing twice. A commit is made only if the repository is still as
-    it was when it was looked at.
+    Before the commit nothing is changed, except that a missing repository is created, which is removed again if the commit
+    fails. The commit holds all files or is not made, and only if the repository has not changed since it was read. What
+    comes after it (the download that verifies it, the tag) is completed by publishing the same again, which commits
+    nothing twice.
 
     Args:
       weights: a folder of `save` or of a finished ``celo-tasks meta-train``, a known name or another reference of `load`,
@@ -103,19 +103,19 @@ def publish(
       private: makes a missing repository a private one.
       token: access token that may write; ``None`` for the login saved on this machine or in ``HF_TOKEN``.
       endpoint: address of another Hub; a saved login is not sent there. Set ``HF_HUB_DISABLE_XET=1`` for it.
-      dry_run: send nothing, and tell what would be committed.
+      dry_run: send nothing, and return what would be committed.
       progress: called with a line on every step.
 
     Returns:
       A `Publication`.
 
     Raises:
-      FormatError, RefError: the weights, the card or a name are unfit; nothing was sent.
-      ExistsError: the tag is there already, on something else; nothing was sent.
+      FormatError, RefError: the weights, the card or a name are invalid; nothing was sent.
+      ExistsError: the tag exists already, on another commit; nothing was sent.
       AccessError: the token may not do that.
       ConflictError: somebody else changed the repository meanwhile; it is as they left it.
-      HubError: the Hub could not be reached or failed; the message tells whether anything was changed.
-      ChecksumError: what the Hub gives back is not what was sent.
+      HubError: the Hub could not be reached or failed; the message says whether anything was changed.
+      ChecksumError: the download differs from what was sent.
     """
     references.check_repository(repository)
     if tag is not None and (not references.is_revision(tag) or re.fullmatch(r"[0-9a-f]{40}|main", tag)):
@@ -166,9 +166,9 @@ def publish(
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[str]:
-    """A temporary folder; `WriteError` if there can be none."""
+    """A temporary folder; raises `WriteError` if none can be made."""
     try:
-        # What cannot be removed again is no reason to fail.
+        # A failure to remove it is ignored.
         folder = tempfile.TemporaryDirectory(prefix="celo-zoo-", ignore_cleanup_errors=True)
     except OSError as error:
         raise WriteError(
@@ -218,7 +218,7 @@ def _files(
 
 
 def _own_card(found: models.Pretrained, stored: bytes) -> str | None:
-    """The card of a folder, if it is not the one that would be written for it."""
+    """The card of a folder, if it differs from the one that would be written for it."""
     text = _text(stored)
     written = saving.write_card(found.document, found.theta)
     return None if text == written else text
@@ -244,7 +244,7 @@ def _changes(files: Mapping[str, bytes], state: State | None) -> tuple[Change, .
 
 
 def _choose_tag(tag: str | None, state: State | None, files: Mapping[str, bytes], repository: str) -> str | None:
-    """The tag to set, or the one that says this already."""
+    """The tag to set, or an existing one for the same content."""
     tags = {} if state is None else state.tags
     published = state is not None and state.holds(files)
     if tag == "auto":
@@ -287,7 +287,7 @@ def _commit(
 
 @contextlib.contextmanager
 def _committed(so_far: str, again: str) -> Iterator[None]:
-    """Says of an error that the commit stands: ``so_far``, and what publishing the same ``again`` does."""
+    """Adds to an error that the commit was made: ``so_far``, and what publishing the same ``again`` does."""
     try:
         yield
     except ZooError as error:

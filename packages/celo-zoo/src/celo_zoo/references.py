@@ -1,4 +1,4 @@
-"""What names weights: a name that the package knows, a folder, or a repository on the Hub, and the digest it must have."""
+"""References to weights: a name in the package's index, a folder, or a repository on the Hub, and a required digest."""
 
 import dataclasses
 import difflib
@@ -17,7 +17,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """Weights that the package's index lists; ``digest`` is the one expected by who asks, if any."""
+    """Weights in the package's index; ``digest`` is the one that the caller requires, if any."""
 
     name: str
     digest: str | None = None
@@ -41,12 +41,12 @@ class Hub:
 
 
 def parse(ref: str | os.PathLike[str], revision: str | None = None) -> Known | Folder | Hub:
-    """Tells what ``ref`` means: a known name comes first, then a folder that exists, then a repository.
+    """Parses ``ref``: as a known name first, then as a folder that exists, then as a repository.
 
     Each may end in ``@sha256:`` and 64 hexadecimal digits, the digest that the weights must have.
 
     Raises:
-      RefError: it is none of them, or a revision does not fit.
+      RefError: it is none of them, or a revision does not fit it.
       NotFoundError: it is a path, and there is no such folder.
     """
     text, digest = _split_digest(os.fspath(ref))

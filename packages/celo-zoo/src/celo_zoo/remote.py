@@ -1,4 +1,4 @@
-"""One repository on the Hub: what is in it, and the few changes that publishing makes to it."""
+"""One repository on the Hub: its content, and the few changes that publishing makes to it."""
 
 import dataclasses
 import hashlib
@@ -14,16 +14,16 @@ T = TypeVar("T")
 BRANCH = "main"
 
 _PAUSES = (0.5, 1.0, 2.0)
-"""Seconds between attempts at what may be repeated."""
+"""Seconds between attempts at requests that may be repeated."""
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """A repository as it was found.
+    """The state of a repository.
 
     Attributes:
       head: commit of `BRANCH`.
-      files: path -> what identifies its content, see `identities`.
+      files: path -> identifier of its content, see `identities`.
       tags: name -> commit.
     """
 
@@ -37,7 +37,7 @@ class State:
 
 
 def identities(content: bytes) -> tuple[str, str]:
-    """What the Hub names a content by: SHA-256 in large-file storage, else the id of a Git blob."""
+    """Identifiers of a content on the Hub: SHA-256 in large-file storage, else the id of a Git blob."""
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     return hashlib.sha256(content).hexdigest(), blob
 
@@ -61,10 +61,10 @@ class Remote:
         return f"{self._api.endpoint}/{self.repository}"
 
     def state(self) -> State | None:
-        """What is in it, or None if there is none, or none that the token may see.
+        """Its state, or None if there is no repository, or none that the token may read.
 
         Raises:
-          HubError: the Hub could not be asked.
+          HubError: the Hub could not be reached.
         """
         return self._call(self._state, "could not be looked at")
 
@@ -86,10 +86,10 @@ class Remote:
         return State(str(head), files, {tag.name: tag.target_commit for tag in refs.tags})
 
     def create(self, *, private: bool) -> bool:
-        """Makes it; returns whether this call did, and not somebody else meanwhile or one whose answer was lost.
+        """Creates it; returns whether this call did, rather than somebody else or an earlier call whose answer was lost.
 
         Raises:
-          ZooError: it could not be made, and does not exist.
+          ZooError: it could not be created, and does not exist.
         """
         try:
             self._call(lambda: self._api.create_repo(self.repository, private=private), "could not be created")
@@ -114,11 +114,11 @@ class Remote:
     def commit(self, files: Mapping[str, bytes], message: str, parent: str) -> str:
         """Commits all files at once onto ``parent``; returns the commit.
 
-        An answer that was lost is found out about by looking.
+        If the answer is lost, the repository's state shows whether the commit was made.
 
         Raises:
           ConflictError: the branch is no longer at ``parent``; nothing was committed.
-          ZooError: nothing was committed, or, as the message says then, nobody can tell.
+          ZooError: nothing was committed, or, if the message says so, it is unknown.
         """
         from huggingface_hub import CommitOperationAdd
 
@@ -136,7 +136,7 @@ class Remote:
         return self._landed(files, parent, failure)
 
     def _landed(self, files: Mapping[str, bytes], parent: str, failure: ZooError) -> str:
-        """The commit, if it was made although ``failure`` was all that came back."""
+        """The commit, if it was made although the call ended with ``failure``."""
         state: State | None = None
         for pause in (0.0, *_PAUSES):
             time.sleep(pause)
@@ -171,7 +171,7 @@ class Remote:
                     lambda: self._api.create_tag(self.repository, tag=name, revision=commit), f"got no tag {name}"
                 )
             except HubError:
-                # It may be there by an answer that was lost.
+                # It may exist already, from a call whose answer was lost.
                 if self._tag_of(name) == commit:
                     return None
                 if pause is None:

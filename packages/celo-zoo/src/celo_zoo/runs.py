@@ -1,4 +1,4 @@
-"""What ``celo-tasks meta-train`` leaves in its folder: theta.npz, and run.json with the config and the provenance."""
+"""Files that ``celo-tasks meta-train`` writes to its folder: theta.npz, and run.json with the config and the provenance."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Writing learned optimizers as folders, and copying them from wherever they are."""
+"""Writing learned optimizers as folders, and copying them from any reference."""
 
 import os
 import pathlib
@@ -25,12 +25,12 @@ def save(
     card: str | None = None,
     overwrite: bool = False,
 ) -> pathlib.Path:
-    """Writes a learned optimizer as a folder that `load` reads; it appears whole or not at all.
+    """Writes a learned optimizer as a folder that `load` reads, atomically.
 
     Args:
       theta: meta-parameters of the config's architecture, a nested dict of float arrays; each is stored in its own dtype.
-      config: the architecture's config dataclass, which also tells the architecture.
-      folder: where to.
+      config: the architecture's config dataclass, whose class determines the architecture.
+      folder: path of the new folder.
       metadata: JSON-like provenance: ``command``, ``commit``, ``data``, ``seeds``, ``seconds``, ``hardware`` and more
         (what ``celo-tasks meta-train`` writes to run.json); ``license`` if it is not apache-2.0; ``notes``, a list of
         sentences for the card.
@@ -44,9 +44,9 @@ def save(
 
     Raises:
       FormatError: theta does not fit the config or is not finite, or the metadata are not JSON; a ValueError.
-      RefError: the repository's name is none; a ValueError.
+      RefError: the repository's name is invalid; a ValueError.
       ExistsError: the folder exists; a FileExistsError.
-      WriteError: it could not be written, an older one is still there; an OSError.
+      WriteError: it could not be written, and an older one is unchanged; an OSError.
     """
     files = render(theta, config, metadata=metadata, evaluation=evaluation, repository=repository, card=card)
     leaves = {path: np.asarray(leaf) for path, leaf in tensors.flatten(theta).items()}
@@ -107,16 +107,16 @@ def _architecture_of(config: Any) -> LearnedOptimizer:
 def fetch(
     ref: str | os.PathLike[str], folder: str | os.PathLike[str], *, overwrite: bool = False, **options: Any
 ) -> models.Pretrained:
-    """Copies weights into a folder, byte for byte, once they are checked as by `load`.
+    """Copies weights into a folder, byte for byte, after the checks of `load`.
 
     Args:
       ref: as in `load`.
-      folder: where to; it appears whole or not at all.
+      folder: path of the new folder, which is written atomically.
       overwrite: replace an existing folder, provided it holds nothing but a learned optimizer.
       **options: ``revision``, ``cache_dir``, ``token``, ``endpoint`` and ``local_files_only`` of `load`.
 
     Returns:
-      What `load` returns, its ``folder`` being the copy.
+      As `load`, with the copy as its ``folder``.
 
     Raises:
       ZooError: as `load` and `save`.

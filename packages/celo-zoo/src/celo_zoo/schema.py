@@ -1,16 +1,16 @@
-"""config.json: everything but theta that rebuilds a learned optimizer, in versions that stay readable.
+"""config.json: everything besides theta that is needed to rebuild a learned optimizer; older versions stay readable.
 
 Version 3 has the keys
 
 * ``format_version``: 3
 * ``requires``: lowest versions that read it, ``{"celo-zoo": "0.1.0", "celo-core": "0.1.0"}``
-* ``architecture``: name known to `celo_core.get_architecture`
+* ``architecture``: name for `celo_core.get_architecture`
 * ``config``: JSON form of the architecture's config dataclass, see `celo_core.configs`
 * ``provenance``: object; see `celo_zoo.save`
 * ``evaluation``: list of results, see `celo_zoo.evaluation`
 * ``repository``: ``owner/name`` on the Hub that the folder is meant for, or null
 
-Version 2 had configs of flags, and theta by other names, see `celo_zoo.upgrades`. Version 1 had neither ``requires``,
+Version 2 had configs of flags, and other names in theta, see `celo_zoo.upgrades`. Version 1 had neither ``requires``,
 ``evaluation`` nor ``repository``, and float32 weights only.
 """
 
@@ -32,13 +32,13 @@ from celo_zoo.errors import BackendError, FormatError, NewerFormatError
 FORMAT_VERSION = 3
 
 READABLE_SINCE = "0.1.0"
-"""The celo-zoo that reads `FORMAT_VERSION` first."""
+"""The first version of celo-zoo that reads `FORMAT_VERSION`."""
 
 LARGEST_NUMBER = 2**16
-"""Largest size, as a whole number, that is believed of a config: nothing of more is built to look at it."""
+"""Largest whole number that is accepted in a config: nothing larger is built to check it."""
 
 LONGEST_LIST = 256
-"""Longest list that is believed of a config."""
+"""Longest list that is accepted in a config."""
 
 _VERSION = re.compile(r"\d{1,5}(\.\d{1,5}){0,3}")
 
@@ -67,7 +67,7 @@ def encode(document: Mapping[str, Any]) -> bytes:
     """The bytes of config.json.
 
     Raises:
-      FormatError: the provenance is not JSON, or too much.
+      FormatError: the provenance is not JSON, or too large.
     """
     try:
         data = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
@@ -84,17 +84,17 @@ def encode(document: Mapping[str, Any]) -> bytes:
 
 
 def decode(data: bytes, theta: Any, where: str) -> tuple[dict[str, Any], LearnedOptimizer, Any]:
-    """The document, brought to the present version, the architecture that it describes, and theta by its present names.
+    """The document, upgraded to the present version, the architecture that it describes, and theta with its present names.
 
-    Nothing in ``data`` is trusted: what is built from it is bounded by `LARGEST_NUMBER` and `LONGEST_LIST`.
+    ``data`` is untrusted: what is built from it is bounded by `LARGEST_NUMBER` and `LONGEST_LIST`.
 
     Args:
       data: content of config.json, of any version up to `FORMAT_VERSION`.
       theta: nested dict of arrays.
-      where: what to call the folder in messages.
+      where: name of the folder in messages.
 
     Raises:
-      NewerFormatError: of a newer version, or of an architecture that the installed celo-core does not know.
+      NewerFormatError: of a newer version, or of an architecture that the installed celo-core does not have.
       FormatError: not such a file.
     """
     parsed = _parse(data, where)
@@ -118,16 +118,16 @@ def decode(data: bytes, theta: Any, where: str) -> tuple[dict[str, Any], Learned
     try:
         architecture = get_architecture(name, config)
         _expected_shapes(type(architecture), architecture.config)
-    except MemoryError:  # what is built is small, so it is the machine's
+    except MemoryError:  # what is built is small, so the machine is out of memory
         raise
-    except Exception as error:  # the config may be anything, and so may what building from it raises
+    except Exception as error:  # the config may be anything, and so may the error
         _check_backend(name, error)
         text = " ".join(str(error).split())[:300]
         message = f"{where}: {folders.CONFIG} does not fit the installed celo-core {celo_core.__version__} ({text})"
         if name not in architecture_names() or _is_newer(_required(document, "celo-core"), celo_core.__version__):
             raise NewerFormatError(f"{message}: {_advice(document, 'celo-core')}.") from error
         raise FormatError(f"{message}: get it again.") from error
-    if parsed["format_version"] < FORMAT_VERSION:  # as it would be written now, so that fingerprints are the same
+    if parsed["format_version"] < FORMAT_VERSION:  # in the present form, so that fingerprints are the same
         document = {**document, "config": configs.to_json(architecture.config)}
     return document, architecture, theta
 
@@ -167,7 +167,7 @@ def _finite(text: str) -> float:
 
 
 def _required(document: Mapping[str, Any], package: str) -> str | None:
-    """The version of ``package`` that the untrusted document says it needs."""
+    """The version of ``package`` that the untrusted document requires."""
     requires = document.get("requires")
     needed = requires.get(package) if isinstance(requires, Mapping) else None
     return needed if isinstance(needed, str) and _VERSION.fullmatch(needed) else None
@@ -187,7 +187,7 @@ def _advice(document: Mapping[str, Any], package: str) -> str:
 def _upgraded(document: dict[str, Any], theta: Any, where: str) -> tuple[dict[str, Any], Any]:
     if document["format_version"] == FORMAT_VERSION:
         return document, theta
-    _check_sizes(document.get("config"), where)  # before anything is made of it
+    _check_sizes(document.get("config"), where)  # before anything is built from it
     leaves = tensors.flatten(theta)
     for version in range(document["format_version"], FORMAT_VERSION):
         try:
@@ -201,7 +201,7 @@ def _upgraded(document: dict[str, Any], theta: Any, where: str) -> tuple[dict[st
 
 
 def _check_sizes(value: Any, where: str) -> None:
-    """Refuses a config that would take much time or memory to build, before anything is built of it."""
+    """Raises `FormatError` for a config that would take much time or memory, before anything is built from it."""
     try:
         _check_size(value, where)
     except RecursionError:
@@ -222,7 +222,7 @@ def _check_size(value: Any, where: str) -> None:
 
 
 def _check_backend(name: Any, error: Exception) -> None:
-    """Raises `BackendError` if JAX fails on the machine, and so whatever the config is: with the default one, too."""
+    """Raises `BackendError` if JAX fails with the default config too, and so for a reason independent of the config."""
     if name not in architecture_names():
         return
     if not isinstance(error, jax.errors.JaxRuntimeError):
@@ -243,8 +243,8 @@ def expected_shapes(architecture: LearnedOptimizer) -> Any:
     """Shapes of the architecture's theta, computed without making one, and without a device of JAX.
 
     Raises:
-      FormatError: there is no theta of such a config.
-      BackendError: JAX fails at any config.
+      FormatError: the architecture has no theta for this config.
+      BackendError: JAX fails with any config.
     """
     try:
         return _expected_shapes(type(architecture), architecture.config)
@@ -258,5 +258,5 @@ def expected_shapes(architecture: LearnedOptimizer) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def _expected_shapes(architecture: Any, config: Any) -> Any:
-    # Traced with the key, which outside of the function would be made on a device, and start JAX's back end for it.
+    # The key is made inside the traced function: outside it would be made on a device, and start JAX's back end.
     return jax.eval_shape(lambda: architecture(config).init(jax.random.key(0)))

@@ -1,4 +1,4 @@
-"""Trees of named float arrays as safetensors bytes, and back, bit for bit."""
+"""Conversion of trees of named float arrays to safetensors bytes and back, bit for bit."""
 
 import struct
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ LARGEST_HEADER = 1024 * 1024
 """Bytes; the header of a learned optimizer's weights has a few thousand."""
 
 DEEPEST = 32
-"""Most names in a leaf's path, and most axes of a leaf."""
+"""Maximum number of names in a leaf's path, and of axes of a leaf."""
 
 _LENGTH = struct.Struct("<Q")
 
@@ -32,8 +32,8 @@ def flatten(tree: Any) -> dict[str, Any]:
     """Leaves of a nested mapping by slash path, e.g. ``{"update_rule/output/bias": array}``.
 
     Raises:
-      FormatError: a name is not a non-empty string without a slash, or a mapping is empty, so that the tree could not
-        be told from another one; or it is deeper than `DEEPEST`.
+      FormatError: a name is not a non-empty string without a slash, or a mapping is empty, so that the result would not
+        determine the tree; or it is deeper than `DEEPEST`.
     """
     leaves: dict[str, Any] = {}
 
@@ -46,7 +46,7 @@ def flatten(tree: Any) -> dict[str, Any]:
         if not node:
             raise FormatError(f"theta has nothing in {path or 'it'}: leave empty mappings out.")
         for name, value in node.items():
-            # safetensors keeps this name for itself.
+            # This name is reserved by safetensors.
             if not isinstance(name, str) or not name or "/" in name or name == "__metadata__":
                 raise FormatError(f"theta has the name {name!r}: use non-empty strings without a slash.")
             collect(value, f"{path}/{name}" if path else name, depth + 1)
@@ -80,7 +80,7 @@ def encode(tree: Any) -> bytes:
 
     Raises:
       FormatError: a leaf has a dtype that is not one of `DTYPES`, or see `flatten`.
-      WriteError: what was written does not read back as the same bits; nothing should be stored then.
+      WriteError: the result does not read back as the same bits; it should not be stored.
     """
     import safetensors.numpy
 

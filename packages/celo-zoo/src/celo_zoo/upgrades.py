@@ -1,7 +1,7 @@
-"""Weights of older formats in the present one: for each version what makes the next one of it, document and theta together.
+"""Upgrades of weights in older formats: for each version a function to the next one, of document and theta together.
 
-Format 3 has configs that are composed of parts, each tagged by its type. Format 2 had flags, and kept schedules that were set by
-hand in the weights of a linear scheduler that read nothing else: these are priors now, without meta-parameters.
+Format 3 has configs that are composed of parts, each tagged by its type. Format 2 had flags, and stored fixed schedules in the
+weights of a linear scheduler that read nothing else: these are priors now, without meta-parameters.
 """
 
 import math
@@ -25,20 +25,20 @@ def _from_1(document: Document, leaves: Leaves) -> tuple[Document, Leaves]:
 def _from_2(document: Document, leaves: Leaves) -> tuple[Document, Leaves]:
     architecture, config = document.get("architecture"), document.get("config")
     if architecture not in _CONFIGS_OF_2 or not isinstance(config, Mapping):
-        return document, leaves  # what it is, or is not, will be found out where it is read
+        return document, leaves  # not format 2: reading it reports the error
     config, leaves = upgrade_config(str(architecture), config, leaves)
     return {**document, "config": config}, leaves
 
 
 UPGRADES: Mapping[int, Callable[[Document, Leaves], tuple[Document, Leaves]]] = {1: _from_1, 2: _from_2}
-"""Version -> what makes the next one of it."""
+"""Version -> function to the next version."""
 
 
 def upgrade_config(architecture: str, config: Mapping[str, Any], leaves: Leaves) -> tuple[dict[str, Any], Leaves]:
     """Config and theta of format 2, of "celo" or "celo_adam", in format 3.
 
     Raises:
-      ValueError: the config has a field that format 2 had not, or a value of another type.
+      ValueError: the config has a field that format 2 does not have, or a value of another type.
     """
     given = _checked(config, _CONFIGS_OF_2[architecture], "the config")
     scheduler, leaves = _upgrade_scheduler(given.pop("scheduler"), leaves)
@@ -100,7 +100,7 @@ _CONFIGS_OF_2: Mapping[str, Mapping[str, Any]] = {"celo": _CELO_OF_2, "celo_adam
 
 
 def _checked(value: Mapping[str, Any], known: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Fields with their defaults; of types that the rest of this module can do with."""
+    """Fields, completed by their defaults, with types that the rest of this module expects."""
     if unknown := sorted(set(map(str, value)) - set(known)):
         raise ValueError(f"{what} has no field {unknown[0]!r} in this format")
     for name, found in value.items():
@@ -142,7 +142,7 @@ _WITHOUT_AN_LSTM = ("scheduler/initial_hidden", "scheduler/initial_cell")
 
 
 def _by_hand(prior: dict[str, Any], leaves: Leaves, horizon: int | None, shortest: int) -> dict[str, Any] | None:
-    """The schedule of a decay and a linear scheduler that reads nothing but the length of training, else ``None``."""
+    """The prior for a decay and a linear scheduler that reads only the length of training, else ``None``."""
     kernel, bias = (leaves.get(f"scheduler/step_size/{name}") for name in ("kernel", "bias"))
     if prior["type"] == "constant" or kernel is None or bias is None or np.shape(bias) != (1,) or np.ndim(kernel) != 2:
         return None
@@ -152,7 +152,7 @@ def _by_hand(prior: dict[str, Any], leaves: Leaves, horizon: int | None, shortes
     slope = 0.0 if horizon is None else float(weights[min(horizon, len(weights) - 1)])
     # The horizon's feature is log(steps) - 7, within plus or minus 3.
     peak = prior["peak"] * math.exp(float(np.asarray(bias, np.float64)[0]) + slope * (math.log(1000.0) - 7.0))
-    rounded = lambda x: float(f"{x:.6g}")  # what float32 keeps of numbers that were given with fewer digits
+    rounded = lambda x: float(f"{x:.6g}")  # the digits that float32 keeps of numbers given with fewer
     return {
         "type": prior["type"],
         "peak": rounded(peak),

@@ -1,7 +1,7 @@
 """Learned optimizers, one file each, and the registry that finds them by name.
 
-A new architecture is one file here and one line in `ARCHITECTURES`, or a class in another package and an entry point; the
-conformance suite picks up those here.
+A new architecture is one file here and one line in `ARCHITECTURES`, or a class in another package and an entry point. The
+conformance suite is run on all architectures here.
 """
 
 import importlib
@@ -18,7 +18,7 @@ ARCHITECTURES: dict[str, str] = {
     "celo_adam": "celo_core.architectures.celo_adam:CeloAdam",
     "momentum_sgd": "celo_core.architectures.momentum_sgd:MomentumSGD",
 }
-"""Name -> "module:class", imported when asked for."""
+"""Name -> "module:class", imported on first use."""
 
 
 GROUP = "celo.architectures"
@@ -34,7 +34,7 @@ def architecture_class(name: str) -> Any:
     """The class of the learned optimizer ``name``.
 
     Raises:
-      ValueError: there is none, or its module cannot be imported.
+      ValueError: the name is unknown, or its module cannot be imported.
     """
     where = ARCHITECTURES.get(name)
     if where is None:

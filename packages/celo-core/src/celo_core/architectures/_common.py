@@ -1,4 +1,4 @@
-"""Pieces that the architectures share: what Optax and its users meet, around the mathematics of each."""
+"""Parts that the architectures share: the interface to Optax, around the mathematics of each."""
 
 import functools
 import inspect
@@ -21,11 +21,11 @@ Config = TypeVar("Config")
 
 
 class Layout(NamedTuple):
-    """What is known of each parameter beside its array, in the tree's order. Hashable.
+    """What is known of each parameter besides its array, in the tree's order. Hashable.
 
     Attributes:
       stacks: lengths of the leading axes that are a stack of tensors, or ``None``; see `celo_core.kernels.Leaf`.
-      shardings: what tensors must have in common to be stacked, where it is known.
+      shardings: keys that tensors must share to be stacked, where known.
     """
 
     stacks: tuple[tuple[int, ...] | None, ...]
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
 
 
 class Update(Protocol):
-    """The update of one architecture, of arrays alone."""
+    """The update of one architecture, on arrays only."""
 
     def __call__(self, updates: Any, state: Any, params: Any, value: Any, layout: Layout) -> tuple[Any, Any]:
         """Steps to be subtracted, and the new state.
@@ -56,14 +56,14 @@ def direction(
     reads_loss: bool,
     num_stacked_axes: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """The gradient transformation of an architecture, with the checks at the border.
+    """The gradient transformation of an architecture, with checks of its arguments.
 
-    Python numbers and NumPy arrays become arrays, a ``None`` gradient of a parameter leaves its moments alone and makes its
-    step zeros, results are sharded as the arguments are, and what cannot be treated raises one sentence.
+    Python numbers and NumPy arrays are converted to JAX arrays, a parameter whose gradient is ``None`` keeps its moments and
+    gets a step of zeros, results are sharded as the arguments are, and unsupported arguments raise an error of one sentence.
 
     Args:
       name: of the architecture, for messages.
-      init: the state, of parameters that are arrays and their stacks.
+      init: function from parameters that are arrays, and their stacks, to the state.
       update: of the architecture.
       reads_loss: whether ``value`` must be passed.
       num_stacked_axes: see `celo_core.checks.stacks_of`.
@@ -105,7 +105,7 @@ def config_that_fits(
       architecture: name for the message.
 
     Raises:
-      ValueError: there is none; the message is about the first of them.
+      ValueError: none fits; the message is about the first of them.
     """
     errors = []
     for config in known.values():
@@ -119,17 +119,17 @@ def config_that_fits(
 
 
 class Scheduling:
-    """The scheduler of an architecture, with its theta and what it is told once for a whole training.
+    """The scheduler of an architecture, with its theta and the values that are fixed for a whole training.
 
     Args:
       config: of the scheduler, ``None`` for a multiplier of 1.
-      theta: of the scheduler, as the user gave it: of what is traced it cannot be told whether the loss is read.
+      theta: of the scheduler, as the user passed it: whether the loss is read can be inferred from concrete values only.
       arrays: the same as arrays.
       num_steps: planned number of updates.
-      task_embedding: as the user gave it.
+      task_embedding: as the user passed it.
 
     Raises:
-      ValueError: num_steps is less than 1, or a task embedding is missing or misshapen.
+      ValueError: num_steps is less than 1, or a task embedding is missing or has another shape.
     """
 
     def __init__(
@@ -156,33 +156,33 @@ class Scheduling:
         return self._scheduler.step(self._theta, state, signal)
 
     def decay(self, count: Array) -> Array:
-        """The share of their height that steps have after ``count`` steps, which weight decay follows."""
+        """Fraction of their initial height that steps have after ``count`` steps; weight decay follows it."""
         if self._scheduler is None:
             return jnp.ones((), jnp.float32)
         return self._scheduler.decay(count, self._num_steps)
 
 
 def observed(updates: Any, params: Any, momentum: Any, bound: float) -> Observed:
-    """What statistics are computed from: of the tensors that have a gradient.
+    """Inputs of the statistics, from the tensors that have a gradient.
 
     Args:
       updates: gradients.
       params: parameters.
       momentum: tree like the parameters.
-      bound: of the gradients.
+      bound: gradients are clipped elementwise to plus or minus this.
     """
     pairs = [pair for pair in zip(*leaves_like(params, updates, momentum), strict=True) if pair[0] is not None]
     return Observed([interface.finite_gradient(g, bound) for g, _ in pairs], [m for _, m in pairs])
 
 
 def leaves_like(tree: Any, *others: Any) -> list[list[Any]]:
-    """Leaves of ``others`` at the places of the leaves of ``tree``; there may be ``None`` there."""
+    """Leaves of ``others`` at the places of the leaves of ``tree``; they may be ``None``."""
     treedef: Any = jax.tree.structure(tree)
     return [treedef.flatten_up_to(other) for other in others]
 
 
 def zip_leaves(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """A tree of ``function`` of each leaf and what is at its place in the others, be it ``None``."""
+    """A tree of ``function`` of each leaf and what is at its place in the others, possibly ``None``."""
     return jax.tree.unflatten(
         jax.tree.structure(tree),
         [function(*leaves) for leaves in zip(jax.tree.leaves(tree), *leaves_like(tree, *others), strict=True)],
@@ -241,13 +241,13 @@ def descend(
 
     Args:
       direction: its state has a ``count``.
-      decay: share of their height that steps have after ``count`` steps, which weight decay follows; 1 by default.
-      weight_decay: fraction of a parameter that is subtracted in a step at the height of the schedule.
+      decay: fraction of their initial height that steps have after ``count`` steps, which weight decay follows; 1 by default.
+      weight_decay: fraction of a parameter that is subtracted per step where ``decay`` is 1.
       mask: which leaves decay, a tree of booleans, also a prefix, or a function of the parameters; ``None`` for all.
-      step_multiplier: on all of it; a number or a function of the steps taken.
+      step_multiplier: factor on the whole step; a number or a function of the steps taken.
 
     Raises:
-      ValueError: the multiplier is neither.
+      ValueError: the multiplier is neither a number of at least 0 nor a function.
     """
     checks.check_step_multiplier(step_multiplier)
     decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)
@@ -283,7 +283,7 @@ def whole(build: Callable[..., optax.GradientTransformationExtraArgs]) -> Callab
 
 
 def _add_decay(steps: Any, params: Any, updates: Any, share: Array, mask: Any) -> Any:
-    """Steps with ``share`` of each parameter added where the mask says so and there is a gradient."""
+    """Steps with ``share`` of each parameter added where the mask is true and there is a gradient."""
 
     def one(parameter: Any, step: Array, gradient: Any) -> Array:
         if gradient is None:

@@ -40,11 +40,11 @@ class ParameterScale:
     """Steps are relative to each tensor's root mean square.
 
     Attributes:
-      zero_init: what a tensor that is all zeros at initialisation has for a scale: this times the smallest root mean square of
-        the other tensors, added in quadrature to its own. Where all are zeros it is this times ``1 / sqrt(n)``, n the longest
-        side of any of them as a vector or matrix: the smallest root mean square that they would have if each had been drawn
-        with a variance of 1 over its inputs. 0, as published, leaves it next to none, so that biases, and output layers that
-        begin at zero, need hundreds of steps to grow.
+      zero_init: sets the scale of a tensor that is all zeros at initialisation: this times the smallest root mean square of
+        the other tensors, added in quadrature to its own. If all tensors are zeros, it is this times ``1 / sqrt(n)``, n the
+        longest side of any of them as a vector or matrix: the smallest root mean square that they would have if each had been
+        drawn with a variance of 1 over its inputs. With 0, as published, such a tensor has almost no scale, so that biases, and
+        output layers that begin at zero, need hundreds of steps to grow.
     """
 
     zero_init: float = 0.0
@@ -59,9 +59,9 @@ class CeloConfig:
     """All that is needed besides theta to rebuild a Celo optimizer; the defaults are the paper's.
 
     Attributes:
-      moments: what is kept of the gradients.
-      directions: what steps are made of, each type once.
-      scale: what steps are relative to; ``None`` for nothing, steps are absolute then.
+      moments: running moments of the gradients.
+      directions: whose steps are added up, each type once.
+      scale: what steps are relative to; ``None`` for absolute steps.
       step_scale: factor on every step.
       scheduler: the scheduler, or ``None`` for a multiplier of 1 (as in the first phase of meta-training).
 
@@ -82,7 +82,7 @@ class CeloConfig:
 
     @property
     def rule(self) -> kernels.UpdateRule:
-        """The part of it that the fused update needs."""
+        """The part of the config that the fused update needs."""
         split = lambda is_elementwise: tuple(d for d in self.directions if d.is_elementwise == is_elementwise)
         return kernels.UpdateRule(self.moments, split(True), split(False), self.scale is not None, self.step_scale)  # type: ignore[arg-type]
 
@@ -95,7 +95,7 @@ ORTHOGONAL = CeloConfig(
 """The network's direction, Adam's and an orthogonalised momentum, under a cosine decay: the config of "celo" in celo-zoo."""
 
 CONFIGS: Mapping[str, CeloConfig] = MappingProxyType({"the paper's": CeloConfig(), "ORTHOGONAL": ORTHOGONAL})
-"""Those that `celo` tells by theta."""
+"""The configs that `celo` recognises by the shapes of theta."""
 
 
 class ScaleByCeloState(NamedTuple):
@@ -108,10 +108,10 @@ class ScaleByCeloState(NamedTuple):
       factored: a `celo_core.accumulators.FactoredMoment` whose ``row`` and ``column`` are, per decay, a tree like the
         parameters, accumulator_dtype.
       scheduler: state of the scheduler, or ``None`` without one.
-      scale_floor: what is added in quadrature to each tensor's root mean square, float32 (number of tensors,), in the tree's
-        order, each of a stack counted, from the parameters that ``init`` got; ``None`` where the scale's ``zero_init`` is 0.
+      scale_floor: added in quadrature to each tensor's root mean square, float32 (number of tensors,), in the tree's order,
+        with one entry for each tensor of a stack, from the parameters that ``init`` got; ``None`` where ``zero_init`` is 0.
       directions: for each direction per tensor its state, a tree like the parameters with ``None`` or a tree of arrays like the
-        parameter in the place of each.
+        parameter in place of each parameter.
     """
 
     count: Any
@@ -127,7 +127,7 @@ class ScaleByCeloState(NamedTuple):
 class Celo:
     """The `celo_core.protocols.LearnedOptimizer` of Celo.
 
-    theta: ``{"update_rule": {"mlp": ..., ...}, "scheduler": ...}``: of each direction by its type, and of the scheduler where
+    theta: ``{"update_rule": {"mlp": ..., ...}, "scheduler": ...}``: of each direction by its type, and of the scheduler if
     it has meta-parameters.
     """
 
@@ -137,13 +137,13 @@ class Celo:
 
     @property
     def reads_task_embedding(self) -> bool:
-        """Whether ``build`` is to be given a task embedding."""
+        """Whether ``build`` needs a task embedding."""
         return self.config.scheduler is not None and self.config.scheduler.reads_task_embedding
 
     def init(self, key: Array) -> dict[str, Any]:
         """Random meta-parameters, float32."""
         key_rule, key_scheduler = jax.random.split(key)
-        # The first direction has the key itself: whatever is added after it, it begins alike.
+        # The first direction gets the key itself, so that its initial values do not depend on directions added after it.
         keys = [key_rule, *(jax.random.fold_in(key_rule, n) for n in range(1, len(self.config.directions)))]
         rule = {d.type: d.init(k, self.config.moments) for d, k in zip(self.config.directions, keys, strict=True)}
         theta: dict[str, Any] = {"update_rule": rule}
@@ -164,12 +164,13 @@ def _scale_floor(params: Any, stacks: tuple[tuple[int, ...] | None, ...], factor
     for p, stack in zip(jax.tree.leaves(params), stacks, strict=True):
         own = p.shape[len(stack or ()) :]
         sides.append(max(matrix_shape(own) or (math.prod(own),)))
-        # Of no elements the mean would be NaN.
+        # The mean of no elements would be NaN.
         axes, count = tuple(range(len(stack or ()), p.ndim)), max(math.prod(own), 1)
         sums = jnp.sum(jnp.square(interface.finite_parameter(p)), axis=axes)
         scales.append(jnp.sqrt(sums / count).reshape(-1))
     if not scales or sum(x.size for x in scales) == 0:
-        # As Optax finds what is like the parameters by a state of none, there is an array, and one that can be stored.
+        # An array even without parameters, since Optax finds the leaves that are like the parameters by a state of none, and
+        # not an empty array, which some writers of checkpoints refuse.
         return jnp.zeros((1,), jnp.float32)
     scale = jnp.nan_to_num(jnp.concatenate(scales), posinf=LARGEST, neginf=0.0)
     zero = scale == 0
@@ -179,7 +180,7 @@ def _scale_floor(params: Any, stacks: tuple[tuple[int, ...] | None, ...], factor
 
 
 LARGEST = np.finfo(np.float32).max
-"""Takes the place of an infinity, which some programs have JAX refuse."""
+"""Used in place of infinity, for which JAX raises an error under ``jax_debug_infs``."""
 
 
 @functools.cache
@@ -188,7 +189,7 @@ def _theta_shapes(config: CeloConfig) -> Any:
 
 
 def config_of(theta: Any) -> CeloConfig:
-    """The one of `CONFIGS` whose theta has these names and shapes; ValueError if there is none."""
+    """The one of `CONFIGS` whose theta has these names and shapes; raises ValueError if there is none."""
     return _common.config_that_fits(CONFIGS, theta, _theta_shapes, "celo")
 
 
@@ -216,24 +217,24 @@ def scale_by_celo(
         differentiated.
       num_steps: planned number of updates, at least 1; may be traced. Inside `optax.MultiSteps` that is the number of
         updates, not of gradients.
-      config: the architecture's configuration: what theta came with. ``None`` for the one of `CONFIGS` that theta fits.
+      config: the config that theta belongs to. ``None`` for the one of `CONFIGS` that theta fits.
       accumulator_dtype: dtype in which moments are kept; arithmetic is in float32. bfloat16 halves the state and is rounded
         to stochastically (see `celo_core.accumulators.store`); float16 underflows.
       task_embedding: what `celo_core.task_embedding` returned, for a config whose scheduler reads it; others ignore it.
-      num_stacked_axes: how many leading axes of each leaf are a stack of tensors, as those that a scan over layers makes:
+      num_stacked_axes: how many leading axes of each leaf are a stack of tensors, such as the layers of a scan over layers:
         ``None`` for none, a number for all leaves, a tree of numbers like the parameters or a prefix of one, or a function
         from the parameters to such a tree. Each tensor of a stack gets the step that it would get as a leaf of its own.
       implementation: ``"xla"``, which runs everywhere; ``"pallas"``, kernels for CUDA GPUs, which falls back to XLA with a
-        warning that says why; or ``"auto"``: Pallas where it is the faster one.
+        warning that says why; or ``"auto"``: Pallas where it is faster.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params`` and the keyword ``value``, the loss, a real
-      scalar. Where theta and config do not read the loss (no scheduler, or one that is linear and whose weights of the loss
-      are all 0) ``value`` may be left out, and is ignored.
+      scalar. If theta and config do not read the loss (no network in the scheduler, or a linear one whose weights of the loss
+      are all 0), ``value`` may be left out, and is ignored.
 
     Raises:
-      ValueError: theta does not fit the config, or none of `CONFIGS`; num_steps is less than 1, a task embedding is missing or
-        misshapen, or an implementation is unknown.
+      ValueError: theta does not fit the config, or any of `CONFIGS`; num_steps is less than 1, a task embedding is missing or
+        has another shape, or an implementation is unknown.
     """
     config = config_of(theta) if config is None else config
     arrays = checks.check_theta(theta, _theta_shapes(config), "celo")
@@ -292,7 +293,7 @@ def _scheduling(config: CeloConfig, theta: Any, arrays: Any, num_steps: Any, tas
 
 
 def _split(controls: Any, scale_floor: Array | None) -> tuple[Array | None, dict[str, Any]]:
-    """The multiplier of all tensors, if there is one, and what each has of its own."""
+    """The multiplier that all tensors share, if there is one, and the per-tensor values."""
     own: dict[str, Any] = {} if scale_floor is None else {"scale_floor": scale_floor}
     if controls is None:
         return None, own
@@ -325,22 +326,21 @@ def celo(
 ) -> optax.GradientTransformationExtraArgs:
     """The Celo optimizer: no learning rate, only the planned number of steps.
 
-    With the weights in celo-zoo steps decay to 0 at ``num_steps``, and after that nothing moves. To go on, build the optimizer
-    anew with a larger ``num_steps`` and keep the state; with other weights steps after ``num_steps`` are what the scheduler
-    says, which has seen little of that in meta-training.
+    With the weights of celo-zoo, steps decay to 0 at ``num_steps``, and the parameters do not change after that. To continue,
+    build the optimizer anew with a larger ``num_steps`` and keep the state. With other weights, steps after ``num_steps`` are
+    those of the scheduler, which was hardly trained on them.
 
     Args:
       theta: meta-parameters, e.g. the first of ``theta, config = celo_zoo.load("celo")``.
       num_steps: planned number of updates, at least 1; may be traced. Inside `optax.MultiSteps` that is the number of
         updates, not of gradients.
       weight_decay: fraction of each parameter that is subtracted per step (what AdamW calls learning rate times weight
-        decay) at the height of the schedule; it follows the decay of the scheduler's prior, and ends with it.
+        decay) at the start of the schedule; it follows the decay of the scheduler's prior, and ends with it.
       mask: which leaves decay: a tree of booleans or a function of the parameters, as in `optax.adamw`.
-      step_multiplier: what each step, weight decay included, is multiplied by: a number, or a function of the steps taken, such
-        as Optax's schedules. 1 is what was learned; smaller numbers are for trainings that go unstable and for networks
-        that are trained already.
-      config: the architecture's configuration: what theta came with. ``None`` for the one of `CONFIGS` that theta fits, which
-        is right for theta of celo-zoo; of theta of your own a config with other constants would not be told.
+      step_multiplier: factor on each step, weight decay included: a number, or a function of the steps taken, such as Optax's
+        schedules. 1 is the learned step size; smaller numbers are for unstable trainings and for fine-tuning.
+      config: the config that theta belongs to. ``None`` for the one of `CONFIGS` that theta fits, which is right for theta of
+        celo-zoo; pass that of your own theta, since constants other than the defaults cannot be inferred from its shapes.
       accumulator_dtype: dtype in which moments are kept.
       task_embedding: what `celo_core.task_embedding` returned, for a config whose scheduler reads it; others ignore it.
       num_stacked_axes: see `scale_by_celo`.
@@ -355,13 +355,18 @@ def celo(
     Example:
       >>> import jax, jax.numpy as jnp, optax
       >>> from celo_core import Celo, celo
-      >>> theta = Celo().init(jax.random.key(0))  # or theta, config = celo_zoo.load("celo")
+      >>> theta = Celo().init(jax.random.key(0))  # random; for trained weights see below
       >>> tx = celo(theta, num_steps=100)
       >>> params = {"w": jnp.ones((3, 2))}
       >>> state = tx.init(params)
       >>> loss, grads = jax.value_and_grad(lambda p: jnp.sum(p["w"] ** 2))(params)
       >>> updates, state = tx.update(grads, state, params, value=loss)
       >>> params = optax.apply_updates(params, updates)
+
+      With the weights of celo-zoo::
+
+        theta, config = celo_zoo.load("celo")
+        tx = celo_core.celo(theta, num_steps=100)
     """
     config = config_of(theta) if config is None else config
     direction = scale_by_celo(

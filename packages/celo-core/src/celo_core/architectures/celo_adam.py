@@ -77,7 +77,7 @@ class CeloAdam:
 
     @property
     def reads_task_embedding(self) -> bool:
-        """Whether ``build`` is to be given a task embedding."""
+        """Whether ``build`` needs a task embedding."""
         return self.config.scheduler.reads_task_embedding
 
     def init(self, key: Array) -> dict[str, Any]:
@@ -93,10 +93,10 @@ class CeloAdam:
 LINEAR = CeloAdamConfig(
     scheduler=SchedulerConfig(inputs=(Time(), Loss(), Horizon()), network=Linear(), prior=Cosine(peak=0.1))
 )
-"""A linear scheduler under a cosine decay, which reads the length of training too: the config of "celo_adam" in celo-zoo."""
+"""A linear scheduler on a cosine decay that also reads the length of training: the config of "celo_adam" in celo-zoo."""
 
 CONFIGS: Mapping[str, CeloAdamConfig] = MappingProxyType({"the paper's": CeloAdamConfig(), "LINEAR": LINEAR})
-"""Those that `celo_adam` tells by theta."""
+"""The configs that `celo_adam` recognises by the shapes of theta."""
 
 
 @functools.cache
@@ -105,7 +105,7 @@ def _theta_shapes(config: CeloAdamConfig) -> Any:
 
 
 def config_of(theta: Any) -> CeloAdamConfig:
-    """The one of `CONFIGS` whose theta has these names and shapes; ValueError if there is none."""
+    """The one of `CONFIGS` whose theta has these names and shapes; raises ValueError if there is none."""
     return _common.config_that_fits(CONFIGS, theta, _theta_shapes, "celo_adam")
 
 
@@ -121,8 +121,8 @@ def scale_by_celo_adam(
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales gradients to Celo-Adam's step (to be subtracted from the parameters).
 
-    Arguments, treatment of non-finite numbers and errors are those of `celo_core.scale_by_celo`. Steps are elementwise, so that
-    ``num_stacked_axes`` changes nothing, and there is one ``implementation``.
+    Arguments, treatment of non-finite numbers and errors are those of `celo_core.scale_by_celo`. Steps are elementwise, so
+    ``num_stacked_axes`` has no effect, and there is one ``implementation``.
     """
     config = config_of(theta) if config is None else config
     arrays = checks.check_theta(theta, _theta_shapes(config), "celo_adam")

@@ -21,7 +21,7 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class MomentumSGDConfig:
-    """What theta begins as, and where gradients are clipped elementwise."""
+    """Initial values of theta, and the elementwise bound on gradients."""
 
     learning_rate: float = 0.01
     momentum: float = 0.9
@@ -43,7 +43,7 @@ class MomentumSGD(LearnedOptimizer):
     name = "momentum_sgd"
 
     def init(self, key: Array) -> dict[str, Any]:
-        """The config's numbers, a little different for each key."""
+        """The config's values with normal noise of standard deviation 0.1, in theta's units."""
         noise = 0.1 * jax.random.normal(key, (2,), jnp.float32)
         rate, logit = math.log(self.config.learning_rate), math.log(1 / (1 / self.config.momentum - 1))
         return {"update_rule": {"log_learning_rate": rate + noise[0], "momentum": logit + noise[1]}}
@@ -52,7 +52,7 @@ class MomentumSGD(LearnedOptimizer):
     def build(
         self, theta: Any, num_steps: Any, *, accumulator_dtype: Any = "float32", num_stacked_axes: Any = None
     ) -> optax.GradientTransformationExtraArgs:
-        """The optimizer; options as of `celo_core.celo`. The length of training changes nothing."""
+        """The whole optimizer; the options are those of `celo_core.celo`. ``num_steps`` has no effect on the steps."""
         checks.check_num_steps(num_steps)
         rule = checks.check_theta(theta, jax.eval_shape(self.init, jax.random.key(0)), self.name)["update_rule"]
 

@@ -5,7 +5,7 @@
     a = sum_k 10 w_k m_k / sqrt(v)
 
 with bias-corrected momenta and second moment. Every feature of the network is divided by its root mean square over the tensor, so
-that the network alone cannot take smaller steps where the gradient is mostly noise; the length of this direction tells.
+that the network alone cannot take smaller steps where the gradient is mostly noise. This direction gets shorter there.
 
 Source: Kingma and Ba, "Adam", arXiv 1412.6980, section 2.
 """
@@ -32,7 +32,7 @@ class Adam(ElementwiseDirection, type="adam"):
     """See the module; theta: ``{"kernel": (momenta, 1)}``."""
 
     def init(self, key: Array, moments: Moments) -> dict[str, Any]:
-        """Adam with the first momentum, and steps of some 3 % of the parameters: the network's are small against them."""
+        """Adam with the first momentum, and steps of some 3 % of the parameters: the network's are small compared with them."""
         del key
         first = [[3.0], *[[0.0]] * (len(moments.momentum_decays) - 1)]
         return {"kernel": jnp.array(first, jnp.float32)}
@@ -52,7 +52,7 @@ class Adam(ElementwiseDirection, type="adam"):
 def adam_direction(kernel: Array, values: features_lib.Values) -> Array:
     """``sum_k kernel[k] m_k / sqrt(v)``, float32 in the tensor's shape.
 
-    Not normalised over the tensor, as the features are: how long it is tells how much of the gradient is noise.
+    Unlike the features, it is not normalised over the tensor: the more of the gradient is noise, the shorter it is.
     """
     momenta = values.momenta
     total = first_layer(kernel, momenta, range(len(momenta)), 0)

@@ -1,8 +1,8 @@
-"""What a direction is: a kind of step, with meta-parameters of its own. The steps of an optimizer's directions add up.
+"""Base classes of directions: kinds of step with meta-parameters of their own. The steps of an optimizer's directions add up.
 
-There are two kinds. Elementwise ones (`celo_core.kernels.interface.Elementwise`) look at a parameter, its moments and statistics
+There are two kinds. Elementwise ones (`celo_core.kernels.interface.Elementwise`) read a parameter, its moments and statistics
 of its tensor, and run inside the fused kernels, in XLA and Pallas alike. Those per tensor (`celo_core.kernels.interface.PerTensor`)
-see whole tensors, run after the kernels, and may keep a state. A new direction is one file with a class of either kind.
+read whole tensors, run after the kernels, and may keep a state. A new direction is one file with a class of either kind.
 """
 
 import math
@@ -21,7 +21,7 @@ from celo_core.kernels.interface import Folded
 Array = jax.Array
 
 SCALE = 10.0
-"""Factor on the weights of the directions that are not a network's, so that a perturbation that suits the network's suits them."""
+"""Factor on the weights of directions without a network, so that perturbations of one size suit them and a network's weights."""
 
 ADAM_EPSILON = 1e-16
 """Added to the second moment under Adam's root; the square of its usual epsilon."""
@@ -33,20 +33,20 @@ class Direction(Part):
     group = "celo.directions"
 
     is_elementwise = True
-    """Whether it is of the first kind."""
+    """Whether it is elementwise."""
 
     def init(self, key: Array, moments: Moments) -> dict[str, Any]:
         """Random meta-parameters."""
         raise NotImplementedError
 
     def prepare(self, weights: dict[str, Any], moments: Moments, count: Array) -> Any:
-        """What the update takes of the meta-parameters in a step, with bias corrections after ``count`` steps, say."""
+        """The meta-parameters in the form that the update uses, e.g. with the bias corrections after ``count`` steps."""
         del moments, count
         return weights
 
 
 class ElementwiseDirection(Direction):
-    """Defaults of a `celo_core.kernels.interface.Elementwise`: without statistics, and with weights as they are."""
+    """Defaults of a `celo_core.kernels.interface.Elementwise`: no statistics, and the weights unchanged."""
 
     def num_statistics(self, moments: Moments, kinds: Sequence[Kind]) -> int:
         """See `celo_core.kernels.interface.Elementwise`."""
@@ -71,6 +71,6 @@ class ElementwiseDirection(Direction):
 
 
 def correction(decay: float, count: Array) -> Array:
-    """What a running mean that began at 0 is to be divided by, after ``count`` steps and one more."""
+    """Divisor of the bias correction of a running mean that began at 0, after ``count + 1`` steps."""
     steps = count.astype(jnp.float32) + 1.0
     return -jnp.expm1(steps * math.log(decay)) if decay > 0 else jnp.ones_like(steps)

@@ -39,7 +39,7 @@ class MLP(ElementwiseDirection, type="mlp"):
       features: feature groups in the order of the first layer's kernel rows.
       hidden_sizes: widths of the hidden layers.
       magnitude_scale: factor on the log-magnitude output.
-      bank: number of networks, of which a scheduler mixes one for each tensor (VeLO, arXiv 2211.09760); 1 for one for all.
+      bank: number of networks, which a scheduler mixes into one for each tensor (VeLO, arXiv 2211.09760); 1 for a single one.
 
     Raises:
       ValueError: unknown features, or no network.
@@ -61,13 +61,13 @@ class MLP(ElementwiseDirection, type="mlp"):
         return features_lib.num_features(self.features, len(moments.momentum_decays))
 
     def init(self, key: Array, moments: Moments) -> dict[str, Any]:
-        """Random weights, as flax draws them."""
+        """Random weights, by the default initialisers of flax."""
         network = PerParameterMLP(hidden_sizes=self.hidden_sizes, num_outputs=2)
         draw = lambda key: dict(network.init(key, jnp.zeros((self.num_features(moments),)))["params"])
         return draw(key) if self.bank == 1 else jax.vmap(draw)(jax.random.split(key, self.bank))
 
     def mix(self, weights: Any, control: Array) -> Any:
-        """The mixture of the bank's networks for each tensor; ``control``: float32 (*batch, bank), a share for each."""
+        """The mixture of the bank's networks for each tensor; ``control``: float32 (*batch, bank), the mixture weights."""
         axes = string.ascii_lowercase[: control.ndim - 1]
         return jax.tree.map(lambda x: jnp.einsum(f"{axes}z,z...->{axes}...", control, x), weights)
 
@@ -134,8 +134,8 @@ class MLP(ElementwiseDirection, type="mlp"):
     def _rank_one(self, kernel: Array, made: Array, rows: Sequence[int], factored: Any) -> list[Array]:
         """Each unit's part of the preactivation that depends on row, or column, features alone."""
         if kernel.ndim == 2 and reductions.on_one_cpu() and factored.size > reductions.LARGE:
-            # As one reduction: XLA would make plain sums one kernel with pass 2, and compute them for every parameter. That
-            # takes less time than one kernel more for small tensors alone.
+            # As one reduction: XLA would fuse plain sums into pass 2, and compute them for every parameter, which takes less
+            # time than one more kernel for small tensors only.
             part = kernel[np.asarray(rows)].reshape(len(rows), -1, *(1 for _ in made.shape[1:]))
             return list(jnp.sum(part * made[:, None], axis=0))
         return [first_layer(kernel, list(made), rows, unit) for unit in range(kernel.shape[-1])]

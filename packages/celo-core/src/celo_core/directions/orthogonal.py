@@ -1,8 +1,8 @@
 r"""The orthogonalised momentum: a direction of a matrix in which all its singular values are about 1.
 
 A gradient of a weight matrix has few large singular values and many small ones. A step along the polar factor
-:math:`U V^T` of the momentum :math:`U \Sigma V^T` moves as far along all of them. No network that looks at one parameter
-at a time, beside statistics of rows and columns, can find that direction.
+:math:`U V^T` of the momentum :math:`U \Sigma V^T` moves equally far along all of them. A network that reads one parameter
+at a time, and statistics of rows and columns, cannot find that direction.
 
 Source: Jordan et al., "Muon", 2024 (kellerjordan.github.io/posts/muon); Bernstein and Newhouse, arXiv 2409.20325.
 """
@@ -28,23 +28,23 @@ ITERATIONS = 5
 """Newton-Schulz iterations."""
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of X, X X^T X and (X X^T)^2 X: Muon's, which lift small singular values fast and leave all between 0.7 and 1.2."""
+"""Coefficients of X, X X^T X and (X X^T)^2 X: Muon's, which raise small singular values fast and leave all between 0.7 and 1.2."""
 
 WIDE = 2
-"""From this ratio of its sides on, a matrix is orthogonalised via its Gram matrix."""
+"""A matrix with at least this ratio of its sides is orthogonalised via its Gram matrix."""
 
 STACKED = 131_072
-"""Of stacked matrices, those of more elements are orthogonalised one by one."""
+"""Stacked matrices of more elements than this are orthogonalised one by one."""
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int] | None:
-    """How a tensor is seen as a matrix: consecutive axes are merged such that it is as square as can be.
+    """Shape of the matrix that a tensor is reshaped to: consecutive axes are merged so that it is as square as possible.
 
-    The kernel of a convolution, (height, width, inputs, outputs), is one of (height width inputs, outputs), and those of
-    attention, (width, heads, size) and (heads, size, width), are square.
+    The kernel of a convolution, (height, width, inputs, outputs), becomes (height * width * inputs, outputs), and those of
+    attention, (width, heads, size) and (heads, size, width), become square.
 
     Returns:
-      ``(rows, columns)``, or ``None`` where that leaves a vector, which has no direction but its own.
+      ``(rows, columns)``, or ``None`` where the result is a vector, which orthogonalisation only rescales.
     """
     if len(shape) < 2 or math.prod(shape) == 0:
         return None
@@ -54,17 +54,17 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int] | None:
 
 
 def orthogonalize(matrix: Array) -> Array:
-    """The polar factor of a matrix, nearly: its singular vectors with singular values between 0.7 and 1.2.
+    """The approximate polar factor of a matrix: its singular vectors with singular values between 0.7 and 1.2.
 
-    Those less than some thousandth of the Frobenius norm stay smaller; of zeros it is zeros.
+    Singular values of less than about a thousandth of the Frobenius norm stay smaller. A matrix of zeros gives zeros.
 
     Args:
       matrix: float32 (..., m, n).
 
     Returns:
-      float32 (..., m, n), whatever the matrix was multiplied by.
+      float32 (..., m, n), independent of the scale of the matrix.
     """
-    # In two steps, since the squares of small numbers are 0 in float32.
+    # Normalised in two steps, since squares of small numbers underflow to 0 in float32.
     x = matrix / jnp.maximum(jnp.max(jnp.abs(matrix), axis=(-1, -2), keepdims=True), np.finfo(np.float32).tiny)
     x = x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=(-1, -2), keepdims=True), 1e-12))
     return _iterate_gram(x) if max(x.shape[-2:]) >= WIDE * min(x.shape[-2:]) else _iterate(x)
@@ -77,27 +77,27 @@ def _gram(x: Array, **options: Any) -> Array:
 
 
 def _times(gram: Array, x: Array, **options: Any) -> Array:
-    """A polynomial of what `_gram` returns times the matrix, on the side that fits."""
+    """The product of a polynomial in the Gram matrix of `_gram` and the matrix, on the side that fits."""
     return jnp.matmul(*((x, gram) if x.shape[-2] > x.shape[-1] else (gram, x)), **options)
 
 
 def _iterate(x: Array) -> Array:
-    """The iteration on a matrix itself, which bears half precision and TF32."""
+    """The iteration on a matrix itself, which tolerates half precision and TF32."""
     first, third, fifth = COEFFICIENTS
 
     def once(_: Any, x: Array) -> Array:
         gram = _gram(x)
         return first * x + _times(third * gram + fifth * gram @ gram, x)
 
-    # A loop: a fifth of the products to be compiled.
+    # As a loop, a fifth of the products is compiled.
     return jax.lax.fori_loop(np.int32(0), np.int32(ITERATIONS), once, x)
 
 
 def _iterate_gram(x: Array) -> Array:
-    """The same by the Gram matrix alone: ``x`` is multiplied twice in all, in place of ten times.
+    """The same iteration on the Gram matrix: ``x`` is multiplied twice in all, instead of ten times.
 
-    Every iterate is a polynomial of the first one's Gram matrix, times ``x``. Rounding may give the Gram matrix eigenvalues
-    below 0, which the iteration blows up by twelve each time: harmless from 1e-7 on, not from TF32's 1e-3.
+    Every iterate is a polynomial in the first one's Gram matrix, times ``x``. Rounding may give the Gram matrix eigenvalues
+    below 0, which each iteration multiplies by twelve: harmless if they begin at 1e-7, but not at TF32's 1e-3.
     """
     exact = jax.lax.Precision.HIGHEST
     product = lambda a, b: jnp.matmul(a, b, precision=exact)
@@ -141,9 +141,9 @@ class Prepared(NamedTuple):
     """Meta-parameters in a step, with their factor and bias corrections.
 
     Attributes:
-      shares: float32 (1 + momenta,), of the gradient and of each momentum in what is orthogonalised.
-      root: float32 (), on the root mean square of the first momentum over the root of the second moment.
-      length: float32 (2,), constant part of the length and that which is proportional to this root mean square.
+      shares: float32 (1 + momenta,), weights of the gradient and of each momentum in the matrix that is orthogonalised.
+      root: float32 (), factor on the root mean square of the first momentum over the root of the second moment.
+      length: float32 (2,), the constant part of the length and the part proportional to this root mean square.
     """
 
     shares: Array
@@ -156,7 +156,7 @@ class Orthogonal(Direction, type="orthogonal"):
     """The orthogonalised momentum of matrices, with learned shares of the momenta and a learned length.
 
     ``o = 10 (u_0 + u_1 r) sqrt(max(m, n)) orthogonalize(c_0 g + sum_k c_k m_k)``, with bias-corrected momenta and r the root
-    mean square of ``m_0 / sqrt(v)``: how sure the gradient's signs are. theta: ``{"momentum": c, "length": u}``.
+    mean square of ``m_0 / sqrt(v)``, large where gradients keep their signs. theta: ``{"momentum": c, "length": u}``.
     """
 
     is_elementwise = False
@@ -180,7 +180,7 @@ class Orthogonal(Direction, type="orthogonal"):
         """It keeps none."""
 
     def applies(self, shape: Sequence[int]) -> bool:
-        """To matrices, see `matrix_shape`."""
+        """True for matrices, see `matrix_shape`."""
         return matrix_shape(shape) is not None
 
     def statistic(self, values: features_lib.Values) -> Array:
@@ -202,7 +202,7 @@ class Orthogonal(Direction, type="orthogonal"):
 
 
 def _one_by_one(matrices: Array) -> Array:
-    """`orthogonalize`; of many large matrices on one device one at a time, so that its temporaries are those of one."""
+    """`orthogonalize`; many large matrices on one device one at a time, so that temporary arrays are those of one."""
     count, rows, columns = matrices.shape
     if count == 1 or rows * columns <= STACKED or not reductions.on_one_device():
         return orthogonalize(matrices)

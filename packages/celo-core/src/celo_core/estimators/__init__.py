@@ -30,4 +30,4 @@ from celo_core.estimators.resume import ResumeBuffer as ResumeBuffer
 from celo_core.estimators.truncated_backprop import TruncatedBackprop as TruncatedBackprop
 
 ESTIMATORS: Mapping[str, Any] = MappingProxyType(Estimator.kinds)
-"""Estimators by type: those here, and those of other packages that were asked for."""
+"""Estimators by type: those here, and those of other packages that have been imported."""

@@ -16,12 +16,12 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class DecayingSigma:
-    """A schedule from ``first`` to ``last`` by the same factor in every estimate.
+    """An exponential decay from ``first`` to ``last``: by the same factor in every estimate.
 
     Attributes:
       first: standard deviation in the first estimate.
-      last: after ``estimates`` of them, and from then on in the same proportion.
-      estimates: ``None`` for as many as a phase of meta-training has iterations.
+      last: standard deviation after ``estimates`` estimates; the decay goes on at the same rate after that.
+      estimates: number of estimates; ``None`` for as many as a phase of meta-training has iterations.
     """
 
     first: float
@@ -35,18 +35,18 @@ class DecayingSigma:
     def __call__(self, estimates: Any) -> Any:
         """Sigma after a number of estimates, float32 ()."""
         if self.estimates is None:
-            raise ValueError("sigma decays over a number of estimates that was not told: give it.")
+            raise ValueError("DecayingSigma has no number of estimates over which to decay: pass estimates=.")
         return optax.exponential_decay(self.first, self.estimates, self.last / self.first)(estimates)
 
 
 Sigma = float | DecayingSigma | Callable[[Any], Any]
-"""Standard deviation of perturbations: a number, or a schedule of the number of estimates done, as Optax's are."""
+"""Standard deviation of perturbations: a number, or a schedule, i.e. a function of the number of estimates so far."""
 
 
 def check_sigma(sigma: Sigma) -> None:
-    """Raises ValueError unless sigma is positive (of a schedule, the first value is looked at)."""
+    """Raises ValueError unless sigma is positive (of a schedule, the first value is checked)."""
     if isinstance(sigma, DecayingSigma):
-        return  # which has looked at itself
+        return  # checked in its constructor
     first = float(sigma(0)) if callable(sigma) else sigma
     if not first > 0:
         raise ValueError(f"sigma, the standard deviation of the perturbations, must be > 0, not {first}.")
@@ -79,7 +79,7 @@ def es_gradient(loss_difference: Array, perturbation: Theta, sigma: Any) -> Thet
 
 @dataclasses.dataclass(frozen=True)
 class AntitheticSettings:
-    """What evolution strategies are given beside the fields of every estimator; to stand before its base among the bases.
+    """Fields of evolution strategies in addition to those of every estimator; a mix-in, to be listed before the base class.
 
     Attributes:
       num_pairs: antithetic pairs, each a problem of its own.
@@ -104,7 +104,7 @@ class AntitheticSettings:
 
 @dataclasses.dataclass(frozen=True)
 class AntitheticWindows(AntitheticSettings, TruncatedEstimator):
-    """Evolution strategies on truncated unrolls; fields: see the two classes that it is made of."""
+    """Evolution strategies on truncated unrolls; fields: see the two base classes."""
 
     @property
     def inner_steps(self) -> int:

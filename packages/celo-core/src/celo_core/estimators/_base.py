@@ -1,4 +1,4 @@
-"""What all estimators are: configs that are bound to an architecture and a family of problems."""
+"""Base class of estimators: configs that are bound to an architecture and a family of problems."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ Bound = TypeVar("Bound", bound="Estimator")
 
 
 class Estimator(Part):
-    """A `celo_core.GradientEstimator` as a part of a config, which tells all but the architecture and the problems."""
+    """A `celo_core.GradientEstimator` as a config, of everything but the architecture and the problems."""
 
     group = "celo.estimators"
 
@@ -20,15 +20,15 @@ class Estimator(Part):
         raise ValueError(f"the estimator {self.type} has no truncation, so it cannot have a schedule of truncations.")
 
     def bind(self: Bound, architecture: LearnedOptimizer, family: TaskFamily, **changes: Any) -> Bound:
-        """The same estimator of an architecture's meta-gradient on a family; ``changes`` are fields as of its class.
+        """The same estimator for an architecture's meta-gradient on a family; ``changes`` are new values of its other fields.
 
         Raises:
-          ValueError: the family lacks what it needs, or the changed fields make no sense.
+          ValueError: the family lacks held-out data that it needs, or the new values are invalid.
         """
         return dataclasses.replace(self, architecture=architecture, family=family, **changes)  # type: ignore[type-var]
 
 
 def unbound(what: str) -> Any:
-    """A field that is given by `Estimator.bind`, or as an argument, and is no part of the config."""
+    """A field that is set by `Estimator.bind`, or as an argument, and is not part of the config."""
     del what
     return dataclasses.field(default=None, metadata={"json": False})

@@ -26,7 +26,7 @@ OBJECTIVES = ("mean", "last")
 
 
 class FullState(NamedTuple):
-    """Nothing is carried between estimates but the problems' numbers; leaves have a leading axis over problems.
+    """Only the problems' numbers are carried between estimates; leaves have a leading axis over problems.
 
     Attributes:
       index: the problem's number, int32.
@@ -78,7 +78,7 @@ class FullUnrollEstimator(Estimator, abc.ABC):
 
     @abc.abstractmethod
     def _gradient(self, key: Array, theta: Theta, state: FullState, data: Any) -> tuple[Theta, Array, Window]:
-        """One problem's gradient, meta-losses by member, and what its unroll gave."""
+        """One problem's gradient, meta-losses by member, and the results of its unroll."""
 
     def check(self, data: Any) -> None:
         """Raises ValueError if the family's loss on ``data`` is not a finite scalar at initialisation."""
@@ -93,7 +93,7 @@ class FullUnrollEstimator(Estimator, abc.ABC):
     def estimate(
         self, key: Array, theta: Theta, state: FullState, data: Any
     ) -> tuple[tuple[Theta, Array, dict[str, Array]], FullState]:
-        """One whole life of new problems; arguments and results as for estimators on truncated unrolls."""
+        """One whole trajectory of new problems; arguments and results as for estimators on truncated unrolls."""
 
         def one(state: FullState) -> tuple[Theta, Array, dict[str, Array]]:
             gradient, losses, unroll = self._gradient(jax.random.fold_in(key, state.index), theta, state, data)

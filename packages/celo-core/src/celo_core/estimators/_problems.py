@@ -1,4 +1,4 @@
-"""Inner problems that live through windows of steps: what the estimators on truncated unrolls share."""
+"""Inner problems that are unrolled in windows of steps: what the estimators on truncated unrolls share."""
 
 import abc
 import dataclasses
@@ -25,15 +25,15 @@ class ProblemState(NamedTuple):
     """Problems in progress; every leaf has a leading axis over problems.
 
     Attributes:
-      index: the problem's number, int32 (it makes the problem's random numbers its own, on however many devices).
+      index: the problem's number, int32 (it seeds the problem's random numbers, independently of the number of devices).
       estimates: estimates that it has taken part in, int32.
       config: task config.
-      trainee: the networks, with a second axis over members: (+, -) for an antithetic pair whose members go on with
+      trainee: the networks, with a second axis over members: (+, -) for an antithetic pair whose members continue with
         perturbations of their own, else one.
       step: inner steps taken, int32.
       length: inner steps until the problem ends, int32.
-      memory: what the estimator remembers from window to window, like theta; ``None`` if nothing.
-      task_embedding: of the problem, float32, made in its first window; ``None`` where the architecture does not read it.
+      memory: what the estimator keeps from window to window, like theta; ``None`` if nothing.
+      task_embedding: of the problem, float32, computed in its first window; ``None`` if the architecture does not read it.
       snapshots: of a `ResumeBuffer`; ``None`` without one.
     """
 
@@ -49,7 +49,7 @@ class ProblemState(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What a window of one problem's steps gave.
+    """Results of a window of one problem's steps.
 
     Attributes:
       losses: normalised meta-losses, weighted, float32 (steps, members).
@@ -73,7 +73,7 @@ class Problems:
     """Problems under a learned optimizer: how they begin, go through a window of steps, and end.
 
     A problem that ends within a window is masked for the rest of it, and a new one begins with the next window.
-    All members of a problem see the same initialisation, batches and keys.
+    All members of a problem share the initialisation, batches and keys.
     """
 
     architecture: LearnedOptimizer
@@ -100,7 +100,7 @@ class Problems:
         return state if self.resume is None else state._replace(snapshots=self.resume.empty(state))
 
     def renew(self, key: Array, thetas: Theta, state: ProblemState, memory: Any, data: Any) -> ProblemState:
-        """A new problem, with new memory, in place of one that has ended; made ready for its next window."""
+        """A new problem, with new memory, in place of one that has ended; prepared for its next window."""
         key_fresh, key_resume, key_embed = (jax.random.fold_in(key, number) for number in range(3))
         ended = state.step >= state.length
         fresh = self.begin(key_fresh, state.index, state.estimates, thetas, memory)
@@ -137,7 +137,7 @@ class Problems:
         before = state.trainee.params
         trainee, (losses, non_finite) = jax.lax.scan(body, state.trainee, (jax.random.split(key_steps, steps), mask))
         if self.late_weight:
-            # The middle of each step: steps of a whole life weigh 1 in the mean.
+            # At the middle of each step, so that the weights of a whole trajectory are 1 in the mean.
             life = (state.step + jnp.arange(steps, dtype=jnp.float32) + 0.5) / state.length
             losses = losses * ((1 + self.late_weight) * life**self.late_weight)[:, None]
         moved = jax.vmap(_relative_distance)(before, trainee.params) / steps
@@ -156,7 +156,7 @@ class Problems:
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedEstimator(Estimator, abc.ABC):
-    """What estimators on truncated unrolls have in common; each of them says what a window's gradient is.
+    """What estimators on truncated unrolls have in common; each of them defines the gradient of a window.
 
     Problems begin out of phase. Fields after the family are keywords.
 
@@ -167,11 +167,11 @@ class TruncatedEstimator(Estimator, abc.ABC):
       lengths: lengths of the problems.
       meta_loss: ``"training"``, the loss that a step descends, or ``"held_out"``, that of a batch of held-out data at the
         same parameters, for families that have it.
-      late_weight: k of the weight ``(1 + k) x^k`` of a loss after the part x of a problem's life, 1 in the mean: 0, as
-        published, minimises the mean loss of a training, more what a training ends with.
-      resume: lets some problems begin in the middle of an earlier life; by default none does.
+      late_weight: exponent k of the weight ``(1 + k) x^k`` of the loss at the fraction x of a problem's trajectory, 1 in the
+        mean: 0, as published, minimises the mean loss of a training; a larger k puts more weight on the losses at its end.
+      resume: lets some problems begin in the middle of an earlier trajectory; by default none does.
       clip_problem: largest norm of one problem's gradient before the mean over problems; by default there is none. It
-        bounds what a few chaotic problems do to the mean, at the price of a bias.
+        bounds the effect of a few chaotic problems on the mean, at the cost of a bias.
     """
 
     architecture: LearnedOptimizer = unbound("architecture")
@@ -216,11 +216,11 @@ class TruncatedEstimator(Estimator, abc.ABC):
 
     @abc.abstractmethod
     def _window(self, key: Array, theta: Theta, state: ProblemState, data: Any) -> tuple[Theta, Window, ProblemState]:
-        """One window of one problem: its gradient, what it gave, and the problem after it."""
+        """One window of one problem: its gradient, its results, and the problem after it."""
 
     @property
     def problems(self) -> Problems:
-        """The life of its problems."""
+        """How its problems begin, advance and end."""
         names = ("architecture", "family", "lengths", "meta_loss", "late_weight", "resume")
         return Problems(**{name: getattr(self, name) for name in names})
 
@@ -233,7 +233,7 @@ class TruncatedEstimator(Estimator, abc.ABC):
         checks.check_family(self.family, data)
 
     def init(self, key: Array, theta: Theta) -> ProblemState:
-        """Problems at random points of their lives (networks are new, but the count of steps is not zero)."""
+        """Problems at random points of their trajectories (networks are new, but the count of steps is not zero)."""
         thetas = jax.tree.map(lambda x: jnp.stack([x] * self.members), theta)
 
         def one(index: Array) -> ProblemState:
@@ -241,7 +241,7 @@ class TruncatedEstimator(Estimator, abc.ABC):
             estimates = jnp.zeros((), jnp.int32)
             state = self.problems.begin(key_fresh, index, estimates, thetas, self._initial_memory(key_memory, theta))
             remaining = jax.random.uniform(key_phase, dtype=jnp.float32) * state.length
-            # A shortened first life, so that later resets are spread evenly over time.
+            # A shortened first trajectory, so that later resets are spread evenly over time.
             return state._replace(length=jnp.maximum(1, remaining.astype(jnp.int32)))
 
         return jax.vmap(one)(jnp.arange(self.num_problems, dtype=jnp.int32))
@@ -278,7 +278,7 @@ class TruncatedEstimator(Estimator, abc.ABC):
 
 
 def check_settings(family: TaskFamily | None, meta_loss: str, clip_problem: float | None) -> None:
-    """Raises ValueError for what no estimator takes."""
+    """Raises ValueError for settings that no estimator supports."""
     checks.check_choice("meta_loss", meta_loss, META_LOSSES)
     if family is not None and meta_loss == "held_out" and not family.has_held_out:
         raise ValueError(

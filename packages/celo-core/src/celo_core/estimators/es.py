@@ -5,10 +5,10 @@ window, the pair's gradient is ::
 
     (L+ - L-) / (2 sigma^2) * e
 
-The next window goes on from the network that ``theta + e`` has trained.
+The next window continues from the network that ``theta + e`` has trained.
 
-Bias: estimates the gradient of the smoothed window loss for a network that is given: how theta led to that network is
-left out, which favours short horizons (Wu, Ren, Liao, Grosse, "Understanding short-horizon bias in stochastic
+Bias: estimates the gradient of the smoothed window loss for a fixed initial network: theta's influence on that network is
+ignored, which favours short horizons (Wu, Ren, Liao, Grosse, "Understanding short-horizon bias in stochastic
 meta-optimization", arXiv 1803.02021). Variance: that of one window, the lowest of the evolution strategies; proportional
 to the number of meta-parameters and, once losses are locally linear in theta, independent of sigma.
 

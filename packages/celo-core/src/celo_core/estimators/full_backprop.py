@@ -3,9 +3,9 @@
 The exact gradient of the mean or the last loss of a training, from initialisation to end, with respect to theta.
 
 Bias: none. Variance: that of the problems and batches alone where the unroll is well behaved. Where it is chaotic the
-gradient grows exponentially with the number of steps and says nothing about the meta-loss on any scale that matters
-(Metz, Freeman, Schoenholz, Kachman, "Gradients are Not All You Need", arXiv 2111.05803): it is the yardstick for the other
-estimators on short unrolls, seldom the one to train with.
+gradient grows exponentially with the number of steps and no longer describes the meta-loss on any relevant scale
+(Metz, Freeman, Schoenholz, Kachman, "Gradients are Not All You Need", arXiv 2111.05803): it is a reference for the other
+estimators on short unrolls, and seldom suited for meta-training.
 
 Cost: several times that of the unroll, and memory for the networks of all steps; the rest is recomputed.
 

@@ -7,9 +7,9 @@ L+- the mean or the last loss, the pair's gradient is ::
 
 or, with ``sign_delta``, ``sign(L+ - L-) * sign_delta / (2 sigma^2) * e``.
 
-Bias: none for the gradient of the smoothed meta-loss. The sign makes it one: the direction is then that of a vote of the
-problems, each counting the same whatever the size of its difference, and its length means nothing. Variance: as that of
-noise-reuse ES over a whole life; one estimate takes a whole unroll, and a theta that has moved on is not mixed in.
+Bias: none for the gradient of the smoothed meta-loss. With the sign there is one: every problem votes for a direction with
+the same weight, whatever the size of its difference, and the length of the result has no meaning. Variance: as that of
+noise-reuse ES over a whole trajectory; one estimate takes a whole unroll, during which theta does not change.
 
 Source: Salimans, Ho, Chen, Sidor, Sutskever, "Evolution Strategies as a Scalable Alternative to Reinforcement Learning",
 arXiv 1703.03864; for learned optimizers Metz et al., "VeLO", arXiv 2211.09760, where the sign and the last loss are used.
@@ -35,8 +35,8 @@ class FullES(AntitheticSettings, FullUnrollEstimator, type="full_es"):
     """Full-unroll ES; a `celo_core.protocols.GradientEstimator`.
 
     Attributes:
-      sign_delta: if given, loss differences count as this number with their sign; e.g. sigma, for a gradient of the order
-        of one. For the others see `AntitheticSettings` and `FullUnrollEstimator`.
+      sign_delta: if given, loss differences are replaced by this number with their sign; e.g. sigma, for a gradient of the
+        order of one. For the others see `AntitheticSettings` and `FullUnrollEstimator`.
     """
 
     sign_delta: float | None = None

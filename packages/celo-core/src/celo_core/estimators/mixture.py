@@ -17,8 +17,9 @@ Array = jax.Array
 class MeanOfEstimators:
     """A `celo_core.protocols.GradientEstimator` whose gradient is the weighted mean of others', for one theta.
 
-    Bias and variance are those of the parts: the mean is unbiased for the weighted mean of what they estimate. Families of
-    one shape belong into one family that picks among them (as celo-tasks' image families do), which is one program.
+    Bias and variance are those of the parts: the mean is unbiased for the weighted mean of what they estimate. Families whose
+    networks have the same shapes are better combined into one family that draws one of them per problem (as celo-tasks' image
+    families do), which compiles to one program.
 
     Attributes:
       estimators: the parts. Their ``data`` is a sequence of the same length.
@@ -45,7 +46,7 @@ class MeanOfEstimators:
 
     @property
     def num_problems(self) -> int:
-        """The largest number that divides the numbers of problems of all parts."""
+        """The greatest common divisor of the parts' numbers of problems."""
         return math.gcd(*(one.num_problems for one in self.estimators))
 
     @property

@@ -1,15 +1,15 @@
-"""Noise-reuse evolution strategies, also called ES-Single: one perturbation for the whole life of a problem.
+"""Noise-reuse evolution strategies, also called ES-Single: one perturbation for the whole trajectory of a problem.
 
 An antithetic pair draws ``e ~ N(0, sigma^2)`` when its problem begins and goes through all windows with ``theta +- e``.
 With L+- the mean loss over a window, the pair's gradient is ::
 
     (L+ - L-) / (2 sigma^2) * e
 
-Bias: none for the sum over windows of the gradients of the (smoothed) window losses, as PES; a theta that moves between
-windows adds one that vanishes with the meta learning rate. Variance: of one window's gradient at most that of PES
+Bias: none for the sum over windows of the gradients of the (smoothed) window losses, as PES; changes of theta between
+windows add a bias that vanishes with the meta learning rate. Variance: of one window's gradient at most that of PES
 (with ``g_v`` the influence of window v on this one, ``|sum g_v|^2`` in place of ``w sum |g_v|^2`` in window w: much less where
-early windows have lost their influence, the same where all have the same). The windows of a life share their noise, so a
-mean over a life gains less from averaging than that of PES.
+early windows have lost their influence, the same where all have the same). The windows of a trajectory share their noise, so
+averaging over a trajectory reduces the variance less than with PES.
 
 Sources: Li, Swersky, Zemel, Metz, "Noise-Reuse in Online Evolution Strategies", arXiv 2304.12180; Vicol,
 "Low-Variance Gradient Estimation in Unrolled Computation Graphs with ES-Single", arXiv 2304.11153.

@@ -1,12 +1,12 @@
 """Persistent evolution strategies (PES) with antithetic pairs.
 
-The unroll of an inner problem is cut into windows. In window w a pair of unrolls, each going on from its own network,
+The unroll of an inner problem is cut into windows. In window w a pair of unrolls, each from its own network,
 continues with ``theta +- e_w``, ``e_w ~ N(0, sigma^2)``. With L+- the mean loss over the window, the pair's gradient is ::
 
     (L+ - L-) / (2 sigma^2) * (e_1 + ... + e_w)
 
 Bias: none for the sum over windows of the gradients of the (smoothed) window losses with respect to a theta that is
-shared by all windows; theta moving between windows adds one that vanishes with the meta learning rate. Variance: grows
+shared by all windows; changes of theta between windows add a bias that vanishes with the meta learning rate. Variance: grows
 with the number of windows since the problem began, since every earlier perturbation adds its noise to the window's.
 
 Source: Vicol, Metz, Sohl-Dickstein, "Unbiased Gradient Estimation in Unrolled Computation Graphs with Persistent
@@ -59,8 +59,8 @@ def pair_gradient(
 class TruncatedPES(AntitheticWindows, type="pes"):
     """PES over truncated unrolls; a `celo_core.protocols.GradientEstimator`.
 
-    Fields: see `AntitheticSettings` and `TruncatedEstimator`. A schedule of sigma may change within a problem's life: the sum of
-    earlier perturbations is then rescaled, so that each counts with its own ``1 / sigma^2``.
+    Fields: see `AntitheticSettings` and `TruncatedEstimator`. A schedule of sigma may change it within a problem's trajectory: the
+    sum of earlier perturbations is then rescaled, so that each is weighted with its own ``1 / sigma^2``.
     """
 
     members = 2

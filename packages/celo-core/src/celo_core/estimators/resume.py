@@ -1,9 +1,9 @@
-"""Resume buffers: problems that begin in the middle of an earlier life, for horizons too long to be lived through.
+"""Resume buffers: problems that begin in the middle of an earlier trajectory, for horizons too long to unroll every time.
 
-With horizons of tens of thousands of steps most windows would wait for a few long lives. A buffer keeps snapshots of
-networks on their way; some new problems begin from one. What happened before the snapshot is taken as given: estimators
-that follow theta's influence through a whole life (PES, noise-reuse ES) leave out its influence on the snapshot, which is
-a bias towards the rest of the life, and in return their variance no longer grows with the horizon.
+With horizons of tens of thousands of steps, few long trajectories would take up most windows. A buffer keeps snapshots of
+networks during training; some new problems begin from one. The snapshot is treated as a constant: estimators that follow
+theta's influence through a whole trajectory (PES, noise-reuse ES) ignore its influence on the snapshot, which is a bias
+towards the rest of the trajectory. In return their variance no longer grows with the horizon.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ class ResumeBuffer:
         return Snapshots._make((*blank, jnp.zeros((self.capacity,), bool)))
 
     def store(self, key: Array, state: Any, window: int) -> Snapshots:
-        """The buffer after a window, perhaps with a snapshot of the first member if a whole window of its life is left."""
+        """The buffer after a window, perhaps with a snapshot of the first member if it has a whole window left."""
         key_whether, key_where = jax.random.split(key)
         place = jax.random.randint(key_where, (), 0, self.capacity, jnp.int32)
         whether = jax.random.bernoulli(key_whether, self.rate) & (state.step + window <= state.length)
@@ -89,6 +89,6 @@ class ResumeBuffer:
         )
 
     def _taken(self, state: Any) -> tuple[Any, ...]:
-        """What a snapshot keeps."""
+        """The fields of a snapshot."""
         first = jax.tree.map(lambda x: x[0], state.trainee)
         return state.config, first, state.step, state.length, state.task_embedding

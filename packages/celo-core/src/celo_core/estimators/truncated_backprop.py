@@ -1,9 +1,9 @@
 """Truncated backpropagation through the unroll.
 
-The exact gradient of a window's mean loss with respect to theta, with the network at the window's start taken as given.
+The exact gradient of a window's mean loss with respect to theta, with the network at the window's start as a constant.
 
-Bias: how theta led to that network is left out, which favours short horizons (Wu, Ren, Liao, Grosse, arXiv 1803.02021), as
-for truncated ES. Variance: that of the problems and batches alone where the unroll is well behaved; where it is chaotic
+Bias: theta's influence on that network is ignored, which favours short horizons (Wu, Ren, Liao, Grosse, arXiv 1803.02021),
+as for truncated ES. Variance: that of the problems and batches alone where the unroll is well behaved; where it is chaotic
 (steps too large), gradients grow exponentially with the window (Metz et al., arXiv 1810.10180, section 3), and
 `clip_problem` and short windows are needed.
 

@@ -1,9 +1,9 @@
 """Many tensors as few batches: tensors of one shape are stacked, short vectors of various lengths are padded and packed.
 
-Compiling and launching cost per batch, not per tensor. Tensors that are large stay alone, since stacking would copy them.
+Compiling and launching then cost per batch, not per tensor. Large tensors are not stacked, since that would copy them.
 
-Where arrays may be sharded in ways that a trace cannot see, on several devices under automatic axes, every leaf stays alone:
-what is stacked is sharded alike, and a replicated leaf would come out as its sharded twin.
+On several devices under automatic axes, where shardings are unknown in a trace, every leaf is a batch of its own: stacked leaves
+are sharded alike, and a replicated leaf would get the sharding of another one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,20 +19,20 @@ from celo_core.kernels.interface import Accumulators, Batch, Leaf
 Array = jax.Array
 
 STACKED = 131_072
-"""Tensors of at most so many elements are stacked with those of the same shape."""
+"""Tensors of at most this many elements are stacked with those of the same shape."""
 
 PACKED = 4_096
-"""Vectors of at most so many elements are packed with those of other lengths."""
+"""Vectors of at most this many elements are packed with those of other lengths."""
 
 MERGED = 4_096
-"""Elements, padding among them, up to which batches of vectors of very different lengths are one."""
+"""Batches of vectors of very different lengths are merged up to this many elements, padding included."""
 
 BATCH = 524_288
-"""Elements of a batch of several leaves at most, which bounds what the copies take."""
+"""Maximum number of elements in a batch of several leaves, which bounds the memory of the copies."""
 
 
 def plan(leaves: Sequence[Leaf]) -> list[list[int]]:
-    """Which leaves make a batch together; every leaf is in one batch, in order of first appearance."""
+    """Indices of the leaves of each batch; every leaf is in one batch, in order of first appearance."""
     groups: dict[Any, list[int]] = {}
     for index, leaf in enumerate(leaves):
         groups.setdefault(_key(index, leaf), []).append(index)
@@ -40,7 +40,7 @@ def plan(leaves: Sequence[Leaf]) -> list[list[int]]:
 
 
 def _split(leaves: Sequence[Leaf], group: Sequence[int]) -> list[list[int]]:
-    """A group as batches of at most some `BATCH` elements, of equally many leaves where that can be: they are one program."""
+    """A group as batches of at most some `BATCH` elements, of equally many leaves if possible, since these share a program."""
     size = max(leaves[index].size for index in group)
     count = sum(leaves[index].count for index in group)
     batches = max(1, -(-size * count // BATCH))
@@ -50,7 +50,7 @@ def _split(leaves: Sequence[Leaf], group: Sequence[int]) -> list[list[int]]:
 
 
 def _merged(groups: Mapping[Any, list[list[int]]], leaves: Sequence[Leaf]) -> list[list[int]]:
-    """All batches; those of short vectors are put together while they are small: a program less to be compiled."""
+    """All batches; those of short vectors are merged while they are small, so that fewer programs are compiled."""
     merged: list[list[int]] = []
     last: dict[Any, list[int]] = {}
     for key, batches in groups.items():
@@ -68,7 +68,7 @@ def _merged(groups: Mapping[Any, list[list[int]]], leaves: Sequence[Leaf]) -> li
 
 
 def may_stack(leaf: Leaf) -> bool:
-    """Whether a leaf may be stacked with others: it lies whole on a device, or its sharding is known."""
+    """Whether a leaf may be stacked with others: it is not split over devices, or its sharding is known."""
     return leaf.sharding is not None or reductions.on_one_device()
 
 
@@ -114,7 +114,7 @@ def gather(leaves: Sequence[Leaf]) -> Batch:
     gradient, parameter, accumulators, states = jax.tree.map(together, *arrays)
 
     def by_tensor(leaf: Leaf) -> Any:
-        """What its tensors have of their own, along one axis."""
+        """Per-tensor values of a leaf, along one axis."""
         return jax.tree.map(lambda x: x.reshape(leaf.count, *x.shape[len(leaf.stack or ()) :]), dict(leaf.own))
 
     own = jax.tree.map(lambda *parts: jnp.concatenate(parts), *map(by_tensor, leaves))

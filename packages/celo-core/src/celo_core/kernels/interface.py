@@ -1,6 +1,6 @@
-"""What an implementation of the fused update takes and returns; `celo_core.kernels.xla` and ``pallas`` share it.
+"""Interface of the implementations of the fused update, `celo_core.kernels.xla` and ``pallas``.
 
-A batch is one tensor as it is, or some tensors of one shape stacked along a first axis. What is done to it is an `UpdateRule`:
+A batch is a single tensor, or several tensors of one shape stacked along a first axis. An `UpdateRule` defines its update:
 moments, and directions whose steps add up. Weights of a direction may differ from tensor to tensor (VeLO, arXiv 2211.09760,
 mixes a bank of networks for each), and since statistics are taken per element of the batch, an optimizer that normalises over
 the last two axes alone (Celo2, arXiv 2602.19142) makes the leading axes of a tensor part of the batch.
@@ -25,7 +25,7 @@ LARGEST_EXPONENT = 80.0
 """Upper bound on a learned log-magnitude: exp(80) is finite in float32."""
 
 LARGEST_PARAMETER = 1e15
-"""Bound on a parameter as the rule sees it: its square, summed over a tensor, is finite in float32."""
+"""Bound on a parameter as the rule reads it: its square, summed over a tensor, is finite in float32."""
 
 FULL_SIZE = (Kind.POINTWISE, Kind.FACTORED)
 ALL_KINDS = tuple(Kind)
@@ -36,8 +36,8 @@ class UpdateRule:
     """The static part of an update: ``scale * (sum of elementwise directions + sum of those per tensor)``.
 
     Attributes:
-      moments: what is kept.
-      elementwise: directions that are computed for each parameter on its own, from features and statistics of its tensor.
+      moments: running moments of the gradient.
+      elementwise: directions that are computed elementwise, from features and statistics of the tensor.
       per_tensor: directions of whole tensors, computed after the others.
       relative: whether steps are relative to each tensor's root mean square.
       step_scale: factor on every step.
@@ -50,7 +50,7 @@ class UpdateRule:
     step_scale: float = 1e-3
 
     def applying(self, shape: Sequence[int]) -> list[int]:
-        """Places of the directions per tensor that apply to tensors of a shape."""
+        """Indices of the directions per tensor that apply to tensors of a shape."""
         return [place for place, one in enumerate(self.per_tensor) if one.applies(shape)]
 
 
@@ -81,7 +81,7 @@ class Leaf:
       states: of the directions per tensor, as in `Batch`, (*stack, ...) each.
       own: as in `Batch`, (*stack, ...) each.
       stack: lengths of the leading axes that are a stack, or ``None`` for a single tensor.
-      sharding: what leaves must have in common to be stacked, where that is known; see `celo_core.sharding`.
+      sharding: key that leaves must share to be stacked, where known; see `celo_core.sharding`.
     """
 
     gradient: Any
@@ -118,8 +118,8 @@ class Batch(NamedTuple):
       mask: ``None``, or float32 (*batch, *s): 1 where there is an element and 0 in padding. Rank 1 only.
       stacked: 1 if there is a batch axis, else 0.
       states: of each direction per tensor a tree of arrays (*batch, *s), or ``None``.
-      own: what each tensor has of its own, float32 (*batch, ...): ``"scale_floor"``, which is added in quadrature to its root
-        mean square; ``"multiplier"``, on its steps; and by type of direction what that takes from the scheduler.
+      own: per-tensor values, float32 (*batch, ...): ``"scale_floor"``, which is added in quadrature to the root mean square;
+        ``"multiplier"``, a factor on the steps; and by type of direction its input from the scheduler.
     """
 
     gradient: Array
@@ -181,7 +181,7 @@ def full_size_values(moments: Moments, x: Operands) -> features_lib.Values:
         factors = [a * b for a, b in zip(x.row_factors, x.column_factors, strict=True)]
         momentum_factors = factors
     else:
-        # Padding has no moments; 1 keeps what is masked out later finite.
+        # Moments are 0 in padding; adding 1 keeps values finite there, until they are masked out.
         full = [wide(y) if x.mask is None else wide(y) + (1.0 - x.mask) for y in x.full]
         factors = [features_lib.safe_rsqrt(y + 1e-9) for y in full]
         momentum_factors = [jax.lax.rsqrt(y) for y in full]
@@ -224,7 +224,7 @@ class Folded(NamedTuple):
 
 
 class Elementwise(Protocol):
-    """A direction that is computed for each parameter on its own: in one pass with the others, and on pieces of a tensor."""
+    """A direction that is computed elementwise: in one pass with the others, and also on pieces of a tensor."""
 
     @property
     def type(self) -> str:
@@ -232,27 +232,27 @@ class Elementwise(Protocol):
         ...
 
     def num_statistics(self, moments: Moments, kinds: Sequence[Kind]) -> int:
-        """How many `statistics` there are."""
+        """Number of `statistics`."""
         ...
 
     def statistics(self, moments: Moments, values: features_lib.Values, kinds: Sequence[Kind]) -> list[Array]:
-        """What the means over each tensor are needed of: arrays of the tensor's shape, elementwise in ``values``.
+        """Arrays whose means over each tensor are needed: of the tensor's shape, elementwise in ``values``.
 
         Args:
           moments: of the rule.
-          values: what features are made of.
+          values: what features are computed from.
           kinds: kinds of features that have the tensor's shape.
         """
         ...
 
     def mix(self, weights: Any, control: Any) -> Any:
-        """Weights of each tensor, with leading axes (*batch,), from what the scheduler says of it."""
+        """Weights of each tensor, with leading axes (*batch,), from the scheduler's output for it."""
         ...
 
     def fold(
         self, moments: Moments, weights: Any, is_own: bool, means: Array, factored: Any, kinds: Sequence[Kind]
     ) -> Folded:
-        """Between the passes.
+        """Combines weights and statistics, between the two passes.
 
         Args:
           moments: of the rule.
@@ -278,11 +278,11 @@ class PerTensor(Protocol):
         ...
 
     def applies(self, shape: Sequence[int]) -> bool:
-        """Whether tensors of a shape have such a step."""
+        """Whether the direction applies to tensors of a shape."""
         ...
 
     def statistic(self, values: features_lib.Values) -> Array:
-        """What the mean over each tensor is needed of: an array of the tensor's shape, elementwise in ``values``."""
+        """An array whose mean over each tensor is needed: of the tensor's shape, elementwise in ``values``."""
         ...
 
     def step(
@@ -305,7 +305,7 @@ class PerTensor(Protocol):
 
 
 class Weights(NamedTuple):
-    """Meta-parameters of the directions of an `UpdateRule`, in their order, with bias corrections and the like in them."""
+    """Meta-parameters of the directions of an `UpdateRule`, in their order, with bias corrections and the like included."""
 
     elementwise: tuple[Any, ...]
     per_tensor: tuple[Any, ...] = ()
@@ -334,5 +334,5 @@ def cast_finite(step: Array, dtype: Any) -> Array:
 
 
 def expand(x: Array, ndim: int) -> Array:
-    """``x`` with axes of length one behind its own, until it has ``ndim`` (a scalar stays one)."""
+    """``x`` with trailing axes of length one, so that it has ``ndim`` axes (a scalar stays one)."""
     return x if x.ndim == 0 else x.reshape(x.shape + (1,) * (ndim - x.ndim))

@@ -1,4 +1,4 @@
-"""The fused update as two Pallas kernels for GPUs, in place and without an array of the parameters' size in between.
+"""The fused update as two Pallas kernels for GPUs, in place and without intermediate arrays of the parameters' size.
 
 The same two passes as `celo_core.kernels.xla`, and the same mathematics: the kernels apply its elementwise functions to
 tiles. Both compute the new moments from the old ones, so that those need not be written between the passes.
@@ -14,8 +14,8 @@ Together 72 to 76 bytes. Vectors keep their three factored moments in full, whic
 Sums are written per tile and added up by XLA, without atomics: the same input gives the same bits. Under `jax.vmap` each
 kernel gets one more axis of its grid. Derivatives are those of `celo_core.kernels.xla`, which then runs instead.
 
-Pallas is lowered through Triton, which JAX deprecates from 0.11 on: where it is missing, `supports` says so. This module
-imports Pallas, which takes a while: import it where it is used.
+Pallas is lowered through Triton, which JAX deprecates from 0.11 on: where it is missing, `supports` says so. Importing this
+module imports Pallas, which is slow: import it where it is used.
 """
 
 import functools
@@ -56,14 +56,14 @@ WARPS = 1
 """Warps of 32 threads per tile. One needs no shared memory and no barrier, neither to reduce nor to spread row factors."""
 
 DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
-"""What gradients, parameters and moments may be kept in."""
+"""Supported dtypes of gradients, parameters and moments."""
 
 
 def supports(batch: Batch) -> str | None:
-    """Why a batch should go to XLA instead: a sentence, or ``None`` if the kernels are right for it.
+    """The reason why a batch should be updated by XLA instead, in a sentence, or ``None`` if the kernels suit it.
 
-    On one device, or inside a `jax.shard_map` over all axes of its mesh; elsewhere an array may be sharded, and a kernel
-    would have it gathered. Whether there is a GPU is not looked at.
+    They do on one device, or inside a `jax.shard_map` over all axes of its mesh; elsewhere an array may be sharded, and a
+    kernel would gather it. Whether there is a GPU is not checked.
     """
     if triton is None:
         return "this version of JAX has no Triton back end of Pallas."
@@ -86,7 +86,7 @@ def update_batch(
     *,
     interpret: bool = False,
 ) -> xla.Results:
-    """One step of a batch of tensors, without the directions per tensor; else as `celo_core.kernels.xla.update_batch`.
+    """One step of a batch of tensors, without the directions per tensor; otherwise as `celo_core.kernels.xla.update_batch`.
 
     The moments are updated in place where their buffers are donated or not used again, and copied first elsewhere.
 
@@ -108,7 +108,7 @@ def update_batch(
 
 
 def _jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    """`jax.jvp` with respect to what has a tangent alone: a zero for the rest is not what all of JAX can transpose."""
+    """`jax.jvp` with respect to the arguments that have a tangent only: not all of JAX can transpose zeros for the rest."""
     treedef: Any
     flat, treedef = jax.tree.flatten(primals)
     moving = {
@@ -142,11 +142,11 @@ def _update_batch(
 
 
 class Inputs(NamedTuple):
-    """What both kernels read, as arrays seen by `Tiling`, as references to tiles of them, or as tiles.
+    """Inputs of both kernels, as arrays of the six axes of `Tiling`, as references to tiles of them, or as tiles.
 
     Attributes:
-      gradient, parameter: the raw ones.
-      accumulators: old moments of the tensor's shape; none others.
+      gradient, parameter: as they were passed.
+      accumulators: old moments of the tensor's shape only.
       mask: see `Batch`.
       row_factors, column_factors: see `Operands`.
       seed: uint32 (1,).
@@ -165,7 +165,7 @@ class Tiling(NamedTuple):
     """A batch as an array of six axes, cut into tiles along two of them.
 
     The axes are: batch; what precedes the two factored axes; the first of these; what is between them; the second; what
-    follows. No data move for that. A vector has the last axis only.
+    follows. The reshape moves no data. A vector has the last axis only.
 
     Attributes:
       shape: lengths of the six axes.
@@ -188,7 +188,7 @@ class Tiling(NamedTuple):
         return self.counts[::-1]
 
     def spec(self, shape: Sequence[int]) -> Any:
-        """Which tile of an array of six axes a kernel is given: axes of length one are broadcast."""
+        """The block specification of an array of six axes: axes of length one are broadcast."""
         whole = [length == full for length, full in zip(shape, self.shape, strict=True)]
         block: list[Any] = [None] * 6
         for axis in self.axes:
@@ -223,11 +223,11 @@ class Tiling(NamedTuple):
         return place
 
     def load(self, tree: Any) -> Any:
-        """Tiles from references to them; 0 where the array ends, which nothing that is summed or stored depends on."""
+        """Tiles from references to them; 0 past the end of the array, on which nothing that is summed or stored depends."""
         return jax.tree.map(lambda ref: _load(ref, self.inside(ref.shape)), tree)
 
     def store(self, tree: Any, tiles: Any) -> None:
-        """Writes tiles, as far as the array goes."""
+        """Writes tiles, up to the end of the array."""
         jax.tree.map(lambda ref, x: triton.store(ref, x, mask=self.inside(ref.shape)), tree, tiles)
 
 
@@ -261,7 +261,7 @@ def _tiling(batch: Batch, size: int) -> Tiling:
 
 
 def _power_of_two(x: int) -> int:
-    """The smallest power of two that is not smaller."""
+    """The smallest power of two that is at least ``x``."""
     return 1 << (x - 1).bit_length()
 
 
@@ -313,7 +313,7 @@ def _statistics(rule: UpdateRule, batch: Batch, inputs: Inputs, interpret: bool)
         _, x = _new(rule, tiling, refs)
         made = xla.statistics(rule, x, kinds)
         if rule.relative:
-            # On the GPU a NaN does not survive the bounds of `finite_parameter`: it must, to be seen in the step.
+            # On the GPU the bounds of `finite_parameter` remove a NaN, which must be kept to show in the step.
             made[-1] = jnp.where(x.parameter != x.parameter, x.parameter.astype(jnp.float32), made[-1])
         for index, y in enumerate(made):
             sums[index] = jnp.sum(jnp.sum(y, axis=0))  # the axis that lies within a thread first
@@ -336,7 +336,7 @@ def _update(
 ) -> tuple[Array, Accumulators]:
     """Pass 2: step and new moments of the tensor's shape, as arrays of six axes."""
     tiling, kinds = _tiling(batch, UPDATE_TILE), interface.kinds(batch)
-    # All with an axis for the batch, of length one where all tensors share what there is. No array has no other axis.
+    # All get an axis for the batch, of length one where all tensors share the values, and at least one more axis.
     beside = lambda tree: jax.tree.map(lambda x: x[None], tree)
     own = (folded.size[..., None], [one.own for one in folded.directions])
     scalars = (own if batch.stacked else beside(own), beside([one.shared for one in folded.directions]))
@@ -385,9 +385,9 @@ def _call(
     aliases: dict[int, int] | None = None,
     interpret: bool,
 ) -> Any:
-    """One kernel over a grid; all that depends on the version of JAX."""
+    """One kernel over a grid; the only place that depends on the version of JAX."""
     if reductions.is_manual():
-        # A scalar that depends on every input has the type of what varies over the mesh's axes as they do.
+        # A scalar that depends on every input varies over the same axes of the mesh as they do, by its type.
         leaves = jax.tree.leaves(arrays)
         kind = jax.typeof(sum(x[(0,) * x.ndim].astype(jnp.float32) for x in leaves))
         name = "manual_axis_type" if hasattr(kind, "manual_axis_type") else "vma"

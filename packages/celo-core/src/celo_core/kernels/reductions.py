@@ -1,12 +1,12 @@
-"""Sums over whole tensors of things computed on the way.
+"""Sums over whole tensors of elementwise functions of them.
 
-The statistics pass needs some twenty of them. On the GPU and for sharded arrays XLA's own reductions are right. On one
-CPU device they are not: a reduction to a scalar is a chain of dependent scalar additions, or a library call that wants its
-operands written out first. Two forms of the same sum are fast there, measured in docs/performance.md:
+The statistics pass needs some twenty of them. On the GPU and for sharded arrays XLA's own reductions are fast. On one
+CPU device they are not: a reduction to a scalar is a chain of dependent scalar additions, or a library call that needs its
+operands in memory. Two forms of the same sum are fast there, measured in docs/performance.md:
 
 - small tensors are cut along their first axis into up to eight parts that are added elementwise, which XLA fuses with
   what computes them and vectorises;
-- large tensors are gone through in blocks that stay in the cache, so that nothing of the tensor's size is ever written.
+- large tensors are processed in blocks that stay in the cache, so that nothing of the tensor's size is ever written.
 """
 
 import functools
@@ -28,10 +28,10 @@ BLOCK = 16_384
 """Elements of a block: 64 kB of each float32 array, so that some ten of them fit a core's second-level cache."""
 
 SMALL = 512
-"""Tensors of fewer elements are summed as they are: cutting them gains nothing."""
+"""Tensors of fewer elements are summed directly: cutting them is no faster."""
 
 LARGE = 2 * BLOCK
-"""Tensors of more elements are gone through in blocks."""
+"""Tensors of more elements are processed in blocks."""
 
 
 def is_manual() -> bool:
@@ -43,7 +43,7 @@ def is_manual() -> bool:
 def zeros_beside(arrays: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
     """Zeros whose type, inside a `jax.shard_map`, varies over the axes that any of ``arrays`` varies over.
 
-    A loop's carry must have the type of what the loop makes of it.
+    The initial carry of a loop must have the type of the carry that the loop returns.
     """
     zeros = jnp.zeros(shape, dtype)
     mesh = jax.sharding.get_abstract_mesh()
@@ -56,12 +56,12 @@ def zeros_beside(arrays: Any, shape: Sequence[int], dtype: Any = jnp.float32) ->
 
 
 def on_one_device() -> bool:
-    """Whether arrays lie whole on a device: there is one only, or each has its own part (`is_manual`)."""
+    """Whether arrays are not split over devices: there is only one, or each works on its own part (`is_manual`)."""
     return jax.device_count() == 1 or is_manual()
 
 
 def on_one_cpu() -> bool:
-    """Whether arrays lie whole on a CPU device."""
+    """Whether arrays are not split over devices, and on a CPU."""
     return jax.default_backend() == "cpu" and on_one_device()
 
 
@@ -84,19 +84,19 @@ def sums(function: Function, arrays: Any, shape: Sequence[int], stacked: int, ou
     if size > LARGE:
         return _blocked(function, arrays, shape, outputs)
     axis = next((axis for axis, length in enumerate(shape) if length > 1), 0)
-    # Parts of the few rows of a convolution's kernel would be written out.
+    # Parts of the few rows of a convolution's kernel would be written to memory.
     in_parts = _sum_in_parts if shape[axis] >= PARTS else lambda x, axis: jnp.sum(x)
     return _together([in_parts(x, axis) for x in function(arrays)])
 
 
 def _together(sums: Sequence[Array]) -> Array:
-    """Sums along a last axis; behind a barrier, since XLA would make one kernel of this and what computes them."""
+    """Sums stacked along a last axis; behind a barrier, since XLA would fuse the stacking with their computation."""
     return jnp.stack(jax.lax.optimization_barrier(list(sums)), axis=-1)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _sum_in_parts(x: Array, axis: int) -> Array:
-    """Sum of an array, ``axis`` cut into parts; under vmap a plain one, since many small arrays are a large one."""
+    """Sum of an array, ``axis`` cut into parts; under vmap a plain sum, since many small arrays make a large one."""
     total = jax.custom_batching.custom_vmap(lambda x: jnp.sum(_in_parts(x, axis)))
 
     @total.def_vmap
@@ -145,11 +145,11 @@ def one_by_one(function: Callable[[Any], Any], arrays: Any, results: Any) -> Any
 
 
 def indices(count: int) -> list[Array]:
-    """The numbers from 0 to ``count - 1``, each a uint32 scalar that XLA takes for data.
+    """The numbers from 0 to ``count - 1``, each a uint32 scalar that XLA does not treat as a constant.
 
-    Slices at fixed places are a kernel each, slices at such places one kernel for all of a shape, compiled once.
+    Slices at constant places compile to a kernel each; slices of one shape at these places share one kernel.
     """
-    # A loop that changes them twice: XLA knows nothing of its results. Counters it would make one number plus constants.
+    # A loop that changes them twice, whose results XLA cannot infer. It would turn counters into one number plus constants.
     numbers = [jnp.asarray(number, jnp.uint32) for number in range(count)]
     return jax.lax.fori_loop(np.int32(0), np.int32(2), lambda _, old: [n ^ np.uint32(1) for n in old], numbers)
 
@@ -157,8 +157,8 @@ def indices(count: int) -> list[Array]:
 def _loop(count: int, body: Callable[[Any, Any, Any], Any], arrays: Any, carry: Any) -> Any:
     """``carry = body(i, arrays, carry)`` for ``i`` from 0 to ``count - 1``.
 
-    16-bit floats among ``arrays`` go through the loop as if it changed them. Else XLA's CPU back end would convert them to
-    float32 before the loop, whole.
+    16-bit floats among ``arrays`` are carried through the loop as if it changed them. Otherwise XLA's CPU back end would
+    convert whole arrays to float32 before the loop.
     """
     treedef: Any
     leaves, treedef = jax.tree.flatten(arrays)
@@ -176,7 +176,7 @@ def _loop(count: int, body: Callable[[Any, Any, Any], Any], arrays: Any, carry: 
 
 
 def _fold(x: Array, axis: int, parts: int) -> Array:
-    """Cuts ``axis`` into ``parts`` equal ones and adds them, as a tree: less rounding than a chain, and no dependence."""
+    """Cuts ``axis`` into equal ``parts`` and adds them as a tree: less rounding than in a chain, and no sequential dependence."""
     size = x.shape[axis] // parts
     total = [jax.lax.slice_in_dim(x, i * size, (i + 1) * size, axis=axis) for i in range(parts)]
     while len(total) > 1:
@@ -189,7 +189,7 @@ class _Blocks:
     """The blocks of an array: whole along the last axes, ``size`` places of axis ``axis``, one place of those before it.
 
     A block has at most some `BLOCK` elements, and at least half as many where there is a size of which the axis is a multiple.
-    Elsewhere what does not fill a block along ``axis`` are blocks of length ``rest``: the program once more.
+    Otherwise the remainder along ``axis`` makes blocks of length ``rest``, for which the program is compiled once more.
 
     Args:
       shape: of the array.

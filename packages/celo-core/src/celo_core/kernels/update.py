@@ -17,10 +17,10 @@ from celo_core.kernels.interface import Accumulators, Batch, Leaf, UpdateRule, W
 Array = jax.Array
 
 FEW = 8
-"""Up to so many leaves are cut out of batches at fixed places."""
+"""Up to this many leaves are sliced out of batches at constant places."""
 
 IMPLEMENTATIONS = ("auto", "xla", "pallas")
-"""``auto`` takes the Pallas kernels on a CUDA GPU for tensors large enough, and XLA elsewhere."""
+"""``auto`` chooses the Pallas kernels on a CUDA GPU for tensors large enough, and XLA otherwise."""
 
 
 def update_tree(
@@ -44,15 +44,15 @@ def update_tree(
       rule: the update rule.
       weights: meta-parameters of its directions.
       multiplier: the scheduler's multiplier, a float32 scalar, or ``None`` for 1.
-      gradients: tree of gradients like ``params``. A leaf with ``None`` for one gets no step, and keeps its moments; so
-        does one without elements.
+      gradients: tree of gradients like ``params``. A leaf whose gradient is ``None`` gets no step and keeps its moments; so
+        does a leaf without elements.
       params: tree of parameters.
       accumulators: as `Accumulators`, with a tree like ``params`` in place of each array.
       count: steps taken, int32 ().
       implementation: one of `IMPLEMENTATIONS`; see `celo_core.scale_by_celo`.
       states: for each direction per tensor a tree like ``params`` with a tree of arrays like the parameter, or ``None``, in
         place of each parameter.
-      own: as in `celo_core.kernels.Batch`, of all tensors in their order and each of a stack counted: float32 (tensors, ...).
+      own: as in `celo_core.kernels.Batch`, of all tensors in order, with those of a stack one by one: float32 (tensors, ...).
       stacks: for each leaf, see `Leaf`; by default there is none.
       shardings: for each leaf, see `Leaf`; by default none is known.
 
@@ -95,9 +95,9 @@ def update_tree(
 def own_of(
     own: Mapping[str, Any], stacks: Sequence[tuple[int, ...] | None], places: Sequence[Array] | None = None
 ) -> list[dict[str, Any]]:
-    """The part of each leaf, (*stack, ...), in what is known of all tensors, (tensors, ...).
+    """The values of each leaf, (*stack, ...), from those of all tensors, (tensors, ...).
 
-    With ``places``, see `celo_core.kernels.reductions.indices`, it is cut out there.
+    With ``places``, see `celo_core.kernels.reductions.indices`, they are sliced out there.
     """
     parts: list[dict[str, Any]] = []
     first = 0
@@ -129,7 +129,7 @@ def step_seed(count: Array, number: int) -> Array:
 def _update_batch(
     rule: UpdateRule, weights: Weights, multiplier: Array | None, batch: Batch, seed: Array, implementation: str
 ) -> xla.Results:
-    """One batch by the implementation that is asked for and possible."""
+    """Updates one batch by the chosen implementation, or by XLA where that is not possible."""
     stacked = batch.stacked
     arrays = batch._replace(stacked=None)  # type: ignore[arg-type]
 
@@ -151,11 +151,11 @@ def _update_batch(
     if jax.default_backend() == "cpu":
         warnings.warn(
             "celo: XLA instead of Pallas, since the default back end is the CPU and the kernels are for GPUs: "
-            "leave implementation at 'auto' to have the best of each machine.",
+            "leave implementation at 'auto' for the best one on each machine.",
             stacklevel=2,
         )
         return on_xla()
-    # Chosen where the program is lowered: arrays may be on a CPU beside the GPU. What is static stays out of the operands.
+    # Chosen when the program is lowered, since arrays may be on a CPU despite a GPU. Static values are not operands.
     of = lambda update: lambda w, m, x, seed: update(rule, w, m, x._replace(stacked=stacked), seed)
     made = jax.lax.platform_dependent(
         weights,
@@ -172,13 +172,13 @@ def _update_batch(
 def _on_xla(
     static: tuple[Any, ...], weights: Weights, multiplier: Array | None, arrays: Any, seed: Array
 ) -> xla.Results:
-    """One batch by XLA, inlined when it is compiled, but traced once for all batches of the same shapes.
+    """Updates one batch by XLA, inlined when it is compiled, but traced once for all batches of the same shapes.
 
     Args:
-      static: rule, ``stacked`` of `Batch`, and what a trace depends on beside its arguments.
+      static: rule, ``stacked`` of `Batch`, and what a trace depends on besides its arguments.
       weights: see `update_tree`.
       multiplier: see `update_tree`.
-      arrays: a `Batch`, but for ``stacked``.
+      arrays: a `Batch` without ``stacked``.
       seed: of the batch.
     """
     rule, stacked, *_ = static

@@ -1,8 +1,8 @@
 """The fused update in XLA: two passes over a batch of tensors, on any back end, under any transformation.
 
-Pass 1, statistics: new moments, the row and column moments, and the means that directions ask for, such as the mean square of
+Pass 1, statistics: new moments, the row and column moments, and the means that directions need, such as the mean square of
 each of a network's features. Pass 2, update: one elementwise loop from gradient, parameter and moments to the step. Directions
-per tensor come last. What keeps it near the memory traffic:
+per tensor come last. Two measures keep the time close to that of the memory traffic:
 
 - Directions fold the means into their weights (see `celo_core.directions.MLP`): 30 numbers per tensor instead of 30 products per
   parameter, and row and column features as rank-one terms.
@@ -62,7 +62,7 @@ def update_batch(
       finished: whether the directions per tensor are added; `finish` adds them later.
     """
     if batch.stacked and reductions.on_one_cpu():
-        # One program for a tensor, run for each, rather than one for the stack: that compiles to half as many kernels.
+        # One program for a tensor, run for each, instead of one for the stack: it compiles to half as many kernels.
         arrays = batch._replace(stacked=None)  # type: ignore[arg-type]
         numbers = jnp.arange(batch.gradient.shape[0], dtype=jnp.uint32)
 
@@ -95,9 +95,9 @@ def add_per_tensor(
       rule: the update rule.
       weights: meta-parameters of its directions.
       batch: see `update_batch`.
-      results: without them.
-      size: what steps are multiplied by, float32 (*batch,).
-      means: of each one's statistic, float32 (*batch, directions that apply).
+      results: those without these directions.
+      size: factor on the steps, float32 (*batch,).
+      means: of the statistic of each direction that applies, float32 (*batch, directions).
     """
     states, total = list(batch.states), None
     for number, place in enumerate(rule.applying(batch.gradient.shape[batch.stacked :])):
@@ -113,7 +113,7 @@ def add_per_tensor(
 
 
 def finish(rule: UpdateRule, weights: Weights, multiplier: Array | None, batch: Batch, results: Results) -> Results:
-    """Adds the directions per tensor to what another implementation made without them."""
+    """Adds the directions per tensor to the results of another implementation without them."""
     active = rule.applying(batch.gradient.shape[batch.stacked :])
     if not active:
         return results
@@ -127,7 +127,7 @@ def finish(rule: UpdateRule, weights: Weights, multiplier: Array | None, batch: 
 
 
 def update_moments(moments: Moments, batch: Batch, seed: Array) -> Accumulators:
-    """The new running moments, rounded to the dtype in which they are kept: that is what the features see."""
+    """The new running moments, rounded to the dtype in which they are kept: features are computed from these."""
     new = full_size_moments(moments, batch.gradient, batch.accumulators, seed, batch.axes is None)
     return new if batch.axes is None else factored_moments(moments, batch, new, seed)
 
@@ -163,7 +163,7 @@ def factored_moments(moments: Moments, batch: Batch, old: Accumulators, seed: Ar
     assert batch.axes is not None
     d1, d0 = batch.axes
     square = lambda g: jnp.square(interface.finite_gradient(g, moments.gradient_clip))
-    # The barrier keeps these reductions apart from the elementwise moments, whose squares would be written out for them.
+    # The barrier keeps these reductions apart from the elementwise moments, whose squares would be written to memory for them.
     row_mean, column_mean = reductions.means_over(
         square, jax.lax.optimization_barrier(batch.gradient), (d0, d1), batch.stacked
     )
@@ -199,7 +199,7 @@ class Factored(NamedTuple):
 
 
 def factored_statistics(batch: Batch, new: Accumulators) -> Factored:
-    """The two factors of the preconditioner, and what they are made of."""
+    """The two factors of the preconditioner, and the moments that they are computed from."""
     assert batch.axes is not None
     d1, d0 = batch.axes
     rows = [jnp.expand_dims(row.astype(jnp.float32), d0) for row in new.rows]
@@ -219,10 +219,10 @@ def operands(batch: Batch, new: Accumulators, factored: Factored | None) -> Oper
 
 
 def statistics(rule: UpdateRule, x: Operands, kinds: Sequence[Kind], active: Sequence[int] = ()) -> list[Array]:
-    """What means are needed of, in the tensor's shape and 0 in padding.
+    """Arrays whose means are needed, in the tensor's shape and 0 in padding.
 
-    For the elementwise directions, of the squared parameter if steps are relative to it, and for the directions per tensor at
-    the places ``active``.
+    Those of the elementwise directions, the squared parameter if steps are relative to it, and those of the directions per
+    tensor with the indices ``active``.
     """
     values = interface.full_size_values(rule.moments, x)
     made = [y for one in rule.elementwise for y in one.statistics(rule.moments, values, kinds)]
@@ -232,7 +232,7 @@ def statistics(rule: UpdateRule, x: Operands, kinds: Sequence[Kind], active: Seq
 
 
 def num_statistics(rule: UpdateRule, kinds: Sequence[Kind]) -> int:
-    """How many `statistics` there are without the directions per tensor."""
+    """Number of `statistics` without the directions per tensor."""
     return sum(one.num_statistics(rule.moments, kinds) for one in rule.elementwise) + int(rule.relative)
 
 
@@ -252,8 +252,8 @@ class FoldedRule(NamedTuple):
     """What pass 2 needs besides its operands.
 
     Attributes:
-      size: float32 (*batch,), what steps are multiplied by.
-      directions: for each elementwise direction what it has folded.
+      size: float32 (*batch,), factor on the steps.
+      directions: for each elementwise direction the result of its ``fold``.
     """
 
     size: Array
@@ -268,7 +268,7 @@ def fold(
     factored: Factored | None,
     sums: Array,
 ) -> FoldedRule:
-    """Between the passes: statistics into the directions' weights, and the step size.
+    """Folds statistics into the directions' weights, and computes the step size, between the two passes.
 
     Args:
       rule: the update rule.
@@ -297,7 +297,7 @@ def fold(
 
 
 def step_size(rule: UpdateRule, multiplier: Array | None, batch: Batch, parameter_square: Array | None) -> Array:
-    """What steps are multiplied by, float32 (*batch,), from the mean square of the parameters if they are relative to it."""
+    """Factor on the steps, float32 (*batch,), from the mean square of the parameters if steps are relative to it."""
     if parameter_square is None:
         size = jnp.full(batch.gradient.shape[: batch.stacked], rule.step_scale, jnp.float32)
     else:
@@ -314,7 +314,7 @@ def apply_rule(rule: UpdateRule, folded: FoldedRule, x: Operands, kinds: Sequenc
 
     Args:
       rule: the update rule.
-      folded: what `fold` makes of its weights.
+      folded: the result of `fold`.
       x: the operands.
       kinds: kinds of features that have the tensor's shape.
     """
@@ -326,5 +326,5 @@ def apply_rule(rule: UpdateRule, folded: FoldedRule, x: Operands, kinds: Sequenc
     if step is None:
         return jnp.zeros_like(x.gradient)
     step = step * interface.expand(folded.size, x.gradient.ndim)
-    # A rule of nothing but row features, say, has made a row.
+    # A rule with row features only, say, gives a step of the shape of a row.
     return jnp.broadcast_to(interface.cast_finite(step, x.gradient.dtype), x.gradient.shape)

@@ -1,7 +1,7 @@
 """Checkpoints of a run: one npz file, written atomically, read without pickle.
 
-The leaves of a tree are stored in order. The tree's structure is not stored: the reader gives an example (which
-``jax.eval_shape`` makes for nothing), and every shape and dtype is checked against it.
+The leaves of a tree are stored in order. The tree's structure is not stored: the reader passes an example (as
+``jax.eval_shape`` returns), and every shape and dtype is checked against it.
 """
 
 import json
@@ -21,7 +21,7 @@ def save_checkpoint(path: str | os.PathLike[str], tree: Any, metadata: Mapping[s
     """Writes a tree of arrays and JSON metadata; the file appears whole or not at all.
 
     Raises:
-      OSError: the file could not be written; an older one at ``path`` is still there.
+      OSError: the file could not be written; an older one at ``path`` is unchanged.
     """
     arrays = {f"leaf_{i:05d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
     header = np.frombuffer(json.dumps(dict(metadata), sort_keys=True).encode(), np.uint8)

@@ -1,4 +1,4 @@
-"""Notices when a meta-training run goes wrong, from its metrics alone."""
+"""Detects the divergence of a meta-training run from its metrics."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ import numpy as np
 
 @dataclasses.dataclass
 class Health:
-    """How a run's meta-loss does, smoothed; small enough to be stored in a checkpoint.
+    """The smoothed meta-loss of a run and its best value; small enough to be stored in a checkpoint.
 
     Meta-losses of single iterations vary with the problems that take part, so a running mean with bias correction is
-    judged, against its own best: more than ``tolerance`` times that, or anything that is not finite, is a divergence.
+    compared with its own best: more than ``tolerance`` times that, or anything that is not finite, is a divergence.
 
     Attributes:
       decay: of the running mean, per iteration.
       tolerance: a divergence is a smoothed meta-loss above this multiple of the best one.
-      patience: iterations before the running mean is judged, and after which it counts for the best one.
+      patience: iterations before the running mean is compared, and before it may become the best one.
       count: iterations seen.
       total: the running sum.
       best: lowest running mean, infinite until there is one.
@@ -39,11 +39,11 @@ class Health:
 
     @property
     def good(self) -> bool:
-        """Whether the run is close to its best, so that it may be rolled back to here."""
+        """Whether the run is close to its best, so that it may be rolled back to this state."""
         return self.count < self.patience or self.smoothed <= 1.05 * self.best
 
     def observe(self, metrics: Mapping[str, Any]) -> str | None:
-        """Takes in the metrics of a block; returns what is wrong, in words, or ``None``."""
+        """Adds the metrics of a block; returns a description of what is wrong, or ``None``."""
         for name, what in (("meta_loss", "meta-loss"), ("gradient_norm", "meta-gradient"), ("theta_norm", "theta")):
             if not np.all(np.isfinite(metrics[name])):
                 self.hopeless = True
@@ -54,7 +54,7 @@ class Health:
         if self.count < self.patience:
             return None
         self.best = min(self.best, self.smoothed)
-        # Losses are not negative after normalisation; where a family's are, only what is not finite is noticed.
+        # Losses are not negative after normalisation; where a family's are, only non-finite values are detected.
         if self.best > 0 and self.smoothed > self.tolerance * self.best:
             return f"the smoothed meta-loss has risen to {self.smoothed:.3g} from {self.best:.3g} at its best"
         return None

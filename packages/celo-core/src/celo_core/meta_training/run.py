@@ -1,4 +1,4 @@
-"""Runs a phase of meta-training in stretches: checkpoints, logs, progress, and what to do when it goes wrong."""
+"""Runs a phase of meta-training, which can be stopped and resumed: checkpoints, logs, progress, and divergence."""
 
 import dataclasses
 import json
@@ -20,12 +20,12 @@ from celo_core.progress import ProgressLine, format_seconds
 from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
 
 FORMAT = 3
-"""Of checkpoints of runs: what this version writes and reads."""
+"""Version of the format of runs' checkpoints that is written and read."""
 
 ON_DIVERGENCE = ("report", "stop", "rollback")
 
 MOST_RETRIES = 5
-"""Rollbacks of one run, after which it stops."""
+"""Maximum number of rollbacks of one run, after which it stops."""
 
 GOOD_EVERY = 200
 """Iterations between the states that a run may be rolled back to. (By iterations, not by time, so that a run that was
@@ -34,15 +34,15 @@ killed and resumed rolls back to the same state.)"""
 
 @dataclasses.dataclass(frozen=True)
 class RunStatus:
-    """Where a run is, for `run_phase`'s ``watch``.
+    """Progress of a run, for the monitoring callback ``watch`` of `run_phase`.
 
     Attributes:
       state: of the trainer.
       iteration: meta-iterations done.
-      seconds: of all stretches so far.
+      seconds: of run time so far, all resumed runs included.
       metrics: of the last block, arrays by name (see `MetaTrainer.run`).
       last: whether the run ends or stops here.
-      stopped: whether it does because ``stop`` said so: whoever waits for it wants nothing that takes long.
+      stopped: whether it stops because ``stop`` returned true: ``watch`` should then return quickly.
     """
 
     state: MetaTrainState
@@ -80,19 +80,19 @@ def run_phase(
       minutes: stop (with a checkpoint) after this long.
       checkpoint_seconds: time between checkpoints.
       metadata: what identifies the run; a checkpoint with other metadata is refused.
-      stop: asked once after every block, before anything else is done with it; if it returns true, the run stops with a
+      stop: called once after every block, before anything else is done with it; if it returns true, the run stops with a
         checkpoint.
       progress: where progress is shown.
       on_divergence: ``"report"`` it, ``"stop"`` with an error, or ``"rollback"`` to the last state that was close to the
         best, with other random numbers and half the step size, at most `MOST_RETRIES` times.
-      watch: called after every block, in every process; if it returns true, which one that takes long may, the run stops
-        with a checkpoint. (Not with several processes, which stop together: those ask ``stop`` after the next block.)
+      watch: monitoring callback, called after every block, in every process; if it returns true, as a slow one may, the run
+        stops with a checkpoint. (Not with several processes, which stop together: they call ``stop`` after the next block.)
 
     Raises:
       ValueError: the checkpoint belongs to a run with other settings or of another version, or is damaged.
       OSError: the folder cannot be written to, or has no room for two checkpoints: raised before anything is compiled.
-      FloatingPointError: the run diverged and was to stop, or had been rolled back too often, or was to go on but holds
-        numbers that are not finite, from which there is no way back. The last checkpoint is from before.
+      FloatingPointError: the run diverged and was to stop, or had been rolled back too often, or was to continue but its
+        state is not finite, so that it cannot recover. The last checkpoint is from before the divergence.
     """
     checks.check_choice("on_divergence", on_divergence, ON_DIVERGENCE)
     run = _Run(trainer, pathlib.Path(folder), metadata or {}, progress or ProgressLine())
@@ -136,7 +136,7 @@ def run_phase(
             finish = True
         if finish:
             break
-        # What watches (validation, say) is no part of the run's cost, nor of its rate.
+        # The time that ``watch`` takes (for validation, say) counts neither as the run's time nor in its rate.
         watched = time.monotonic() - before_watch
         first_seconds -= watched
         measured_from = (measured_from[0] + watched, measured_from[1])
@@ -148,7 +148,7 @@ def run_phase(
 
 
 def checkpoint_theta(path: str | os.PathLike[str], architecture: LearnedOptimizer) -> Theta:
-    """The theta in the middle of a phase: what the phase's ``checkpoint.npz`` holds, whatever problems it is trained on.
+    """The theta in a phase's ``checkpoint.npz``, in the middle of the phase and whatever problems it is trained on.
 
     Args:
       path: the checkpoint.
@@ -220,7 +220,7 @@ class _Run:
         return found
 
     def save(self, path: pathlib.Path, state: MetaTrainState, must: bool = True) -> None:
-        """Writes a checkpoint; one that is not a must may fail."""
+        """Writes a checkpoint; a failure raises an error only if ``must`` is true."""
         info = {
             "format": FORMAT,
             "settings": self._identity,
@@ -236,13 +236,13 @@ class _Run:
             self.say(f"{path} could not be written ({error.strerror}): trying again later; free some space meanwhile")
 
     def diverged(self, state: MetaTrainState, wrong: str, action: str) -> MetaTrainState:
-        """What is to be done about a divergence; returns the state to go on from."""
+        """Handles a divergence; returns the state to continue from."""
         retries = int(state.retries)
         may_go_on = action == "report" and not self.health.hopeless
         where = f"meta-training diverged at iteration {self.done}: {wrong}"
         found = checkpoints.load_metadata(self.good) if action == "rollback" and retries < MOST_RETRIES else None
         if self._writes:
-            # Where the run goes back, what was logged since is dropped, and the event stands where it goes on.
+            # On a rollback later lines of the log are dropped, and the event has the iteration at which the run continues.
             event = {"iteration": found["iteration"] if found else self.done, "at": self.done, "wrong": wrong}
             files.append_line(self._events, {**event, "action": action if found or may_go_on else "stop"})
         if found is not None:
@@ -253,13 +253,13 @@ class _Run:
             self.say(f"{where}; back to iteration {self.done} with half the step size (retry {retries + 1})")
             return state._replace(retries=self._trainer.replicate(retries + 1))
         if may_go_on:
-            self.say(f"{where}; it goes on, --on-divergence rollback would go back")
+            self.say(f"{where}; it continues, --on-divergence rollback would roll back")
             self.health = Health()
             return state
         again = f" for the {retries + 1}th time" if action == "rollback" else ""
         raise FloatingPointError(
             f"{where}{again}: lower the learning rate, or raise the number of problems; {self.checkpoint} and the log "
-            "tell how it went."
+            "show how it went."
         )
 
     def log(self, metrics: Mapping[str, np.ndarray]) -> None:
@@ -287,13 +287,13 @@ class _Run:
         self.say(" | ".join(parts), last=False)
 
     def say(self, text: str, last: bool = True) -> None:
-        """Shows a line, in the first process; ``last`` lets it stand."""
+        """Shows a line, in the first process; ``last`` keeps it on the terminal."""
         if self._writes:
             self._progress.show(text, last=last)
 
 
 def identity(trainer: MetaTrainer) -> dict[str, Any]:
-    """What a checkpoint must agree with, as JSON: config, architecture, estimator."""
+    """Settings that a checkpoint must have, as JSON: config, architecture, estimator."""
     estimator = trainer.estimator
     value: dict[str, Any] = dict(dataclasses.asdict(trainer.config))
     value["architecture"] = {
@@ -315,17 +315,17 @@ def _first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any
 
 
 def _with_defaults(settings: Any, config: Any) -> Any:
-    """Settings of a checkpoint whose architecture's config has what later versions have added to it, at its default."""
+    """Settings of a checkpoint, in which fields that later versions added to the architecture's config have their defaults."""
     try:
         described = settings["architecture"]
         known = configs.to_json(configs.from_json(type(config), described["config"]))
         return {**settings, "architecture": {**described, "config": known}}
-    except (KeyError, TypeError, ValueError):  # of something else: that is said where the settings are compared
+    except (KeyError, TypeError, ValueError):  # not such a config: the comparison of the settings reports that
         return settings
 
 
 def _describe(value: Any) -> Any:
-    """An estimator's settings as JSON; families and architectures by name, schedules that are functions by that word."""
+    """An estimator's settings as JSON; families and architectures by name, functions as "a schedule"."""
     if isinstance(value, (int, float, str, bool, type(None))):
         return value
     if isinstance(value, (list, tuple)):
@@ -339,7 +339,7 @@ def _describe(value: Any) -> Any:
 
 
 def _agreed(*flags: bool) -> tuple[bool, ...]:
-    """Whether any process says so: clocks and signals differ between processes, and all must do the same."""
+    """Each flag, true if it is in any process: clocks and signals differ between processes, and all must act alike."""
     if jax.process_count() == 1:
         return flags
     return tuple(bool(x) for x in np.any(multihost_utils.process_allgather(np.asarray(flags)), axis=0))

@@ -1,8 +1,8 @@
 """Meta-training: descends an estimated meta-gradient, many meta-iterations per XLA program, on any number of devices.
 
 The recipe is Celo's (arXiv 2501.12670, section 4): the update rule is trained first, with a step-size multiplier of 1,
-and then the scheduler, with the update rule frozen. A phase sees its own part of theta only (`FrozenPart`), so nothing,
-weight decay included, can move the other part. `celo_core.meta_training.run.run_phase` runs a phase in stretches that can be
+and then the scheduler, with the update rule frozen. The meta-optimizer of a phase gets that part of theta only (`FrozenPart`), so
+nothing, weight decay included, can change the other part. `celo_core.meta_training.run.run_phase` runs a phase, which can be
 stopped and resumed bit for bit.
 """
 
@@ -38,22 +38,22 @@ class FrozenPart:
 
     @property
     def name(self) -> str:
-        """Name of the whole."""
+        """Name of the whole architecture."""
         return self.architecture.name
 
     @property
     def config(self) -> Any:
-        """Config of the whole."""
+        """Config of the whole architecture."""
         return self.architecture.config
 
     @property
     def config_class(self) -> type:
-        """Class of the whole's configs."""
+        """Class of the whole architecture's configs."""
         return self.architecture.config_class
 
     @property
     def reads_task_embedding(self) -> bool:
-        """Whether the whole does."""
+        """Whether the whole architecture does."""
         return self.architecture.reads_task_embedding
 
     def init(self, key: Array) -> Theta:
@@ -76,15 +76,15 @@ class MetaTrainConfig:
     Attributes:
       iterations: meta-iterations (updates of theta) in the whole phase.
       learning_rate: peak learning rate of the meta-optimizer, AdamW.
-      final_fraction: the learning rate decays by a cosine to this fraction of its peak; 1 for a constant one.
-      decay_from: share of the iterations after which it begins to: before, it is constant.
+      final_fraction: cosine decay of the learning rate to this fraction of its peak; 1 for a constant learning rate.
+      decay_from: fraction of the iterations after which the decay begins; before, the learning rate is constant.
       weight_decay: AdamW's decoupled weight decay.
       clip_norm: meta-gradients are clipped to this global norm.
       average_decay: decay of the running average of theta that a phase returns; 0 for the last theta.
       truncations: a schedule of the truncation: pairs ``(iteration, truncation)`` in order, each valid from its iteration
-        on; before the first, and by default throughout, the estimator's own is. Every value is a program of its own.
+        on; before the first, and by default throughout, the estimator's own is. Every value compiles a program of its own.
       block: meta-iterations per XLA program.
-      seed: of everything random.
+      seed: of all random numbers.
     """
 
     iterations: int = 100_000
@@ -149,10 +149,10 @@ class MetaTrainer:
     ``jax.distributed`` the devices are those of all processes, each of which runs the same program.
 
     Args:
-      estimator: the meta-gradient, which knows the architecture and the problems.
+      estimator: of the meta-gradient, bound to the architecture and the problems.
       config: settings.
       data: what the family's ``load`` returned.
-      devices: devices to split the problems over; by default as many of all as divide the number of problems.
+      devices: devices to split the problems over; by default the largest number of them that divides the number of problems.
       optimizer: the meta-optimizer, any Optax chain; by default AdamW as the config says.
 
     Raises:
@@ -197,8 +197,8 @@ class MetaTrainer:
         """Runs meta-iterations as one XLA program; consumes ``state``.
 
         Args:
-          state: where to go on.
-          iterations: how many; each number is a program of its own.
+          state: the state to continue from.
+          iterations: number of meta-iterations; each number compiles a program of its own.
           truncation: one of the config's truncations; the estimator's own by default.
 
         Returns:
@@ -209,7 +209,7 @@ class MetaTrainer:
         return state, jax.device_get(metrics)
 
     def lower(self, iterations: int) -> Any:
-        """The program of `run`, lowered: its ``compile().memory_analysis()`` tells what it takes."""
+        """The program of `run`, lowered: its ``compile().memory_analysis()`` gives the memory that it needs."""
         shaped = lambda tree, sharding: jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
         )
@@ -228,7 +228,7 @@ class MetaTrainer:
         return end - done, truncation
 
     def inner_steps(self, done: int) -> int:
-        """Inner training steps of the first ``done`` meta-iterations; there are no more than the config's."""
+        """Inner training steps of the first ``done`` meta-iterations, of which there are at most the config's."""
         total, at, done = 0, 0, min(done, self.config.iterations)
         while at < done:
             size, truncation = self.segment(at)
@@ -297,7 +297,7 @@ class MetaTrainer:
             check_vma=False,
         )
         (gradient, loss, info), largest, problems = sharded(key, theta, problems, data)
-        # With 64-bit numbers a family's loss may be one, and theta's gradient with it.
+        # With 64-bit numbers enabled, a family's loss and with it the gradient of theta may be float64.
         gradient = jax.tree.map(lambda g, t: g.astype(t.dtype), gradient, theta)
         return gradient, {"meta_loss": loss, **info, **largest}, problems
 
@@ -311,7 +311,7 @@ class MetaTrainer:
             key = jax.random.fold_in(jax.random.fold_in(root, state.retries), state.iteration)
             gradient, metrics, problems = self._estimate(estimator, key, state.theta, state.problems, data)
             updates, opt_state = self._optimizer.update(gradient, state.opt_state, state.theta)
-            # A run that was rolled back goes on more carefully.
+            # A run that was rolled back continues with smaller steps.
             scale = 0.5 ** state.retries.astype(jnp.float32)
             theta = optax.apply_updates(state.theta, jax.tree.map(lambda u: scale * u, updates))
             decay = self.config.average_decay
@@ -336,7 +336,7 @@ def _choose_devices(num_problems: int, devices: Any) -> list[Any]:
 
 
 def _put(tree: Any, sharding: NamedSharding) -> Any:
-    """Arrays that every process holds whole, on the devices of all of them."""
+    """Arrays that every process has in full, placed on the devices of all processes."""
 
     def one(x: Any) -> Array:
         array = np.asarray(x)

@@ -111,7 +111,7 @@ def train(
     """Trains one network from its initialisation.
 
     Args:
-      problem: what is trained and by which architecture.
+      problem: the task family and the architecture.
       theta: meta-parameters.
       key: PRNG key for the initialisation and the batches.
       config: task config from ``family.sample``.

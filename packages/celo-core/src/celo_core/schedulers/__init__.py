@@ -1,6 +1,6 @@
-"""Schedulers: from what is known before a step to what it is multiplied by. They are composed of three parts.
+"""Schedulers: they compute the multiplier of a step from what is known before it, and are composed of three parts.
 
-`celo_core.schedulers.inputs`, `celo_core.schedulers.networks` and `celo_core.schedulers.priors` have the kinds of each.
+The kinds of each part are in `celo_core.schedulers.inputs`, `celo_core.schedulers.networks` and `celo_core.schedulers.priors`.
 """
 
 from celo_core.schedulers.embedding import EMBEDDING_NAMES as EMBEDDING_NAMES

@@ -1,7 +1,7 @@
 """Task embedding: what is known about a training problem before its first step, as one short vector.
 
-A scheduler that reads it can choose its step sizes by the size of the network and the scale of its gradients, which time
-and the loss curve tell only late or not at all.
+A scheduler that reads it can choose its step sizes by the size of the network and the scale of its gradients, which the time
+and loss inputs reveal late or not at all.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ EMBEDDING_NAMES = (
     "std_log_gradient_rms",
     "log_gradient_to_parameter_ratio",
 )
-"""Entries of `task_embedding`. The order is that of the rows of a scheduler's kernel: a format, only ever added to."""
+"""Entries of `task_embedding`, in the order of the rows of a scheduler's kernel. It is a format: entries are only appended."""
 
 EMBEDDING_SIZE = len(EMBEDDING_NAMES)
 
@@ -43,7 +43,7 @@ EMBEDDING_BOUND = 3.0
 _CENTERS = (10.0, 2.5, 1.0, 1.0, 1.0, 1.0, 1.0, 8.0, 4.0, 7.0, 0.0, 0.0, 0.0, -6.0, 1.0, -2.0)
 _SCALES = (4.0, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 4.0, 3.0, 2.0, 1.0, 4.0, 4.0, 4.0, 1.0, 4.0)
 _LARGEST = 1e15  # its square is finite in float32
-_SMALLEST = 1e-12  # under the logarithms
+_SMALLEST = 1e-12  # lower bound on arguments of logarithms
 
 
 def task_embedding(
@@ -184,7 +184,7 @@ def embed_task(family: TaskFamily, key: Array, config: Any, data: Any, num_steps
     """The embedding of a task, from a network and a batch drawn by ``key``.
 
     Args:
-      family: where the task comes from.
+      family: the family that the task was sampled from.
       key: PRNG key for the network and the batch.
       config: task config from ``family.sample``.
       data: what ``family.load`` returned.
@@ -199,10 +199,10 @@ def embed_task(family: TaskFamily, key: Array, config: Any, data: Any, num_steps
 
 
 def check_task_embedding(embedding: Any, wanted: bool) -> Array | None:
-    """The embedding as float32 (EMBEDDING_SIZE,), or ``None`` where it is not wanted.
+    """The embedding as float32 (EMBEDDING_SIZE,), or ``None`` where it is not needed.
 
     Raises:
-      ValueError: it is wanted and missing, or of another shape.
+      ValueError: it is needed and missing, or has another shape.
     """
     if not wanted:
         return None

@@ -1,6 +1,6 @@
 """The inputs of a learned scheduler: one class for each kind, which a config lists in the order of the network's inputs.
 
-Another input is another class here: how many numbers it is, what it remembers from step to step, and what it reads of the
+A new input is one more class here, which defines its number of features, its state, and how it computes them from the
 `Signal`. Networks, configs, checkpoints and optimizers need no change.
 """
 
@@ -42,25 +42,25 @@ class Input(Part):
 
     @property
     def size(self) -> int:
-        """How many numbers it is."""
+        """Number of features."""
         raise NotImplementedError
 
     def init_state(self) -> Any:
-        """What it remembers before the first step: a tree of arrays, or ``None``."""
+        """State before the first step: a tree of arrays, or ``None``."""
         return None
 
     def update(self, state: Any, signal: Signal) -> tuple[Any, Array]:
-        """The new state, and its numbers for this step, float32 (size,)."""
+        """The new state, and the features of this step, float32 (size,)."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Time(Input, type="time"):
-    """The share of the training that is done, as `celo_core.schedulers.loss_features.time_features`."""
+    """The completed fraction of the training, as `celo_core.schedulers.loss_features.time_features`."""
 
     @property
     def size(self) -> int:
-        """How many numbers it is."""
+        """Number of features."""
         return len(TIME_THRESHOLDS)
 
     def update(self, state: Any, signal: Signal) -> tuple[Any, Array]:
@@ -73,7 +73,7 @@ class Loss(Input, type="loss"):
     """Progress of the loss, see `celo_core.schedulers.loss_features.update_loss_buffer`.
 
     Attributes:
-      num_timescales: running means of the loss; one fewer numbers.
+      num_timescales: number of running means of the loss; there is one feature fewer.
     """
 
     num_timescales: int = 10
@@ -81,7 +81,7 @@ class Loss(Input, type="loss"):
 
     @property
     def size(self) -> int:
-        """How many numbers it is."""
+        """Number of features."""
         return self.num_timescales - 1
 
     def init_state(self) -> Any:
@@ -89,7 +89,7 @@ class Loss(Input, type="loss"):
         return init_loss_buffer(self.num_timescales)
 
     def update(self, state: Any, signal: Signal) -> tuple[Any, Array]:
-        """See `Input`; where the loss is not read the means stay as they began, and steps are counted alone."""
+        """See `Input`; where the loss is not read, the means keep their initial values and only the count advances."""
         if signal.value is None:
             return state._replace(count=optax.safe_increment(state.count)), jnp.zeros((self.size,), jnp.float32)
         return update_loss_buffer(state, signal.value, signal.num_steps)
@@ -97,11 +97,11 @@ class Loss(Input, type="loss"):
 
 @dataclasses.dataclass(frozen=True)
 class Horizon(Input, type="horizon"):
-    """The planned length of training, as `celo_core.schedulers.loss_features.horizon_feature`; the paper has none.
+    """The planned length of training, as `celo_core.schedulers.loss_features.horizon_feature`; not an input in the paper.
 
     Attributes:
-      shortest: steps that a shorter planned length counts as: where a step size in inverse proportion to the length would be
-        too large.
+      shortest: shorter planned lengths count as this many steps, since a step size in inverse proportion to them would be too
+        large.
     """
 
     shortest: int = 1
@@ -112,7 +112,7 @@ class Horizon(Input, type="horizon"):
 
     @property
     def size(self) -> int:
-        """How many numbers it is."""
+        """Number of features."""
         return 1
 
     def update(self, state: Any, signal: Signal) -> tuple[Any, Array]:
@@ -122,17 +122,17 @@ class Horizon(Input, type="horizon"):
 
 @dataclasses.dataclass(frozen=True)
 class TaskEmbedding(Input, type="task_embedding"):
-    """`celo_core.task_embedding`, which is given to the architecture's ``build``; the paper's ablation of section 5."""
+    """`celo_core.task_embedding`, which is passed to the architecture's ``build``; the paper's ablation of section 5."""
 
     reads_task_embedding = True
 
     @property
     def size(self) -> int:
-        """How many numbers it is."""
+        """Number of features."""
         return EMBEDDING_SIZE
 
     def update(self, state: Any, signal: Signal) -> tuple[Any, Array]:
-        """See `Input`; ValueError if it is missing or misshapen."""
+        """See `Input`; raises ValueError if the embedding is missing or has another shape."""
         embedding = check_task_embedding(signal.task_embedding, True)
         assert embedding is not None
         return state, embedding
@@ -146,7 +146,7 @@ class GradientAlignment(Input, type="gradient_alignment"):
 
     @property
     def size(self) -> int:
-        """How many numbers it is."""
+        """Number of features."""
         return 1
 
     def update(self, state: Any, signal: Signal) -> tuple[Any, Array]:

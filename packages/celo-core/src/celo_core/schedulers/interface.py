@@ -1,4 +1,4 @@
-"""What goes into a scheduler before a step, and what comes out of it."""
+"""Input and output of a scheduler in a step."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -18,7 +18,7 @@ class Signal(NamedTuple):
       num_steps: planned length of training, float32 ().
       task_embedding: what `celo_core.task_embedding` returned, or ``None`` where it is not read.
       statistics: of gradients and moments, those of `celo_core.schedulers.statistics.STATISTICS` that the scheduler's inputs
-        ask for, by name, float32 ().
+        read, by name, float32 ().
     """
 
     count: Any
@@ -29,13 +29,13 @@ class Signal(NamedTuple):
 
 
 class Controls(NamedTuple):
-    """What a scheduler says of a step.
+    """Output of a scheduler in a step.
 
     Attributes:
-      multiplier: what steps are multiplied by, float32 (), or one for each tensor, float32 (tensors,), in the tree's order and
-        each of a stack counted.
-      directions: what directions take besides for each tensor, by their type: trees of float32 (tensors, ...), such as the
-        shares of a bank of networks (see `celo_core.directions.MLP`).
+      multiplier: factor on the steps, float32 (), or one for each tensor, float32 (tensors,), in the tree's order, with one entry
+        for each tensor of a stack.
+      directions: further inputs of directions for each tensor, by the direction's type: trees of float32 (tensors, ...), such
+        as the mixture weights of a bank of networks (see `celo_core.directions.MLP`).
     """
 
     multiplier: Any

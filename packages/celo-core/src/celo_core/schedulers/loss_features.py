@@ -20,7 +20,7 @@ class LossBuffer(NamedTuple):
     """Running means of the loss at several time scales.
 
     Attributes:
-      count: losses taken in, int32 ().
+      count: number of losses so far, int32 ().
       means: exponential moving averages, float32 (timescales,), without bias correction.
       running_min: smallest bias-corrected mean so far, float32 (timescales,).
     """
@@ -38,11 +38,11 @@ def time_features(fraction: Array) -> Array:
 def horizon_feature(num_steps: Array, shortest: float = 1.0) -> Array:
     """``log(num_steps) - 7`` within plus or minus 3, float32 (1,): 0 for some 1,100 steps.
 
-    The papers' schedulers know the share of a training that is done, and so have one schedule for every length.
+    The papers' schedulers read the completed fraction of a training only, so their schedule is the same for every length.
 
     Args:
       num_steps: planned length of training, scalar.
-      shortest: what a shorter length counts as.
+      shortest: shorter lengths count as this one.
     """
     steps = jnp.maximum(jnp.asarray(num_steps, jnp.float32), shortest)
     return jnp.clip(jnp.log(steps) - 7.0, -3.0, 3.0)[None]
@@ -73,7 +73,7 @@ def corrected_means(means: Array, count: Array, rates: Array) -> Array:
 
 
 def update_loss_buffer(buffer: LossBuffer, value: Array, num_steps: Array) -> tuple[LossBuffer, Array]:
-    """Takes in one loss.
+    """Updates the buffer with one loss.
 
     A loss is limited to twice the magnitude of the largest mean so far, except the first, and where that mean is 0: a training
     may begin at a loss of exactly 0. A NaN counts as a loss at that limit; while there is no finite loss yet, a non-finite
@@ -93,10 +93,10 @@ def update_loss_buffer(buffer: LossBuffer, value: Array, num_steps: Array) -> tu
     count = optax.safe_increment(buffer.count)
     k = count.astype(jnp.float32)
 
-    # The limit takes the old means with the new correction, as the published rule does.
+    # The limit uses the old means with the new correction, as the published rule does.
     limit = jnp.minimum(2.0 * jnp.abs(jnp.max(corrected_means(buffer.means, k, rates))), _LARGEST_LOSS)
     bounded = jnp.clip(jnp.where(jnp.isnan(value), _LARGEST_LOSS, value), -_LARGEST_LOSS, _LARGEST_LOSS)
-    # Of a loss that is no number there is nothing to tell a mean of 0 from: it is left out.
+    # While the limit is 0, a finite loss is taken as it is; a non-finite one is not.
     unlimited = (buffer.count == 0) | ((limit == 0) & jnp.isfinite(value))
     loss = jnp.where(unlimited, bounded, jnp.minimum(bounded, limit))
 

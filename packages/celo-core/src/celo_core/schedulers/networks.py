@@ -1,4 +1,4 @@
-"""Networks of a learned scheduler: from its inputs, and what it remembers, to the logarithm of the step-size multiplier."""
+"""Networks of a learned scheduler: they map its inputs and their own state to the logarithm of the step-size multiplier."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -23,22 +23,22 @@ class Network(Part):
         raise NotImplementedError
 
     def init_state(self, theta: dict[str, Any]) -> Any:
-        """Memory before the first step: a tree of arrays, or ``None``."""
+        """State before the first step: a tree of arrays, or ``None``."""
         return None
 
     def apply(self, theta: dict[str, Any], inputs: Array, state: Any) -> tuple[Array, Any]:
-        """The log multiplier, float32 (), and the new memory, from ``inputs``, float32 (num_inputs,)."""
+        """The log multiplier, float32 (), and the new state, from ``inputs``, float32 (num_inputs,)."""
         raise NotImplementedError
 
     def reads(self, theta: dict[str, Any], rows: slice) -> bool:
-        """Whether the output depends on some of the inputs; of a traced theta that cannot be told, and the answer is yes."""
+        """Whether the output may depend on these inputs; true for a traced theta, whose values are unknown."""
         del theta, rows
         return True
 
 
 @dataclasses.dataclass(frozen=True)
 class Linear(Network, type="linear"):
-    """``w x + b``: two dozen meta-parameters, of which evolution strategies learn the most from the least.
+    """``w x + b``: some two dozen meta-parameters, few enough for evolution strategies to learn them from few estimates.
 
     theta: ``{"step_size": {"kernel": (num_inputs, 1), "bias": (1,)}}``.
     """
@@ -53,7 +53,7 @@ class Linear(Network, type="linear"):
         return output, state
 
     def reads(self, theta: dict[str, Any], rows: slice) -> bool:
-        """See `Network`: not where their weights are all 0."""
+        """See `Network`; false where the weights of these inputs are all 0."""
         kernel = theta["step_size"]["kernel"]
         return isinstance(kernel, jax.core.Tracer) or bool(np.any(np.asarray(kernel)[rows] != 0))
 
@@ -62,14 +62,14 @@ class Linear(Network, type="linear"):
 class LSTM(Network, type="lstm"):
     """``x' = W_a x + relu(W_b x + b_b) + b_a``, an LSTM on x', and a linear read-out of its hidden state.
 
-    All four gates (input, cell, forget, output) are one product ``[x', h] @ kernel``; the forget gate has an extra +1.
+    All four gates (input, cell, forget, output) are one product ``[x', h] @ kernel``; 1 is added to the forget gate's input.
     theta: ``{"input", "pooled_input", "gates", "step_size"}``, each with ``kernel`` and ``bias``, and ``initial_hidden`` and
     ``initial_cell``, (size,).
 
     Source: Celo, arXiv 2501.12670, section 3.
 
     Attributes:
-      size: units.
+      size: number of units.
     """
 
     size: int = 64
@@ -96,7 +96,7 @@ class LSTM(Network, type="lstm"):
 
 
 class LSTMState(NamedTuple):
-    """Memory of an LSTM, float32 (size,) each."""
+    """State of an LSTM, float32 (size,) each."""
 
     hidden: Any
     cell: Any
@@ -123,7 +123,7 @@ class _LSTM(nn.Module):
 
 
 def _start_small(variables: Any) -> dict[str, Any]:
-    """Theta of a module, its read-out a tenth of what it was drawn as."""
+    """Theta of a module, with the kernel of its read-out scaled by 0.1."""
     theta = dict(variables["params"])
     read_out = theta["step_size"]
     return {**theta, "step_size": {"kernel": 0.1 * read_out["kernel"], "bias": read_out["bias"]}}

@@ -1,4 +1,4 @@
-"""Schedules that are given, not learned: what a learned multiplier modulates, or the whole schedule where nothing is learned."""
+"""Fixed schedules: a learned multiplier modulates one, or it is the whole schedule where nothing is learned."""
 
 import dataclasses
 import math
@@ -12,14 +12,14 @@ from celo_core.configs import Part
 Array = jax.Array
 
 REFERENCE_STEPS = 1000
-"""Length of the training in which a schedule begins at its ``peak``."""
+"""Length of training, in steps, for which a schedule begins at its ``peak``."""
 
 LONGEST = math.exp(10.0)
-"""Steps that a longer training counts as, by default: no training of some 22,000 steps was among those learned from."""
+"""By default longer trainings count as this many steps, some 22,000: there were none that long in meta-training."""
 
 
 class Prior(Part):
-    """A schedule: a height, which may depend on the length of training, times a decay from 1."""
+    """A schedule: a height, which may depend on the length of training, times a decay that begins at 1."""
 
     group = "celo.scheduler_priors"
 
@@ -28,7 +28,7 @@ class Prior(Part):
         raise NotImplementedError
 
     def decay(self, fraction: Array) -> Array:
-        """Share of the height after a share of the training, float32 ()."""
+        """Fraction of the height after a fraction of the training, float32 ()."""
         raise NotImplementedError
 
     @property
@@ -71,9 +71,9 @@ class _Falling(Prior):
 
     Attributes:
       peak: height in a training of 1,000 steps.
-      exponent: how much lower it is in longer trainings; 0 for as high in all.
-      shortest: steps that a shorter training counts as.
-      longest: steps that a longer one counts as.
+      exponent: of the decrease with the length of training; 0 for the same height at all lengths.
+      shortest: shorter trainings count as this many steps.
+      longest: longer trainings count as this many steps.
     """
 
     peak: float = 1.0
@@ -110,15 +110,15 @@ class LinearDecay(_Falling, type="linear_decay"):
 
 @dataclasses.dataclass(frozen=True)
 class Cosine(_Falling, type="cosine"):
-    """A cosine decay to 0 at the end of training, ``cos^2(pi/2 x)``, and 0 past it as Optax's schedules.
+    """A cosine decay to 0 at the end of training, ``cos^2(pi/2 x)``, and 0 after it, as Optax's schedules.
 
     Source: Loshchilov and Hutter, "SGDR", arXiv 1608.03983, equation 5.
 
     Attributes:
       peak: height in a training of 1,000 steps.
-      exponent: in one of n steps it is ``(n / 1000)^-exponent`` times as high.
-      shortest: steps that a shorter training counts as.
-      longest: steps that a longer one counts as.
+      exponent: in a training of n steps the height is ``peak * (n / 1000)^-exponent``.
+      shortest: shorter trainings count as this many steps.
+      longest: longer trainings count as this many steps.
     """
 
     def decay(self, fraction: Array) -> Array:

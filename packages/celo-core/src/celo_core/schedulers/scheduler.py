@@ -20,7 +20,7 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class SchedulerConfig:
-    """What a scheduler is made of; the defaults are the paper's.
+    """Config of a scheduler; the defaults are the paper's.
 
     Attributes:
       inputs: of the network, in the order of its kernel's rows; see `celo_core.schedulers.inputs`.
@@ -50,21 +50,21 @@ class SchedulerConfig:
 
     @property
     def reads_task_embedding(self) -> bool:
-        """Whether `celo_core.task_embedding` is to be given to the architecture's ``build``."""
+        """Whether `celo_core.task_embedding` must be passed to the architecture's ``build``."""
         return any(part.reads_task_embedding for part in self.inputs)
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """What is read of `celo_core.schedulers.statistics.STATISTICS`."""
+        """Names in `celo_core.schedulers.statistics.STATISTICS` that are read."""
         return tuple(dict.fromkeys(name for part in self.inputs for name in part.statistics))
 
 
 class SchedulerState(NamedTuple):
-    """Memory of a scheduler.
+    """State of a scheduler.
 
     Attributes:
-      inputs: of each input, or ``None``.
-      network: of the network, or ``None``.
+      inputs: state of each input, or ``None``.
+      network: state of the network, or ``None``.
     """
 
     inputs: tuple[Any, ...]
@@ -78,7 +78,7 @@ class Scheduler:
     config: SchedulerConfig = SchedulerConfig()
 
     def init(self, key: Array) -> dict[str, Any]:
-        """Random theta whose multiplier is near 1 in a training of 1,000 steps: there training begins without a scheduler."""
+        """Random theta whose multiplier is near 1 in a training of 1,000 steps, as if there were no scheduler."""
         if self.config.network is None:
             return {}
         theta = self.config.network.init(key, self.config.num_inputs)
@@ -92,7 +92,7 @@ class Scheduler:
         return SchedulerState(tuple(part.init_state() for part in self.config.inputs), memory)
 
     def reads_loss(self, theta: dict[str, Any]) -> bool:
-        """Whether the multiplier depends on the loss: not where a linear map has nothing but zeros for it."""
+        """Whether the multiplier depends on the loss; false where a linear network's weights of the loss are all 0."""
         first = 0
         for part in self.config.inputs:
             rows = slice(first, first + part.size)
@@ -102,7 +102,7 @@ class Scheduler:
         return False
 
     def decay(self, count: Array, num_steps: Any) -> Array:
-        """Share of its height that the prior leaves after ``count`` steps, float32 ()."""
+        """Fraction of its height that the prior has after ``count`` steps, float32 ()."""
         return self.config.prior.decay(count.astype(jnp.float32) / jnp.asarray(num_steps, jnp.float32))
 
     def step(self, theta: dict[str, Any], state: SchedulerState, signal: Signal) -> tuple[Controls, SchedulerState]:
@@ -110,14 +110,14 @@ class Scheduler:
 
         Args:
           theta: the scheduler's meta-parameters.
-          state: memory.
+          state: the scheduler's state.
           signal: what is known before the step.
 
         Returns:
           ``(controls, state)``; the multiplier is float32 ().
 
         Raises:
-          ValueError: an input asks for the task embedding and it is missing or misshapen.
+          ValueError: an input reads the task embedding and it is missing or has another shape.
         """
         signal = signal._replace(num_steps=jnp.asarray(signal.num_steps, jnp.float32))
         prior = self.config.prior

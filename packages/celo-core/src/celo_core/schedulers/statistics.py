@@ -12,7 +12,7 @@ Array = jax.Array
 
 
 class Observed(NamedTuple):
-    """What statistics are computed from; lists of one array for each tensor that has a gradient.
+    """Inputs of the statistics; lists of one array for each tensor that has a gradient.
 
     Attributes:
       gradients: float32, finite.
@@ -26,8 +26,8 @@ class Observed(NamedTuple):
 def gradient_alignment(observed: Observed) -> Array:
     """Cosine of the gradient with the momentum of the first decay, over all parameters; 0 where one of them is 0.
 
-    Near 0 where gradients are mostly noise, negative where steps overshoot. Whatever the loss is multiplied by, it is the
-    same; in other units of the parameters it is not.
+    Near 0 where gradients are mostly noise, negative where steps overshoot. It does not depend on the scale of the loss, but
+    on the units of the parameters.
     """
     wide = lambda x: x.astype(jnp.float32)
     dot = lambda xs, ys: sum((jnp.sum(wide(x) * wide(y)) for x, y in zip(xs, ys, strict=True)), jnp.float32(0.0))
@@ -38,4 +38,4 @@ def gradient_alignment(observed: Observed) -> Array:
 
 
 STATISTICS: Mapping[str, Callable[[Observed], Array]] = MappingProxyType({"gradient_alignment": gradient_alignment})
-"""By name."""
+"""Statistics by name."""

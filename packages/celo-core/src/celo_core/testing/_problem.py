@@ -19,11 +19,11 @@ F = TypeVar("F", bound=Callable[..., None])
 
 
 class Unavailable(RuntimeError):
-    """A check could not be run here: a package or a device is missing, which says nothing about the optimizer."""
+    """A check could not be run here: a package or a device is missing. That is no fault of the optimizer."""
 
 
 def conformance_check(function: F) -> F:
-    """Turns whatever goes wrong inside a check into an AssertionError that begins with the check's name."""
+    """Turns every exception inside a check into an AssertionError that begins with the check's name."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""A check of what an optimizer is for."""
+"""A check that the optimizer trains a network."""
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ FACTOR = 20.0
 
 @conformance_check
 def check_convergence(make: Make) -> None:
-    """In 300 steps of full batches the loss of a small network on a regression falls to a twentieth: with trained weights.
+    """Trained weights reduce the loss of a small network on a regression to a twentieth in 300 full-batch steps.
 
-    Random meta-parameters of a learned optimizer cannot be expected to do that.
+    Random meta-parameters of a learned optimizer need not pass.
     """
     rng = np.random.default_rng(0)
     inputs = jnp.asarray(rng.standard_normal((32, 4)), jnp.float32)

@@ -1,4 +1,4 @@
-"""Checks of what real programs hand to an optimizer: leaves that are no ordinary arrays, losses of every kind, all zeros."""
+"""Checks of unusual arguments in real programs: leaves that are no ordinary arrays, losses of every kind, all zeros."""
 
 import inspect
 from collections.abc import Callable
@@ -44,19 +44,19 @@ def check_no_elements(make: Make) -> None:
     expected, _ = first_update(tx, params)
     empty = {**params, "flat": jnp.zeros((0,)), "matrix": jnp.zeros((0, 5)), "other": jnp.zeros((2, 0))}
     updates, state = first_update(tx, empty)
-    assert_finite(state, "the state beside arrays without elements")
+    assert_finite(state, "the state with arrays without elements")
     for name, leaf in empty.items():
         assert updates[name].shape == leaf.shape, (
             f"the update of an array of shape {leaf.shape} is {updates[name].shape}"
         )
-    assert_close({name: updates[name] for name in params}, expected, "updates beside arrays without elements", 1e-6)
+    assert_close({name: updates[name] for name in params}, expected, "updates next to arrays without elements", 1e-6)
     alone = {"flat": jnp.zeros((0,))}
     assert_finite(first_update(tx, alone), "updates and state of an array without elements alone")
 
 
 @conformance_check
 def check_state_has_elements(make: Make) -> None:
-    """No array in the state is without elements where none of the parameters is: some writers of checkpoints refuse them."""
+    """If all parameters have elements, all arrays in the state have: some writers of checkpoints refuse empty ones."""
     for params in (make_params(), {"scalar": jnp.ones(())}, {}):
         for path, leaf in jax.tree_util.tree_leaves_with_path(make(NUM_STEPS).init(params)):
             assert np.size(leaf) > 0, f"leaf {jax.tree_util.keystr(path)} of the state has shape {np.shape(leaf)}"
@@ -64,7 +64,7 @@ def check_state_has_elements(make: Make) -> None:
 
 @conformance_check
 def check_none_gradients(make: Make) -> None:
-    """A gradient of ``None`` beside an array leaves that parameter as it is, or one sentence says that it must not be."""
+    """A gradient of ``None`` next to an array leaves that parameter unchanged, or raises an error of one sentence."""
     params = make_params()
     tx = make(NUM_STEPS)
     state = tx.init(params)
@@ -82,7 +82,7 @@ def check_none_gradients(make: Make) -> None:
 
 @conformance_check
 def check_gradient_types(make: Make) -> None:
-    """Gradients that are integers, complex, ``float0`` or of another shape than their parameter are not taken silently."""
+    """Gradients that are integers, complex, ``float0`` or of another shape than their parameter raise an error."""
     params = make_params()
     tx = make(NUM_STEPS)
     state = tx.init(params)
@@ -99,12 +99,12 @@ def check_gradient_types(make: Make) -> None:
         except (TypeError, ValueError) as error:
             assert "bias" in str(error), f"the error for gradients {what} does not name the leaf: {error}"
         else:
-            raise AssertionError(f"gradients {what} are taken silently")
+            raise AssertionError(f"gradients {what} raise no error")
 
 
 @conformance_check
 def check_losses(make: Make) -> None:
-    """Losses that are negative, huge, constant, 0, not finite at first or about to change sign keep updates and state finite."""
+    """Losses that are negative, huge, constant, 0, not finite at first or changing sign keep updates and state finite."""
     curves: dict[str, list[Any]] = {
         "negative": [-1.0, -2.0, -3.0, -3.5],
         "huge": [1e30, 3e38, 1e38, 1e30],
@@ -140,7 +140,7 @@ def check_loss_types(make: Make) -> None:
         except (TypeError, ValueError) as error:
             assert "value" in str(error), f"the error for a loss that is {what} does not name value: {error}"
         else:
-            raise AssertionError(f"a loss that is {what} is taken silently")
+            raise AssertionError(f"a loss that is {what} raises no error")
 
 
 STEPS_FROM_ZERO = 300
@@ -188,7 +188,7 @@ def check_all_zeros(make: Make) -> None:
         ours = _final_loss(make(STEPS_FROM_ZERO), params, function)
         theirs = _final_loss(adam, params, function)
         start = float(function(params))
-        # A twentieth of what there is to gain: where both arrive, they end at the same number but for rounding.
+        # A tolerance of a twentieth of Adam's gain: where both converge, they differ by rounding.
         assert ours <= theirs + 0.05 * (start - theirs), (
             f"{what}, all zeros at first, goes from a loss of {start:.4g} to {ours:.4g} in {STEPS_FROM_ZERO} steps where "
             f"Adam at 1e-3 goes to {theirs:.4g}"
@@ -197,10 +197,10 @@ def check_all_zeros(make: Make) -> None:
 
 @conformance_check
 def check_stacked_layers(make: Make) -> None:
-    """Layers in one stacked array, as a scan over layers makes them, get the updates that they get as leaves of their own.
+    """Layers in one stacked array, as a scan over layers has them, get the updates that they get as leaves of their own.
 
-    A factory that needs to be told takes a keyword ``num_stacked_axes``: a tree of numbers like the parameters, or a function
-    from the parameters to one. It is passed where the factory has an argument of that name.
+    A factory that must know the stacks takes a keyword ``num_stacked_axes``: a tree of numbers like the parameters, or a
+    function from the parameters to one. It is passed if the factory has an argument of that name.
     """
     layers = [make_params({"bias": (6,), "kernel": (16, 16), "tall": (24, 6)}, seed=seed) for seed in range(4)]
     for index, scale in enumerate((0.01, 0.1, 1.0, 1.0)):

@@ -87,7 +87,7 @@ def check_flax_linen(make: Make) -> None:
 def check_equinox(make: Make) -> None:
     """Steps on the arrays of an Equinox module are those of a plain Optax loop."""
     eqx = _optional("equinox", "check_equinox")
-    model = eqx.nn.MLP(3, 2, width_size=2, depth=0, key=jax.random.key(0))  # holds functions beside its arrays
+    model = eqx.nn.MLP(3, 2, width_size=2, depth=0, key=jax.random.key(0))  # holds functions besides its arrays
     params = {"weight": model.layers[0].weight, "bias": model.layers[0].bias}
     tx = make(NUM_STEPS)
     state = tx.init(eqx.filter(model, eqx.is_inexact_array))
@@ -105,7 +105,7 @@ def _assert_goes_on(tx: Any, run: Any, restored: Any, how: str) -> None:
     """Asserts that a restored run has the numbers of the one that was saved, and takes the same two steps."""
     assert_close(restored, run, f"what Orbax restored {how}")
     for _ in range(2):
-        # Not compiled: a program could have something of the first run's inside.
+        # Not compiled: a program could contain constants of the first run.
         run, restored = train_step(tx, *run), train_step(tx, *restored)
     assert_close(restored, run, f"two steps later, what Orbax restored {how}")
 
@@ -124,7 +124,7 @@ def _placed(abstract: Any, sharding: Callable[[Any], jax.sharding.Sharding]) -> 
 
 @conformance_check
 def check_orbax(make: Make) -> None:
-    """A run that is saved with Orbax's ``StandardCheckpointer`` and restored, with and without a target, goes on bit for bit."""
+    """A run that is saved with Orbax's ``StandardCheckpointer`` and restored, with and without a target, continues bit for bit."""
     ocp = _optional("orbax.checkpoint", "check_orbax")
     tx, run, abstract = _started(make)
     target = _placed(abstract, lambda x: jax.sharding.SingleDeviceSharding(jax.devices()[0]))
@@ -139,7 +139,7 @@ def check_orbax(make: Make) -> None:
 
 @conformance_check
 def check_orbax_managers(make: Make) -> None:
-    """A run that is saved with Orbax's ``PyTreeCheckpointer`` or ``CheckpointManager`` and restored goes on bit for bit."""
+    """A run that is saved with Orbax's ``PyTreeCheckpointer`` or ``CheckpointManager`` and restored continues bit for bit."""
     ocp = _optional("orbax.checkpoint", "check_orbax_managers")
     tx, run, abstract = _started(make)
     target = _placed(abstract, lambda x: jax.sharding.SingleDeviceSharding(jax.devices()[0]))
@@ -159,7 +159,7 @@ def check_orbax_managers(make: Make) -> None:
 
 @conformance_check
 def check_orbax_other_devices(make: Make, num_devices: int = 8) -> None:
-    """A run that is saved on one device and restored on eight, with a matrix split over them, goes on.
+    """A run that is saved on one device and restored on eight, with a matrix split over them, continues.
 
     Args:
       make: factory of the optimizer.
@@ -167,7 +167,7 @@ def check_orbax_other_devices(make: Make, num_devices: int = 8) -> None:
 
     Raises:
       Unavailable: JAX sees fewer devices.
-      AssertionError: the restored run is another.
+      AssertionError: the restored run differs.
     """
     ocp = _optional("orbax.checkpoint", "check_orbax_other_devices")
     mesh = Mesh(eight_devices("check_orbax_other_devices", num_devices), ("model",))

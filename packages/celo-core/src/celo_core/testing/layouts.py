@@ -1,4 +1,4 @@
-"""Checks of arrays that lie on several devices: sharding in is sharding out, and steps are those of one device.
+"""Checks of arrays on several devices: results are sharded as the arguments are, and steps are those of one device.
 
 They need eight devices; simulated ones will do (``XLA_FLAGS=--xla_force_host_platform_device_count=8``, before JAX starts).
 """
@@ -40,11 +40,11 @@ LAYOUTS: Mapping[str, tuple[tuple[int, ...], tuple[str | tuple[str, str] | None,
     "replicated_vector": ((16,), ()),
     "scalar": ((), ()),
 }
-"""Name of a leaf -> its shape, and the mesh's axes along which its own are split; several leaves of one shape among them."""
+"""Name of a leaf -> its shape, and the axes of the mesh along which its axes are split; some leaves have the same shape."""
 
 
 def _spec(x: Any) -> PartitionSpec:
-    """How an array is split, without what an unsplit axis may be written as."""
+    """How an array is split, without trailing axes that are not split."""
     sharding = x.sharding
     if not isinstance(sharding, NamedSharding):
         return PartitionSpec()
@@ -91,7 +91,7 @@ def _check_layouts(make: Make, kind: AxisType) -> None:
 
 @conformance_check
 def check_layouts_automatic(make: Make) -> None:
-    """On a mesh with automatic axes each leaf of `LAYOUTS`, and of the state, keeps its layout, beside twins of other ones."""
+    """On a mesh with automatic axes each leaf of `LAYOUTS`, and of the state, keeps its layout."""
     _check_layouts(make, AxisType.Auto)
 
 

@@ -1,4 +1,4 @@
-"""Checks under JAX's modes: 64-bit numbers, and those that refuse what is usually let pass."""
+"""Checks under JAX's modes: 64-bit numbers, and the stricter modes, which raise errors that are silent by default."""
 
 import contextlib
 from collections.abc import Iterator
@@ -28,10 +28,10 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "scalar": (),
     "zeros": (6, 4),
 }
-"""A leaf of each way through an update: alone, beside its like, of every rank, and all zeros."""
+"""A leaf for each code path of an update: alone, next to others of its shape, of every rank, and all zeros."""
 
 LARGE = (420, 330)
-"""A leaf that some optimizers go through in blocks."""
+"""A leaf that some optimizers process in blocks."""
 
 
 def _params(**more: tuple[int, ...]) -> dict[str, Any]:
@@ -47,13 +47,13 @@ def _two_steps(make: Make, params: Any) -> tuple[Any, Any]:
 
 
 def _check_mode(make: Make, mode: contextlib.AbstractContextManager[Any], **more: tuple[int, ...]) -> None:
-    """Nothing is raised in a mode that refuses what is usually let pass."""
+    """Asserts that nothing is raised in a stricter mode."""
     with mode:
         assert_finite(_two_steps(make, _params(**more)), "parameters and state after two steps")
 
 
 def _check_operations(make: Make, mode: contextlib.AbstractContextManager[Any]) -> None:
-    """Nor operation by operation, where every number on the way is looked at."""
+    """Asserts the same operation by operation, where every intermediate value is checked."""
     params = make_params()
     with mode:
         tx = make(NUM_STEPS)
@@ -85,14 +85,14 @@ def check_strict_dtypes(make: Make) -> None:
 
 @conformance_check
 def check_debug_nans(make: Make) -> None:
-    """With ``jax_debug_nans`` init and update of finite numbers make no NaN, operation by operation not even on the way."""
+    """With ``jax_debug_nans`` init and update of finite numbers make no NaN, operation by operation not even in between."""
     _check_mode(make, jax.debug_nans(True))
     _check_operations(make, jax.debug_nans(True))
 
 
 @conformance_check
 def check_debug_infs(make: Make) -> None:
-    """With ``jax_debug_infs`` init and update of finite numbers make no infinity, operation by operation not even on the way."""
+    """With ``jax_debug_infs`` init and update of finite numbers make no infinity, operation by operation not even in between."""
     _check_mode(make, jax.debug_infs(True))
     _check_operations(make, jax.debug_infs(True))
 

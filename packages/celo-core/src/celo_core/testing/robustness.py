@@ -1,4 +1,4 @@
-"""Checks of bad input: finite in, finite out; clear errors."""
+"""Checks of bad arguments: updates and state stay finite, and errors are clear."""
 
 import functools
 

@@ -45,7 +45,7 @@ def check_compiles_once(make: Make) -> None:
 
 @conformance_check
 def check_state_types(make: Make) -> None:
-    """Init and update agree on structure, shape, dtype and weak type, and ``jax.eval_shape(tx.init, params)`` tells them."""
+    """Init and update agree on structure, shape, dtype and weak type, and so does ``jax.eval_shape(tx.init, params)``."""
     params = make_params()
     tx = make(NUM_STEPS)
     abstract = jax.eval_shape(tx.init, params)

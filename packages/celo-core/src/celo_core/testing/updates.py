@@ -1,4 +1,4 @@
-"""Checks of what goes in and what comes out: structures, shapes, dtypes, extra arguments."""
+"""Checks of arguments and results: structures, shapes, dtypes, extra arguments."""
 
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ RANKS: dict[str, tuple[int, ...]] = {
 
 @conformance_check
 def check_extra_arguments_ignored(make: Make) -> None:
-    """Keyword arguments that the optimizer does not know change nothing."""
+    """Unknown keyword arguments have no effect."""
     params = make_params()
     tx = make(NUM_STEPS)
     updates, state = first_update(tx, params, unknown=object(), loss_fn=loss)
@@ -144,20 +144,20 @@ def _check_hole(make: Make, hole: Any, what: str) -> None:
     with_hole = {**params, "hole": hole}
     state = tx.init(with_hole)
     updates, state = tx.update(gradient(with_hole), state, with_hole, value=loss(params))
-    assert_close(updates, {**expected, "hole": hole}, f"updates beside {what}")
+    assert_close(updates, {**expected, "hole": hole}, f"updates next to {what}")
     updates, _ = tx.update(gradient(with_hole), state, with_hole, value=loss(params))
-    assert_finite(updates, f"second updates beside {what}")
+    assert_finite(updates, f"second updates next to {what}")
 
 
 @conformance_check
 def check_none_leaves(make: Make) -> None:
-    """``None`` in place of a parameter stays ``None`` and changes nothing for the others."""
+    """``None`` in place of a parameter stays ``None`` and has no effect on the others."""
     _check_hole(make, None, "None")
 
 
 @conformance_check
 def check_masked_nodes(make: Make) -> None:
-    """``optax.MaskedNode`` in place of a parameter stays and changes nothing for the others."""
+    """``optax.MaskedNode`` in place of a parameter stays and has no effect on the others."""
     _check_hole(make, optax.MaskedNode(), "optax.MaskedNode")
 
 

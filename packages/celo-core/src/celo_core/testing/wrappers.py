@@ -21,7 +21,7 @@ from celo_core.testing._problem import (
 
 @conformance_check
 def check_chain(make: Make) -> None:
-    """In ``optax.chain`` the loss reaches the optimizer, and what comes after it sees its updates."""
+    """In ``optax.chain`` the loss reaches the optimizer, and the next transformation gets its updates."""
     params = make_params()
     expected, _ = first_update(make(NUM_STEPS), params)
     chained, _ = first_update(optax.chain(optax.identity(), make(NUM_STEPS), optax.scale(0.5)), params)
@@ -45,7 +45,7 @@ def check_masked(make: Make) -> None:
 
 @conformance_check
 def check_partition(make: Make) -> None:
-    """Beside another optimizer in ``optax.partition``, each updates its own part."""
+    """In ``optax.partition`` with another optimizer, each updates its own part."""
     params = make_params()
     transforms = {"learned": make(NUM_STEPS), "plain": optax.sgd(0.1)}
     updates, _ = first_update(optax.partition(transforms, {"bias": "plain", "kernel": "learned"}), params)
@@ -106,7 +106,7 @@ def check_inject_hyperparams(make: Make) -> None:
 
 @conformance_check
 def check_map_params(make: Make) -> None:
-    """``optax.tree.map_params`` finds what is like the parameters in the state, and leaves the rest as it is."""
+    """``optax.tree.map_params`` finds the arrays in the state that are like the parameters, and leaves the rest unchanged."""
     # Shapes that nothing else in a state has, such as a number for each tensor.
     params = make_params({"bias": (11,), "kernel": (5, 13)})
     tx = make(NUM_STEPS)
@@ -118,4 +118,4 @@ def check_map_params(make: Make) -> None:
     before = {p.shape: sum(leaf.shape == p.shape for leaf in jax.tree.leaves(state)) for p in params.values()}
     for shape, number in before.items():
         found = sum(leaf.shape == shape and bool(jnp.all(leaf == 7)) for leaf in jax.tree.leaves(marked))
-        assert found == number, f"of {number} arrays of the shape {shape} of a parameter it has found {found}"
+        assert found == number, f"of {number} arrays of the shape {shape} of a parameter it finds {found}"

@@ -32,7 +32,7 @@ MAGNITUDE_SCALE = 1e-3
 
 
 class AdafacMLPState(NamedTuple):
-    """State of the optimizer, with all tensors laid side by side: N is their number of elements.
+    """State of the optimizer, with all tensors flattened and concatenated: N is their number of elements.
 
     Attributes:
       count: steps taken, int32 ().
@@ -85,7 +85,7 @@ class AdafacMLP:
         return {"mlp": layers, "decays": decays}
 
     def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
-        """The Optax optimizer; ``num_steps`` plays no part."""
+        """The Optax optimizer; ``num_steps`` has no effect."""
         del num_steps, kwargs
 
         def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, AdafacMLPState]:
@@ -121,7 +121,7 @@ class AdafacMLP:
         kernel, bias = layers[names[0]]["kernel"], layers[names[0]]["bias"]
         # The time is the same for all parameters: its part of the first layer is a second bias.
         bias = bias + time @ kernel[NUM_FEATURES:]
-        # Each feature is divided by its root mean square over its tensor, which is cheapest within the kernel.
+        # Each feature is divided by its root mean square over its tensor, most cheaply by scaling the first layer's kernel.
         parts = jnp.split(features, _ends(shapes), axis=1)
         scales = [jax.lax.rsqrt(1e-5 + jnp.mean(jnp.square(part), axis=1, keepdims=True)) for part in parts]
         scaled = [(kernel[:NUM_FEATURES] * scale).T @ part for scale, part in zip(scales, parts, strict=True)]
@@ -165,7 +165,7 @@ def _init_factored(shape: tuple[int, ...], dtype: Any) -> FactoredMoment:
 
 
 def _decays(initial: tuple[float, ...], offsets: Array) -> Array:
-    """The decays (len(initial),): a tenth of their logarithmic distance from 1 is what is learned."""
+    """The decays (len(initial),): a tenth of the logarithm of their distance from 1 is learned."""
     distances = jnp.asarray([1.0 - decay for decay in initial], offsets.dtype)
     return jnp.clip(1.0 - distances * jnp.exp(jnp.minimum(10.0 * offsets, 80.0)), 0.0, 0.9999)
 
@@ -191,7 +191,7 @@ def _safe_rsqrt(x: Array) -> Array:
 
 
 def _expand(moment: FactoredMoment, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """Row and column statistics at every element (3, elements), and what the row's are relative to."""
+    """Row and column statistics at every element (3, elements), and the divisor of the row statistics."""
     axes = factored_axes(shape)
     if axes is None:
         return moment.row, moment.row, jnp.ones_like(moment.row)
@@ -206,7 +206,7 @@ def _features(
     g: Array, p: Array, m: Array, v: Array, factored: Sequence[FactoredMoment], shapes: Sequence[tuple[int, ...]]
 ) -> Array:
     """The features (28, N) of all tensors."""
-    # Without the barriers XLA computes everything anew for each of its uses, element by element.
+    # Without the barriers XLA recomputes everything for each of its uses, element by element.
     barrier = jax.lax.optimization_barrier
     expanded = [_expand(moment, shape) for moment, shape in zip(factored, shapes, strict=True)]
     row, column, mean = (barrier(jnp.concatenate(parts, axis=1)) for parts in zip(*expanded, strict=True))

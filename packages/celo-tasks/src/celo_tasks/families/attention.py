@@ -1,4 +1,4 @@
-"""Multi-head attention and the pre-norm transformer block: one for language models and for pictures."""
+"""Multi-head attention and the pre-norm transformer block, for language models and for images."""
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ class Attention(nn.Module):
 
     Attributes:
       num_heads: heads; divides the width.
-      causal: whether a position sees only itself and what is before it, rather than all positions.
+      causal: whether a position attends only to itself and earlier positions, rather than to all positions.
     """
 
     num_heads: int
@@ -41,7 +41,7 @@ class TransformerBlock(nn.Module):
     Attributes:
       num_heads: heads of attention; divides the width.
       mlp_width: units of the perceptron's hidden layer.
-      causal: whether a position sees only itself and what is before it.
+      causal: whether a position attends only to itself and earlier positions.
     """
 
     num_heads: int

@@ -23,13 +23,13 @@ PUBLISHED_LEVELS = ("none", "none", "global", "global", "tensor", "tensor", "par
 """The mixture of levels in VeLO's meta-training, for `Reparametrized`; with `PUBLISHED_RANGES` it is `reparametrize`'s
 "published".
 
-Source: the code of VeLO (github.com/google/learned_optimization, research/general_lopt/tasks/parametric.py: a level out of
-this list, then a range out of the three). Celo's published code has the same two lists as an option; the commands in its
-README use the level "global" in [1e-3, 1e3] throughout.
+Source: the code of VeLO (github.com/google/learned_optimization, research/general_lopt/tasks/parametric.py: a level drawn
+from this list, then a range from the three). Celo's published code has the same two lists as an option; the commands in
+its README use the level "global" in [1e-3, 1e3] throughout.
 """
 
 PUBLISHED_RANGES = ((1e-3, 1e3), (1e-2, 1e2), (1e-1, 1e1))
-"""The ranges of scales that go with `PUBLISHED_LEVELS`: a task picks one, each as likely; source as there."""
+"""The ranges of scales that belong to `PUBLISHED_LEVELS`: each task draws one uniformly; source as there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Reparametrized:
 
     Attributes:
       family: the family.
-      levels: from which a task's level is picked at random: one scale for the task ("global"), one per tensor
-        ("tensor"), one per parameter ("parameter"), or none, that is 1 ("none"). Naming a level twice makes it twice as
+      levels: from which a task's level is drawn uniformly: one scale for the task ("global"), one per tensor
+        ("tensor"), one per parameter ("parameter"), or a scale of 1 ("none"). A level that is listed twice is twice as
         likely.
       low, high: scales are log-uniform between these.
-      ranges: ranges ``(low, high)`` out of which a task picks one at random, in place of ``low`` and ``high``.
+      ranges: ranges ``(low, high)`` from which a task draws one uniformly, in place of ``low`` and ``high``.
       zeros_follow: whether tensors that are all zeros at initialisation, and so have no scale of their own, get the scale of
         the tensor that becomes smallest: the largest of ``1 / rms(1 / scale)``. For optimizers that derive the scale of
         such a tensor from the others (`celo_core.architectures.celo.ParameterScale`).
@@ -133,7 +133,7 @@ class Reparametrized:
 
     @property
     def has_held_out(self) -> bool:
-        """Whether the family has it."""
+        """Whether the family has held-out data."""
         return self.family.has_held_out
 
     def held_out_batch(self, key: Array, config: Any, data: Any) -> Any:
@@ -176,5 +176,5 @@ def reparametrize(family: TaskFamily, levels: tuple[str, ...], *, zeros_follow: 
     if tuple(levels) == ("published",):
         return Reparametrized(family, PUBLISHED_LEVELS, ranges=PUBLISHED_RANGES, zeros_follow=zeros_follow)
     if "published" in levels:
-        raise ValueError('the augmentation "published" is a whole list of levels: name it alone.')
+        raise ValueError('the augmentation "published" is a whole list of levels: give it alone.')
     return Reparametrized(family, tuple(levels), zeros_follow=zeros_follow)

@@ -1,4 +1,4 @@
-"""Any family with gradients that are estimated from losses alone.
+"""Any family, with gradients that are estimated from losses only.
 
 Source: the ES-wrapped tasks of the public task library (arXiv 2211.09760, section 4); antithetic evolution strategies as in
 Salimans et al., arXiv 1703.03864.
@@ -24,10 +24,10 @@ class ESWrapped(FamilyDefaults):
         gradient = 1/N sum_i e_i (f(p + sigma e_i) - f(p - sigma e_i)) / (2 sigma)
 
     It is an unbiased estimate of the gradient of f smoothed by the same normal distribution, and its variance grows with the
-    number of parameters. `loss` is the mean of the 2 N losses, and `jax.grad` of it is the estimate: no derivative of
-    the family is taken. Both members of a pair have the same batch and key.
+    number of parameters. `loss` is the mean of the 2 N losses, and `jax.grad` of it is the estimate: the family itself is
+    not differentiated. Both members of a pair have the same batch and key.
 
-    Where the family has ``load_held_out`` and ``metrics``, so has this one: they are the family's.
+    If the family has ``load_held_out`` and ``metrics``, so has this one: they are the family's.
 
     Attributes:
       family: the family.
@@ -83,7 +83,7 @@ class ESWrapped(FamilyDefaults):
         (plus, states), (minus, _) = losses_at(1.0), losses_at(-1.0)
         weights = (plus - minus) / (2.0 * self.sigma * self.num_pairs)
         gradient = jax.tree.map(lambda e: jnp.tensordot(weights, e, 1), noise)
-        # Zero, with the estimate as its gradient.
+        # Its value is zero, and its gradient the estimate.
         terms = jax.tree.map(lambda p, c, g: jnp.vdot(p - c, g), params, center, gradient)
         value = 0.5 * (jnp.mean(plus) + jnp.mean(minus)) + sum(jax.tree.leaves(terms))
         return value, jax.tree.map(lambda x: x[0], states)

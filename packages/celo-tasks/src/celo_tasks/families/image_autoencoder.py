@@ -1,4 +1,4 @@
-"""Autoencoders of one image set, by multilayer perceptrons: one with a code, one with a distribution of codes."""
+"""Autoencoders of one image set by multilayer perceptrons: a plain one and a variational one."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ class _Images(FamilyDefaults):
 
     Attributes:
       name: name in results.
-      dataset: a name known to `celo_tasks.datasets.load_images`.
+      dataset: a name for `celo_tasks.datasets.load_images`.
       num_pixels: numbers per image: height * width * channels.
       batch_size: images per batch.
       data_dir: folder with prepared arrays, or ``None``.
@@ -68,14 +68,14 @@ class _Images(FamilyDefaults):
 
 @dataclasses.dataclass(frozen=True)
 class ImageAutoencoder(_Images):
-    """A `celo_core.TaskFamily` of one task, with held-out images: an MLP that is to return its input.
+    """A `celo_core.TaskFamily` of one task, with held-out images: an MLP that reconstructs its input.
 
     ReLU after every hidden layer, a sigmoid at the end, and the squared error per pixel, as in the public task library
     (arXiv 2211.09760, section 4).
 
     Attributes:
       name: name in results.
-      dataset: a name known to `celo_tasks.datasets.load_images`.
+      dataset: a name for `celo_tasks.datasets.load_images`.
       num_pixels: numbers per image: height * width * channels.
       batch_size: images per batch.
       data_dir: folder with prepared arrays, or ``None``.
@@ -151,12 +151,12 @@ class ImageVAE(_Images):
     """A `celo_core.TaskFamily` of one task, with held-out images: a variational autoencoder (arXiv 1312.6114).
 
     The loss is the negative evidence lower bound in nats per pixel. The prior of the codes is standard normal. A pixel is
-    normal, and what counts is the probability of its level: it is spread uniformly over the width of a level, 1/255, and
-    the density is multiplied by that width. So do the variational autoencoders of the public task library.
+    normal, and the loss is about the probability of its level: the pixel is spread uniformly over the width of a level, 1/255,
+    and the density is multiplied by that width. The variational autoencoders of the public task library do the same.
 
     Attributes:
       name: name in results.
-      dataset: a name known to `celo_tasks.datasets.load_images`.
+      dataset: a name for `celo_tasks.datasets.load_images`.
       num_pixels: numbers per image: height * width * channels.
       batch_size: images per batch.
       data_dir: folder with prepared arrays, or ``None``.

@@ -1,4 +1,4 @@
-"""Classification of one image set by any flax network: the image tasks that optimizers are judged on.
+"""Classification of one image set by any flax network: the image tasks on which optimizers are evaluated.
 
 The pixels are in [0, 1], the loss is the cross entropy and batches are drawn with replacement, as in the public task
 library whose tasks the papers use (arXiv 2211.09760, section 4).
@@ -22,7 +22,7 @@ from celo_tasks.families.image_mlp import clip_cross_entropy
 Array = jax.Array
 
 LARGEST_BATCH = 500
-"""Images that go through a network at once when it is judged: what it computes for thousands need not fit in memory."""
+"""Images per pass through a network in its evaluation: activations for thousands of images need not fit in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +32,10 @@ class ImageClassifier(FamilyDefaults):
     Attributes:
       name: name in results.
       network: maps float32 images (batch, *input_shape) to logits (batch, num_classes). One with batch normalisation
-        keeps its running averages in flax's collection "batch_stats", and is told by the keyword ``train`` (false by
-        default) to normalise by the batch at hand and to move them.
-      dataset: a name known to `celo_tasks.datasets.load_images`.
-      input_shape: shape in which an image is given to the network, e.g. (784,) or (28, 28, 1).
+        keeps its running averages in flax's collection "batch_stats", and has a keyword ``train`` (false by default): if
+        true, it normalises by the current batch and updates them.
+      dataset: a name for `celo_tasks.datasets.load_images`.
+      input_shape: shape of an image as input of the network, e.g. (784,) or (28, 28, 1).
       batch_size: images per batch.
       num_classes: logits.
       data_dir: folder with prepared arrays, or ``None``.
@@ -94,7 +94,7 @@ class ImageClassifier(FamilyDefaults):
         return cross_entropy(self.network, params, model_state, images, labels)
 
     def metrics(self, params: Any, model_state: Any, config: Any, batch: tuple[Array, Array]) -> dict[str, Array]:
-        """Judges a network, with its running averages where it has some.
+        """Evaluates a network, with its running averages if it has any.
 
         Args:
           params: parameters of the network.
@@ -103,7 +103,7 @@ class ImageClassifier(FamilyDefaults):
           batch: images float32 (N, *input_shape) and labels int32 (N,), of any number N.
 
         Returns:
-          ``{"loss": mean cross entropy in nats, "accuracy": share of images classified right}``, float32 ().
+          ``{"loss": mean cross entropy in nats, "accuracy": fraction of images classified correctly}``, float32 ().
         """
         del config
         images, labels = batch
@@ -136,7 +136,7 @@ def cross_entropy(network: nn.Module, params: Any, model_state: Any, images: Arr
 
 
 def _in_parts(function: Callable[[Array], Any], images: Array) -> Any:
-    """What a function that treats each image by itself makes of many, computed for `LARGEST_BATCH` at a time."""
+    """The result of a function that treats each image separately, computed for `LARGEST_BATCH` images at a time."""
     count = len(images) // LARGEST_BATCH
     if len(images) <= LARGEST_BATCH:
         return function(images)

@@ -1,7 +1,7 @@
 """Small convnets whose convolutions are matrix products over patches.
 
 On XLA's CPU back end a convolution inside `jax.lax.scan` runs about sixty times slower than nine shifted slices and one
-matrix product. The parameters are those of a convolution all the same: a kernel of shape (height, width, channels in,
+matrix product. The parameters are still those of a convolution: a kernel of shape (height, width, channels in,
 channels out) and a bias.
 """
 
@@ -86,7 +86,7 @@ def _shifted(x: Array, size: int, stride: int, fill: float) -> list[Array]:
 
 
 def batch_norm(train: bool) -> nn.BatchNorm:
-    """Batch normalisation per channel; in training the running averages move by a tenth towards the batch's."""
+    """Batch normalisation per channel, with running averages of decay 0.9."""
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5)
 
 
@@ -98,7 +98,7 @@ class ConvNet(nn.Module):
       strides: of each convolution.
       num_outputs: logits.
       normalization: "batch" or "layer" (over the channels of a position), with scale and offset, or ``None``.
-      normalize_after: whether that follows the "convolution", before ReLU, or the "relu".
+      normalize_after: whether the normalisation follows the "convolution", before ReLU, or the "relu".
     """
 
     channels: Sequence[int]
@@ -113,14 +113,14 @@ class ConvNet(nn.Module):
 
         Args:
           x: the images.
-          train: whether batch normalisation uses the batch at hand, and moves its running averages.
+          train: whether batch normalisation uses the current batch, and updates its running averages.
         """
         if self.normalization not in (None, "batch", "layer") or self.normalize_after not in ("convolution", "relu"):
             given = f"{self.normalization!r} after {self.normalize_after!r}"
             raise ValueError(f"no normalization {given}: use 'batch', 'layer' or None, after 'convolution' or 'relu'.")
         early = self.normalize_after == "convolution"
         for features, stride in zip(self.channels, self.strides, strict=True):
-            # Batch normalisation subtracts what a bias right before it would add.
+            # No bias directly before batch normalisation, which would subtract it again.
             x = PatchConv(features, stride=stride, use_bias=not (early and self.normalization == "batch"))(x)
             x = nn.relu(self._normalize(x, train)) if early else self._normalize(nn.relu(x), train)
         return nn.Dense(self.num_outputs, kernel_init=fan_in_normal)(jnp.mean(x, axis=(1, 2)))

@@ -1,4 +1,4 @@
-"""Classification of small grey images by a multilayer perceptron: the tasks Celo is meta-trained on.
+"""Classification of small grey images by a multilayer perceptron: the tasks on which Celo is meta-trained.
 
 Source: Celo (arXiv 2501.12670, section 4): one hidden layer of 32 ReLU units on 8x8 images, batch 64, cross entropy,
 truncated-normal initialisation with standard deviation 1/sqrt(fan_in), zero biases, pixels in [0, 1].
@@ -23,7 +23,7 @@ from celo_tasks import datasets
 Array = jax.Array
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType({"relu": nn.relu, "tanh": jnp.tanh})
-"""What may stand between the layers of an `MLP`."""
+"""Nonlinearities between the layers of an `MLP`, by name."""
 
 
 def fan_in_normal(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
@@ -71,18 +71,18 @@ class MLP(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ImageMLP(FamilyDefaults):
-    """A `celo_core.TaskFamily`: a task is one of several image sets of the same shape, picked at random.
+    """A `celo_core.TaskFamily`: a task is one of several image sets of the same shape, drawn uniformly.
 
     Attributes:
-      datasets: names known to `celo_tasks.datasets.load_images`.
+      datasets: names for `celo_tasks.datasets.load_images`.
       hidden_sizes: widths of the hidden layers.
       batch_size: images per batch.
       num_classes: logits.
       image_shape: shape of an image.
       data_dir: folder with prepared arrays, or ``None``.
       held_out: whether test images are loaded as well, for a meta-loss on held-out batches.
-      num_images: how many images of each set, its first, are trained on; ``None`` for all. A network memorises few, so
-        that the loss goes on falling as it does for large networks.
+      num_images: number of images of each set, the first ones, for training; ``None`` for all. A network memorises a small
+        set, so that the loss continues to fall as it does for large networks.
     """
 
     datasets: tuple[str, ...]
@@ -101,7 +101,7 @@ class ImageMLP(FamilyDefaults):
         return "_".join(["mlp", *map(str, self.hidden_sizes), *few, *self.datasets])
 
     def load(self) -> dict[str, np.ndarray]:
-        """Training images uint8 (N, pixels) of all sets, one after another, labels, and each set's begin and size.
+        """Training images uint8 (N, pixels) of all sets, concatenated, labels, and each set's begin and size.
 
         With ``held_out``, the same of test images, under names that begin with ``held_out_``.
 
@@ -121,7 +121,7 @@ class ImageMLP(FamilyDefaults):
         return arrays
 
     def _labels_below(self) -> int | None:
-        """What labels must be below; ``None`` where they are not used."""
+        """Exclusive upper bound of the labels; ``None`` where they are not used."""
         return self.num_classes
 
     def sample(self, key: Array) -> dict[str, Array]:
@@ -143,7 +143,7 @@ class ImageMLP(FamilyDefaults):
         return self.held_out
 
     def held_out_batch(self, key: Array, config: Any, data: Any) -> tuple[Array, Array]:
-        """As `batch`, of test images; ValueError unless they are loaded."""
+        """As `batch`, of test images; raises ValueError unless they are loaded."""
         if not self.held_out:
             raise ValueError("test images are loaded with held_out=True only.")
         return self._batch(key, config, data, _HELD_OUT)
@@ -175,7 +175,7 @@ _HELD_OUT = "held_out_"
 
 
 def _concatenated(sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Images and labels of several sets, one after another, and where each begins and how large it is."""
+    """Images and labels of several sets, concatenated, and the begin and size of each set."""
     images = [rearrange(x, "n ... -> n (...)") for x, _ in sets]
     sizes = np.asarray([len(x) for x in images], np.int32)
     return {

@@ -14,9 +14,9 @@ Array = jax.Array
 class ResNet(nn.Module):
     """A ResNet v2 with bottleneck blocks and batch normalisation.
 
-    A convolution and, if wanted, a 3x3 max pool of stride 2; then groups of blocks, each group but the first halving the
-    picture; then normalisation, ReLU, the mean over positions, and a linear layer whose kernel begins as zeros. The
-    convolutions have no biases.
+    A convolution and optionally a 3x3 max pool of stride 2; then groups of blocks, each group but the first halving height
+    and width; then normalisation, ReLU, the mean over positions, and a linear layer whose kernel is initialised to zeros.
+    The convolutions have no biases.
 
     Source of the defaults: the residual networks of the public task library (arXiv 2211.09760, section 4).
 
@@ -44,7 +44,7 @@ class ResNet(nn.Module):
 
         Args:
           x: the images.
-          train: whether batch normalisation uses the batch at hand, and moves its running averages.
+          train: whether batch normalisation uses the current batch, and updates its running averages.
         """
         stem = PatchConv(self.stem_channels, self.stem_kernel, self.stem_stride, use_bias=False, name="stem")
         x = stem(x)

@@ -1,4 +1,4 @@
-"""Networks other than plain MLPs on several image sets, of which a task picks one: small families to meta-train on."""
+"""Networks other than plain MLPs on several image sets, of which a task draws one: small families for meta-training."""
 
 import dataclasses
 import math
@@ -22,8 +22,8 @@ class ImageNetworks(ImageMLP):
 
     Attributes:
       network: maps float32 images (batch, *input_shape) to logits (batch, num_classes). One with batch normalisation keeps
-        its running averages in flax's collection "batch_stats", and is told by the keyword ``train`` to use the batch's own.
-      input_shape: shape in which an image is given to it.
+        its running averages in flax's collection "batch_stats", and normalises by the batch if its keyword ``train`` is true.
+      input_shape: shape of an image as input of the network.
       label: name of the kind of network.
     """
 
@@ -50,9 +50,9 @@ class ImageNetworks(ImageMLP):
 
 @dataclasses.dataclass(frozen=True)
 class ImageAutoencoders(ImageMLP):
-    """A `celo_core.TaskFamily`: an MLP that is to return images of one of several sets. ``hidden_sizes`` are its own.
+    """A `celo_core.TaskFamily`: an MLP with ``hidden_sizes`` that reconstructs images of one of several sets.
 
-    The squared error per pixel of a sigmoid, as of `ImageAutoencoder`.
+    The loss is the squared error per pixel after a sigmoid, as in `ImageAutoencoder`.
     """
 
     @property

@@ -1,6 +1,6 @@
 """Next-token prediction: what every family of language models has in common.
 
-Sequences are stretches of one long text from random places, so that none is padded; the public task library cuts the
+Sequences are excerpts of one long text from random places, so that none is padded; the public task library takes the
 beginning of each document instead, and masks its padding (arXiv 2211.09760, section 4).
 """
 
@@ -24,7 +24,7 @@ Array = jax.Array
 class NextToken(FamilyDefaults):
     """The methods of a `celo_core.TaskFamily` of one task, with held-out text: predict each next token.
 
-    What is trained says the subclass by `_network`, a module that maps tokens int32 (batch, length) to the logits of each
+    A subclass defines the network by `_network`, a module that maps tokens int32 (batch, length) to the logits of each
     one's successor, (batch, length, vocabulary).
     """
 
@@ -51,7 +51,7 @@ class NextToken(FamilyDefaults):
         """The training text, uint8 or uint16 (N,).
 
         Raises:
-          ValueError: there are more kinds of tokens than the network knows, or fewer tokens than a sequence has.
+          ValueError: the text's vocabulary is larger than the network's, or it has fewer tokens than a sequence.
         """
         return {"text": self._long_enough(self._load_text().train, "train")}
 
@@ -66,7 +66,7 @@ class NextToken(FamilyDefaults):
     def load_held_out(self) -> tuple[np.ndarray, np.ndarray]:
         """The held-out text cut into sequences: tokens and their successors, int32 (N, length), for `metrics`.
 
-        Where `held_out_tokens` is less than there are, the sequences are evenly spaced. Errors as `load`.
+        If `held_out_tokens` is less than the length of the text, the sequences are evenly spaced. Errors as `load`.
         """
         text = self._long_enough(self._load_text().valid.astype(np.int32), "validate")
         total = (len(text) - 1) // self.length
@@ -86,7 +86,7 @@ class NextToken(FamilyDefaults):
         return self._network().init(key, jnp.zeros((1, self.length), jnp.int32))["params"], None
 
     def batch(self, key: Array, config: Any, data: Any) -> tuple[Array, Array]:
-        """Stretches of the text from random places: tokens and their successors, int32 (batch, length)."""
+        """Excerpts of the text from random places: tokens and their successors, int32 (batch, length)."""
         del config
         start = jax.random.randint(key, (self.batch_size, 1), 0, data["text"].shape[0] - self.length)
         stretch = data["text"][start + jnp.arange(self.length + 1)].astype(jnp.int32)
@@ -98,7 +98,7 @@ class NextToken(FamilyDefaults):
         return self.metrics(params, model_state, config, batch)["loss"], model_state
 
     def metrics(self, params: Any, model_state: None, config: Any, batch: tuple[Array, Array]) -> dict[str, Array]:
-        """``{"loss": cross entropy in nats per token, "accuracy": share of tokens predicted right}``, float32 ()."""
+        """``{"loss": cross entropy in nats per token, "accuracy": fraction of correct predictions}``, float32 ()."""
         del model_state, config
         tokens, targets = batch
         logits: Any = self._network().apply({"params": params}, tokens)
@@ -117,12 +117,12 @@ class LanguageModel(NextToken):
     Attributes:
       name: name in results.
       network: maps tokens int32 (batch, length) to the logits of each one's successor, (batch, length, vocabulary).
-      text: a name known to `celo_tasks.datasets.load_text`.
+      text: a name for `celo_tasks.datasets.load_text`.
       batch_size: sequences per batch.
       length: tokens predicted per sequence.
-      vocabulary: number of tokens that the network knows; at least the text's.
-      held_out_tokens: held-out tokens on which a network is judged; ``None`` for all. They are judged at once, which takes
-        at least four bytes per token and member of the vocabulary: 1 GB for 8,192 tokens out of 32,000.
+      vocabulary: size of the network's vocabulary; at least the text's.
+      held_out_tokens: held-out tokens on which a network is evaluated; ``None`` for all. They are evaluated at once, which takes
+        at least four bytes per token and entry of the vocabulary: 1 GB for 8,192 tokens out of 32,000.
       data_dir: folder with texts, or ``None``.
     """
 

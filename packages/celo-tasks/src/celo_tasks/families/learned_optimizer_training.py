@@ -19,7 +19,7 @@ from celo_tasks.families.image_classifier import ImageClassifier
 Array = jax.Array
 
 NUM_HELD_OUT = 8
-"""Trainings on held-out images on which an optimizer is judged."""
+"""Number of trainings on held-out images in the evaluation of an optimizer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LearnedOptimizerTraining(FamilyDefaults):
     """A `celo_core.TaskFamily` of one task: the parameters are a learned optimizer's theta.
 
     The loss is the mean, over the steps of a training of the inner network from its initialisation, of the inner family's
-    normalised losses, which are finite whatever theta does; its gradient is that through the whole training. The gradient
+    normalised losses, which are finite for every theta; its gradient is that through the whole training. The gradient
     is zero where all losses are at the normalizer's bounds.
 
     Attributes:
@@ -85,7 +85,7 @@ class LearnedOptimizerTraining(FamilyDefaults):
         return {"loss": jnp.mean(losses), "last_loss": jnp.mean(losses[:, -1])}
 
     def normalizer(self, loss: Array) -> Array:
-        """The inner family's: a meta-loss is a mean of its losses."""
+        """The inner family's normalizer, since a meta-loss is a mean of its losses."""
         return self.inner.normalizer(loss)
 
     def _unroll(self, theta: Any, key: Array, config: Any, batches: Any) -> Array:
@@ -94,7 +94,7 @@ class LearnedOptimizerTraining(FamilyDefaults):
         key_init, key_steps = jax.random.split(key)
         trainee = problem.init(theta, key_init, config, self.num_steps)
 
-        # A step is recomputed when it is differentiated: otherwise each keeps all that the optimizer computed.
+        # Steps are recomputed in the backward pass: otherwise each would keep all intermediate values of the optimizer.
         @jax.checkpoint
         def body(trainee: Any, step: tuple[Array, Any]) -> tuple[Any, Array]:
             key_step, inner_batch = step

@@ -12,12 +12,12 @@ Array = jax.Array
 
 
 class MLPMixer(nn.Module):
-    """Mixer blocks over patches, the mean over them, and a linear layer whose kernel begins as zeros.
+    """Mixer blocks over patches, the mean over them, and a linear layer whose kernel is initialised to zeros.
 
     Attributes:
       patch_size: height and width of a patch.
       width: size of a patch's vector.
-      num_blocks: blocks.
+      num_blocks: number of blocks.
       token_mlp_width: hidden units of the perceptrons over patches.
       channel_mlp_width: hidden units of the perceptrons over channels.
       num_outputs: logits.

@@ -1,4 +1,4 @@
-"""What of a problem's losses is minimised by meta-training."""
+"""Objectives of meta-training as functions of a problem's losses."""
 
 import dataclasses
 from typing import Any
@@ -13,14 +13,14 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class LogLoss:
-    """A task family whose normalised loss is the logarithm of another's: half the loss counts the same whatever its size.
+    """A task family whose normalised loss is the logarithm of another's: halving a loss counts the same at every size.
 
-    So losses of all kinds weigh alike, and the end of a training, where the loss is small, as much as its beginning: what
-    an optimizer is judged by is a ratio of losses.
+    So losses of all kinds have the same weight, and the end of a training, where the loss is small, the same as its beginning:
+    optimizers are evaluated by ratios of losses.
 
     Attributes:
       family: the family.
-      floor: losses below this count as this.
+      floor: lower bound on losses.
     """
 
     family: TaskFamily

@@ -1,6 +1,6 @@
 """Recurrent language models: an LSTM, a GRU, a plain tanh network and an identity-initialised ReLU network.
 
-What a cell makes of its input depends on no state, so it is computed for all positions in one matrix product; only the
+The input's part of a cell does not depend on the state, so it is computed for all positions in one matrix product; only the
 recurrent product is left to `jax.lax.scan`. The cells, with x the embedded token, h the hidden state and * elementwise::
 
     lstm:  i, g, f, o = x W + b + h U;   c <- sigmoid(f + 1) * c + sigmoid(i) * tanh(g);   h <- sigmoid(o) * tanh(c)
@@ -10,7 +10,7 @@ recurrent product is left to `jax.lax.scan`. The cells, with x the embedded toke
 
 Sources: Hochreiter and Schmidhuber 1997 with the forget gate's 1 of Jozefowicz et al. 2015; Cho et al., arXiv 1406.1078,
 version 1; Le et al., arXiv 1504.00941 (IRNN). As in the public task library (arXiv 2211.09760, section 4) the first state is
-learned and starts at zero, and the numbers of a token's vector have a variance of about 1 at first.
+learned and initialised to zero, and a token's embedding is initialised with a variance of about 1.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ class Cell(NamedTuple):
 
     Attributes:
       num_gates: blocks of ``width`` numbers that the input is mapped to.
-      num_states: arrays of the state; the first is the hidden state that is put out.
+      num_states: number of arrays in the state; the first is the hidden state, which is the output.
       step: maps the input's part (batch, num_gates * width), the state (arrays (batch, width)) and the recurrent matrix
         (width, num_gates * width) to the new state.
       recurrent_init: initialiser of the recurrent matrix.

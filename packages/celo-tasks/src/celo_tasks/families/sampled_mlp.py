@@ -1,16 +1,16 @@
-"""Many different image MLPs in one compiled program: width, depth, activation, initialisation, batch, data and loss drawn.
+"""Many different image MLPs in one program: random width, depth, activation, initialisation, batch size, data and loss.
 
-The parameters have the shapes of the largest network. What a task leaves out is masked: an inactive unit, layer or example
-does not contribute to the function, and its gradient is exactly zero. So tasks of all kinds can be trained side by side
-under `jax.vmap`, as a meta-gradient estimator does.
+The parameters have the shapes of the largest network. Units, layers and examples that a task does not use are masked: they
+do not contribute to the function, and their gradients are exactly zero. So tasks of all kinds can be trained together under
+`jax.vmap`, as a meta-gradient estimator does.
 
-Which tasks are drawn. A task is a point of the unit cube with one axis per property, mapped to the properties such that all
-kinds weigh the same: names are equally likely, sizes and gains log-uniform, so that a doubling of the width counts as much
-among small networks, which train easily, as among large ones. Keys drawn one by one still give points that clump, as
-independent draws do, which eight axes make worse. `SampledImageMLP.sample_many` therefore takes the points of an additive
-recurrence, ``frac(u + i a)`` with ``a_j = r^-j`` and r the root of ``r^(d+1) = r + 1``, shifted at random by u: each point by
-itself is distributed as one of ``sample``, but together they cover every axis, and the cells of several axes, evenly. That
-was preferred to strata over the product of the axes, of which there are more than there are problems at once.
+Distribution of tasks. A task is a point of the unit cube with one axis per property, mapped to the properties such that all
+kinds have the same weight: names are equally likely, sizes and gains log-uniform, so that a doubling of the width is as likely
+among small networks, which train easily, as among large ones. Independent draws form clusters, the more so with eight
+axes. `SampledImageMLP.sample_many` therefore uses the points of an additive recurrence, ``frac(u + i a)`` with ``a_j = r^-j``
+and r the root of ``r^(d+1) = r + 1``, shifted at random by u: a single point has the distribution of ``sample``, but together
+they cover every axis, and the cells of several axes, evenly. Strata over the product of the axes would be more than there are
+problems at once.
 
 Sources: VeLO (arXiv 2211.09760, appendix on meta-training tasks), for the properties that are drawn; Cranley and Patterson,
 "Randomization of number theoretic methods for multiple integration" (SIAM J. Numer. Anal. 13, 1976), for the random shift;
@@ -32,7 +32,7 @@ from celo_tasks.families.image_mlp import ImageMLP, clip_cross_entropy
 
 Array = jax.Array
 
-# All are computed for every task under vmap, so the derivative of each is finite wherever its input is.
+# All are computed for every task under vmap, so the derivative of each must be finite where its input is.
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
     {
         "relu": jax.nn.relu,
@@ -82,18 +82,18 @@ AXES = ("dataset", "activation", "initializer", "loss", "depth", "width", "batch
 
 @dataclasses.dataclass(frozen=True)
 class SampledImageMLP(FamilyDefaults):
-    """A `celo_core.TaskFamily` of image MLPs whose every property is drawn; see the module for how.
+    """A `celo_core.TaskFamily` of image MLPs whose properties are all random; see the module for their distribution.
 
     A task's config is a dict of scalars: int32 indices ``dataset``, ``activation``, ``initializer`` and ``loss`` into the
     names below, int32 ``depth``, ``width`` and ``batch_size``, and float32 ``gain``. An index is uniform; so is the depth. The
     width is w with probability ``log((w + 1) / w) / log((max_width + 1) / min_width)``, the batch size likewise; the gain is
     log-uniform.
 
-    A learned optimizer that normalises over a tensor sees zeros where a network is smaller than the largest, which a plain
-    network of the same size does not have.
+    A learned optimizer that normalises over a tensor includes the zeros where a network is smaller than the largest one, which a
+    plain network of the same size does not have.
 
     Attributes:
-      datasets: names known to `celo_tasks.datasets.load_images`, of one shape and number of classes.
+      datasets: names for `celo_tasks.datasets.load_images`, of one shape and number of classes.
       activations: names in `ACTIVATIONS`; all layers of a task have the same.
       initializers: names in `INITIALIZERS`.
       losses: names in `LOSSES`.
@@ -143,7 +143,7 @@ class SampledImageMLP(FamilyDefaults):
         return "_".join(["sampled_mlp", *self.datasets])
 
     def load(self) -> dict[str, np.ndarray]:
-        """As `ImageMLP.load`: all sets' images and labels, and each set's begin and size."""
+        """As `ImageMLP.load`: images and labels of all sets, and the begin and size of each."""
         shape = {"num_classes": self.num_classes, "image_shape": self.image_shape}
         return ImageMLP(self.datasets, data_dir=self.data_dir, **shape).load()  # type: ignore[arg-type]
 
@@ -152,14 +152,14 @@ class SampledImageMLP(FamilyDefaults):
         return self.sample_at(key, 0)
 
     def sample_at(self, key: Array, index: Any) -> dict[str, Array]:
-        """The config of task ``index`` of the evenly spread tasks that ``key`` shifts.
+        """The config of task ``index`` of the evenly spread tasks with the random shift of ``key``.
 
         Args:
           key: PRNG key of the shift; tasks of the same key are spread evenly.
           index: number of the task, int, possibly traced.
         """
         shift = jax.random.bits(key, (len(AXES),), jnp.uint32)
-        # Unsigned integers wrap around, which is the fractional part without rounding, for however large an index.
+        # Unsigned integers wrap around, which gives the fractional part without rounding, for any index.
         bits = shift + jnp.asarray(index).astype(jnp.uint32) * jnp.asarray(_STEPS)
         return self._config((bits >> 8).astype(jnp.float32) / 2**24)
 
@@ -232,7 +232,7 @@ class SampledImageMLP(FamilyDefaults):
         config: Mapping[str, Array],
         batch: tuple[Array, Array, Array],
     ) -> tuple[Array, None]:
-        """Mean of the task's loss over the examples that count; guessing costs log(num_classes) under any of the losses."""
+        """Mean of the task's loss over the active examples; guessing costs log(num_classes) under any of the losses."""
         del key
         images, labels, counts = batch
         outputs = self._apply(params, config, images)
@@ -246,7 +246,7 @@ class SampledImageMLP(FamilyDefaults):
 
     def _apply(self, params: Any, config: Mapping[str, Array], images: Array) -> Array:
         """Outputs (batch, num_classes)."""
-        # A select passes a zero gradient to what it does not take, even where that is not finite.
+        # A select passes a zero gradient to the argument that it does not select, even where that is not finite.
         params = jax.tree.map(lambda mask, p: jnp.where(mask, p, 0.0), self._masks(config), dict(params))
         activations = [ACTIVATIONS[name] for name in self.activations]
         x = images
@@ -264,7 +264,7 @@ def _dense_mask(rows: Array, columns: Array) -> dict[str, Array]:
 def _recurrence_steps(dimension: int) -> np.ndarray:
     """``r^-j`` for j = 1..dimension, r the root of ``r^(dimension + 1) = r + 1``, in units of 2^-32."""
     root = 1.5
-    for _ in range(100):  # a contraction: each turn divides the error by more than the dimension
+    for _ in range(100):  # a contraction: each iteration divides the error by more than the dimension
         root = (1.0 + root) ** (1.0 / (dimension + 1))
     return np.floor(2.0**32 * root ** -np.arange(1.0, dimension + 1)).astype(np.uint32)
 

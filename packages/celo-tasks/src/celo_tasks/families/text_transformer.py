@@ -21,7 +21,7 @@ class TransformerLM(nn.Module):
     """A decoder-only transformer: layer normalisation before each part, learned positions, GELU.
 
     Attributes:
-      num_layers: blocks.
+      num_layers: number of blocks.
       width: size of a position's vector.
       num_heads: heads of attention; divides the width.
       max_length: longest sequence.
@@ -52,10 +52,10 @@ class TransformerLM(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class TextTransformer(NextToken):
-    """A `celo_core.TaskFamily` of one task, with held-out text: predict each next byte.
+    """A `celo_core.TaskFamily` of one task, with held-out text: prediction of each next byte.
 
     Attributes:
-      text: a name known to `celo_tasks.datasets.load_text`.
+      text: a name for `celo_tasks.datasets.load_text`.
       num_layers, width, num_heads: the transformer, see `TransformerLM`.
       batch_size: sequences per batch.
       length: bytes predicted per sequence.

@@ -1,4 +1,4 @@
-"""Vision transformers (arXiv 2010.11929): a picture is a sequence of square patches."""
+"""Vision transformers (arXiv 2010.11929): an image is a sequence of square patches."""
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,10 @@ def split_into_patches(x: Array, size: int) -> Array:
 
     Raises:
       ValueError: the patches do not fill the image.
+
+    Example:
+      >>> split_into_patches(jnp.zeros((1, 28, 28, 3)), 7).shape
+      (1, 16, 147)
     """
     height, width = x.shape[1:3]
     if height % size or width % size:
@@ -33,14 +37,14 @@ def split_into_patches(x: Array, size: int) -> Array:
 
 
 class VisionTransformer(nn.Module):
-    """A transformer over patches whose class token gives the logits; its last layer's kernel begins as zeros.
+    """A transformer over patches whose class token gives the logits; the last layer's kernel is initialised to zeros.
 
     Attributes:
       patch_size: height and width of a patch.
       width: size of a position's vector.
       mlp_width: units of the hidden layer in each block.
       num_heads: heads of attention; divides the width.
-      num_layers: blocks.
+      num_layers: number of blocks.
       num_outputs: logits.
     """
 
