@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from celo_core.testing.toys import Quadratic
-from celo_tasks.evaluation.loading import HeldOut
 from celo_tasks.families import MLP, ESWrapped, ImageClassifier, ImageMLP
+from celo_tasks.families.held_out import HeldOut
 
 SMALL_IMAGES = "fashion_mnist_small_8x8"
 POINT = np.asarray([1.0, -2.0, 0.5, 3.0], np.float32)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from celo_core import TaskFamily
-from celo_tasks.evaluation.loading import HeldOut
 from celo_tasks.families import (
     MLP,
     ConvNet,
@@ -24,6 +23,7 @@ from celo_tasks.families import (
     SampledImageMLP,
     TextTransformer,
 )
+from celo_tasks.families.held_out import HeldOut
 
 SMALL_IMAGES = "fashion_mnist_small_8x8"
 

@@ -9,7 +9,7 @@ import pytest
 
 from celo_core import TaskFamily
 from celo_tasks.datasets import IMAGE_SPECS
-from celo_tasks.evaluation.loading import HeldOut
+from celo_tasks.families.held_out import HeldOut
 from celo_tasks.tasks.registry import TASKS as REGISTERED
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from celo_core import TaskFamily
 from celo_tasks import datasets
-from celo_tasks.evaluation.loading import HeldOut
 from celo_tasks.families import LanguageModel, RecurrentLM
+from celo_tasks.families.held_out import HeldOut
 from celo_tasks.tasks.registry import TASKS as REGISTERED
 
 

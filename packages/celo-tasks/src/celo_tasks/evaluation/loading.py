@@ -3,29 +3,17 @@
 import dataclasses
 import functools
 import hashlib
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from celo_core import TaskFamily
 from celo_tasks.evaluation.program import parameter_count
+from celo_tasks.families.held_out import HeldOut
 from celo_tasks.tasks.registry import find_task
 
 Array = jax.Array
-
-
-@runtime_checkable
-class HeldOut(Protocol):
-    """What a `celo_core.TaskFamily` has in addition where its networks can be judged on data not trained on."""
-
-    def load_held_out(self) -> Any:
-        """All held-out data as one batch, on the host."""
-        ...
-
-    def metrics(self, params: Any, model_state: Any, config: Any, batch: Any) -> dict[str, Array]:
-        """Scalars such as ``"loss"`` and ``"accuracy"`` on a batch; can be traced."""
-        ...
 
 
 class LoadedTask(NamedTuple):

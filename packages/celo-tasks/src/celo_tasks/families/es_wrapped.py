@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from celo_core import FamilyDefaults, TaskFamily
+from celo_tasks.families.held_out import HeldOut
 
 Array = jax.Array
 
@@ -44,9 +45,9 @@ class ESWrapped(FamilyDefaults):
             raise ValueError(
                 f"evolution strategies need at least one pair and a positive sigma, not {self.num_pairs} and {self.sigma}."
             )
-        for method in ("load_held_out", "metrics"):
-            if hasattr(self.family, method):
-                object.__setattr__(self, method, getattr(self.family, method))
+        if isinstance(self.family, HeldOut):
+            object.__setattr__(self, "load_held_out", self.family.load_held_out)
+            object.__setattr__(self, "metrics", self.family.metrics)
 
     @property
     def name(self) -> str:
