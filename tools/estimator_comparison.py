@@ -99,6 +99,8 @@ def main() -> int:
     parser.add_argument("--sigma", type=float, default=0.01, help="of perturbations (0.01)")
     parser.add_argument("--cpu-devices", type=int, default=1, help=f"(1, of {cli_common.default_cpu_devices()})")
     options = parser.parse_args()
+    if options.estimates < 4:
+        parser.error("--estimates must be at least 4: half of them are the truth for the other half.")
     jax.config.update("jax_num_cpu_devices", options.cpu_devices)
     theta, _ = celo_zoo.load("celo")
     theta = {"update_rule": {"mlp": theta["update_rule"]["mlp"]}}
