@@ -1,4 +1,4 @@
-"""What the shipped optimizers do in the programs that users of Optax, Flax and Orbax write, beside Optax's Adam and Muon.
+"""What the shipped optimizers do in the programs that users of Optax, Flax and Orbax write, against Optax's Adam and Muon.
 
 Runs the whole conformance suite on each, on eight simulated devices and once more on one CPU device, and measures over which
 range of the loss's scale updates stay the same. Writes compatibility.json, and the tables in docs/compatibility.md.

@@ -35,7 +35,7 @@ WIDTH, LAYERS, WORDS, LENGTH = 192, 6, 512, 128
 
 
 class ConvNet(nnx.Module):
-    """Two convolutions, one with batch normalisation, and two dense layers, for 28x28 pictures."""
+    """Two convolutions, one with batch normalisation, and two dense layers, for 28x28 images."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.first, self.norm = nnx.Conv(1, 32, (3, 3), rngs=rngs), nnx.BatchNorm(32, rngs=rngs)

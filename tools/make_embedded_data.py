@@ -3,10 +3,10 @@
     python tools/make_embedded_data.py --data-dir DIR
 
 DIR holds fashion_mnist_28.npz (x_train, y_train, x_test, y_test: uint8, the official splits) and tinyshakespeare.txt.
-Of Fashion-MNIST, 200 pictures of each class to train and 50 others to test are drawn with a fixed seed, all from the official
+Of Fashion-MNIST, 200 images of each class to train and 50 others to test are drawn with a fixed seed, all from the official
 test split, and kept in its order: whatever was meta-trained on the training split has never seen them. The 8x8 version is
 computed from them when it is loaded. Of the plays, whole lines are kept up to
-200 kB. The licence of Fashion-MNIST and a note on the text's origin stand beside the data and are not made here.
+200 kB. The licence of Fashion-MNIST and a note on the text's origin stand with the data and are not made here.
 """
 
 import argparse

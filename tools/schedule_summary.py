@@ -4,23 +4,19 @@ Called by ``python tools/schedule_labels.py --out DIR --summary``, which writes 
 """
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from schedule_records import LARGEST_REGRET, Labels, read
 
 from celo_core import files
 from celo_tasks.evaluation.scores import SMALLEST_LOSS
 from celo_tasks.reporting.figures import png, tidy
 
 Floats = NDArray[np.floating]
-
-LARGEST_REGRET = 2.0
-"""Regrets above count as this: a training that diverged is lost, however large its loss."""
 
 OBSERVED = 0.5
 """Height of the trainings whose signals are judged."""
@@ -29,93 +25,6 @@ FOLDS = 8
 RIDGE = 1.0
 SHARES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 MOMENTS = (0.03, 0.05, 0.1, 0.2, 0.3)
-"""Shares of a training in the tables."""
-
-
-class Labels(NamedTuple):
-    """All records; N trainings, H heights.
-
-    Attributes:
-      tasks: numbers, (N,).
-      lengths: steps, (N,).
-      described: of each task, see schedule_tasks.py.
-      final: final losses, (N, H).
-      settled: losses of the trained networks on further batches, (N, H).
-      signals: (N, signals, H, moments).
-      embeddings: (N, entries).
-      heights: (H,).
-      names: of the signals.
-      fractions: the moments.
-    """
-
-    tasks: Any
-    lengths: Any
-    described: list[dict[str, Any]]
-    final: Floats
-    settled: Floats
-    signals: Floats
-    embeddings: Floats
-    heights: Floats
-    names: list[str]
-    fractions: Floats
-
-    @property
-    def regrets(self) -> Floats:
-        """Logarithms of final loss over the grid's least, at most `LARGEST_REGRET`, (N, H)."""
-        logs = np.log(np.maximum(self.final, SMALLEST_LOSS))
-        return np.minimum(logs - logs.min(axis=1, keepdims=True), LARGEST_REGRET)
-
-    @property
-    def best(self) -> Floats:
-        """Binary logarithms of the best heights, (N,)."""
-        return np.log2(self.heights)[np.argmin(self.final, axis=1)]
-
-    def at(self, height: float) -> int:
-        """Place of the height next to this one."""
-        return int(np.argmin(np.abs(np.log(self.heights / height))))
-
-    def moment(self, fraction: float) -> int:
-        """Place of the moment next to this share of a training."""
-        return int(np.argmin(np.abs(np.log(self.fractions / fraction))))
-
-    def signal(self, name: str, height: Any, moment: int) -> Floats:
-        """A signal of all trainings, (N,), at a height's place or at one for each training, clipped to what is possible."""
-        values = self.signals[np.arange(len(self.tasks)), self.names.index(name), height, moment]
-        return np.clip(values, -1.0, 2.0) if name.startswith(("rho", "hyper")) else values
-
-
-def read(out: Path) -> Labels:
-    """All records of a folder.
-
-    Raises:
-      OSError: there are none.
-    """
-    index = json.loads((out / "index.json").read_text())
-    rows: list[tuple[int, int, dict[str, Any], dict[str, Any]]] = []
-    for task, described in index["tasks"].items():
-        path = out / "records" / f"task-{int(task):04d}.npz"
-        if not path.exists():
-            continue
-        with np.load(path, allow_pickle=False) as archive:
-            for length in sorted({int(name.split(".")[0]) for name in archive.files}):
-                parts = {part: archive[f"{length}.{part}"] for part in ("final_loss", "settled_loss", "signals")}
-                rows.append((int(task), length, described, {**parts, "embedding": archive[f"{length}.embedding"]}))
-    if not rows:
-        raise OSError(f"there are no records in {out}: run the command without --summary first.")
-    stacked = lambda part: np.stack([row[3][part] for row in rows]).astype(np.float64)
-    settings = index["settings"]
-    return Labels(
-        np.array([row[0] for row in rows]),
-        np.array([row[1] for row in rows]),
-        [row[2] for row in rows],
-        stacked("final_loss"),
-        stacked("settled_loss"),
-        stacked("signals"),
-        stacked("embedding"),
-        np.array(settings["heights"]),
-        settings["signals"],
-        np.array(settings["fractions"]),
-    )
 
 
 def _groups(labels: Labels) -> Iterator[tuple[str, NDArray[np.bool_]]]:

@@ -218,7 +218,7 @@ class Varied:
 
     @property
     def is_text(self) -> bool:
-        """Whether its examples are stretches of text."""
+        """Whether its examples are pieces of text."""
         return hasattr(self.inner, "text")
 
     @property

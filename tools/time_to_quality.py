@@ -3,7 +3,7 @@
     python tools/time_to_quality.py --data-dir arrays --published celo_theta.state --out docs/results/time-to-quality
     python tools/time_to_quality.py --data-dir arrays --compare all --out docs/results/time-to-quality
 
-The first form meta-trains an update rule from scratch and measures it every so often on the yardstick of tools/yardstick.py:
+The first form meta-trains an update rule from scratch and measures it every so often on the yardstick of `celo-tasks yardstick`:
 the mean training loss over 100, 500 and 2,000 steps, on problems of its own. It stops when --minutes are over or the
 schedule has run out, and writes run.json, theta.npz and curve.png. Seconds are those of meta-training, compilation
 included and the yardstick's own left out. The second form changes one setting of `BASE` at a time, at equal inner steps, and adds
@@ -24,20 +24,24 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-import yardstick
 
 import celo_zoo
-from celo_core import Celo, CeloConfig, LogUniformLength, files
+from celo_core import Celo, CeloConfig, LogUniformLength, configs, files
 from celo_core.estimators import ESTIMATORS
 from celo_core.meta_training import checkpoints
 from celo_core.meta_training.trainer import MetaTrainConfig, MetaTrainer
 from celo_core.progress import ProgressLine
 from celo_tasks.cli import common as cli_common
+from celo_tasks.evaluation import yardstick
 from celo_tasks.families import ImageMLP, reparametrize
+from celo_tasks.reporting.figures import Figure, png
 from celo_tasks.reporting.machine import hardware
 
 TARGETS = {"100": 1.98, "500": 1.41, "2000": 1.23}
 """The published update rule's values on 16 problems, as its reference implementation gives them."""
+
+RULE = Celo(CeloConfig(scheduler=None))
+"""What is meta-trained: the paper's update rule."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +112,7 @@ def make_trainer(settings: Settings, data_dir: str) -> MetaTrainer:
     """The trainer of phase 1 on the yardstick's distribution of tasks."""
     family = reparametrize(ImageMLP(yardstick.DATASETS, data_dir=data_dir), ("global",))
     estimator = ESTIMATORS[settings.estimator](
-        Celo(CeloConfig(scheduler=None)),
+        RULE,
         family,
         num_pairs=settings.num_pairs,
         sigma=settings.sigma,
@@ -131,8 +135,7 @@ def run(
     settings: Settings, data_dir: str, measured: yardstick.Yardstick, minutes: float, points: int
 ) -> tuple[list[dict[str, Any]], Any]:
     """Meta-trains; returns the curve, a point per measurement, and the final average of theta."""
-    architecture = Celo(CeloConfig(scheduler=None))
-    measured.curves(architecture, architecture.init(jax.random.key(0)))  # compile
+    measured.curves(RULE, RULE.init(jax.random.key(0)))  # compile
     progress, curve, spent = ProgressLine(), [], 0.0
     begin = time.monotonic()
     trainer = make_trainer(settings, data_dir)
@@ -146,7 +149,7 @@ def run(
         spent += time.monotonic() - begin
         if done % every == 0 or done >= settings.iterations or spent >= 60 * minutes:
             theta = jax.device_get(state.average)
-            by_set = measured.curves(architecture, theta)
+            by_set = measured.curves(RULE, theta)
             curve.append(
                 {
                     "seconds": round(spent, 1),
@@ -169,12 +172,8 @@ def reached(point: dict[str, Any], targets: dict[str, float]) -> bool:
 
 def plot(record: dict[str, Any], path: Path) -> None:
     """The curve, with the published rule's values as lines."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
+    axes = figure.subplots()
     minutes = [point["seconds"] / 60 for point in record["curve"]]
     for number, horizon in enumerate(TARGETS):
         axes.plot(minutes, [point[horizon] for point in record["curve"]], f"C{number}", label=f"steps 1-{horizon}")
@@ -190,8 +189,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
         ylim=(None, min(3.0, max(point["100"] for point in record["curve"]))),
     )
     axes.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    files.write_bytes(path, png(figure))
 
 
 def environment() -> dict[str, Any]:
@@ -207,7 +205,7 @@ def timed_run(settings: Settings, options: argparse.Namespace) -> None:
     if options.published:
         theta, _ = celo_zoo.convert_published(options.published)
         rule = {"update_rule": theta["update_rule"]}
-        curves = measured.curves(Celo(CeloConfig(scheduler=None)), rule)
+        curves = measured.curves(RULE, rule)
         # On these very problems the published rule may do better than on those of the reference's own draw.
         targets["on these problems"] = yardstick.summary(curves.mean(axis=0))
     curve, theta = run(settings, options.data_dir, measured, options.minutes, options.points)
@@ -222,7 +220,8 @@ def timed_run(settings: Settings, options: argparse.Namespace) -> None:
         "seconds_to_targets": seconds,
         "curve": curve,
     }
-    checkpoints.save_theta(options.out / "theta.npz", theta, {"settings": dataclasses.asdict(settings)})
+    described = {"architecture": RULE.name, "config": configs.to_json(RULE.config), "format_version": 3}
+    checkpoints.save_theta(options.out / "theta.npz", theta, {**described, "settings": dataclasses.asdict(settings)})
     files.write_json(options.out / "run.json", record)
     plot(record, options.out / "curve.png")
     for name, first in seconds.items():
