@@ -1,6 +1,7 @@
-"""The commands `task-costs`, `tuned-adam`, `yardstick` and `behaviour`, on what is small."""
+"""The commands `task-costs`, `tuned-adam`, `validate`, `yardstick` and `behaviour`, on what is small."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo_core import ORTHOGONAL, Celo, CeloAdam, CeloConfig, SchedulerConfig, configs
+from celo_core import ORTHOGONAL, Celo, CeloAdam, CeloConfig, SchedulerConfig, configs, get_architecture
 from celo_core.directions import Adam
 from celo_core.meta_training import checkpoints
 from celo_core.schedulers import GradientAlignment, Linear, Time
 from celo_tasks.cli.main import main
-from celo_tasks.evaluation import behaviour, learned, optimizers, reference, task_costs, yardstick
+from celo_tasks.evaluation import behaviour, learned, optimizers, reference, task_costs, weights_comparison, yardstick
 from celo_tasks.evaluation.behaviour_plot import draw
 from celo_tasks.evaluation.store import Run, Store
 from celo_tasks.meta_training.validation import VALIDATION_TASKS
@@ -138,6 +139,52 @@ def test_shipped_references_are_as_the_command_writes_them() -> None:
         record = json.loads(path.read_text())
         assert set(record) == {"suite", "steps", "command", "tasks"}
         assert list(record["tasks"]) == [task for task in find_suite(path.stem).tasks if task in record["tasks"]]
+
+
+# The validation.
+
+
+def test_validation_measures_what_is_missing_and_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gradient descent with steps of 0.1 against steps of 1e-6, on one of the five tasks."""
+    task = behaviour.TASK
+    short = functools.partial(weights_comparison.compare, tasks=(task,))
+    monkeypatch.setattr(weights_comparison, "compare", short)
+    sgd, out = get_architecture("momentum_sgd"), tmp_path / "validation.json"
+    described = {"architecture": sgd.name, "config": configs.to_json(sgd.config), "format_version": 3}
+    for name, rate in (("bad", 1e-6), ("good", 0.1)):
+        theta = {"update_rule": {"log_learning_rate": np.float32(np.log(rate)), "momentum": np.float32(0.0)}}
+        checkpoints.save_theta(tmp_path / name / "theta.npz", theta, described)
+    references = [f"{name}={tmp_path / name}" for name in ("bad", "good")]
+    options = ["--lengths", "30", "--seeds", "1", "--out", str(out)]
+    assert main(["validate", references[0], *options]) == 0
+    first = json.loads(out.read_text())
+    capsys.readouterr()
+    assert main(["validate", *references, *options]) == 0
+    table, progress = capsys.readouterr()
+    assert progress.count("measured") == 1 and "good, 30 steps: measured" in progress
+    both = json.loads(out.read_text())
+    assert both["adam"] == first["adam"] and both["weights"]["bad"] == first["weights"]["bad"]
+    ratios = {name: one["lengths"]["30"]["tasks"][task] for name, one in both["weights"].items()}
+    assert ratios["bad"] < ratios["good"]
+    header, bad, good = (line.split() for line in table.strip().splitlines())
+    assert (header[0], header[-1]) == ("weights", task)
+    assert [bad[-1], good[-1]] == [f"{ratios[name]:.2f}" for name in ("bad", "good")]
+
+
+def test_validation_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "celo", "--lengths", "300,many"]) == 2
+    assert "--seeds and --lengths must be whole numbers of at least 1" in capsys.readouterr().err
+    out = tmp_path / "validation.json"
+    for text, expected in (
+        ("[]", "is no comparison of weights: name another --out"),
+        ('{"seeds": 3, "adam": {}, "weights": {}}', "is of 3 seeds: give --seeds 3 or another --out"),
+    ):
+        out.write_text(text)
+        assert main(["validate", "celo", "--out", str(out)]) == 2
+        assert expected in capsys.readouterr().err
+        assert out.read_text() == text
 
 
 # The yardstick.

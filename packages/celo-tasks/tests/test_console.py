@@ -12,7 +12,7 @@ from celo_tasks.cli.main import _parser, main
 
 COMMANDS = (
     *("meta-train", "quickstart", "list", "evaluate", "report", "bench-meta", "prepare"),
-    *("task-costs", "tuned-adam", "yardstick", "behaviour"),
+    *("task-costs", "tuned-adam", "validate", "yardstick", "behaviour"),
 )
 PROGRAM = "import sys; from celo_tasks.cli.main import main; sys.exit(main())"
 SLOW = ("jax", "celo_core", "matplotlib", "sklearn", "tensorflow_datasets", "flax", "optax", "scipy")

@@ -47,6 +47,21 @@ weights:
   weights/mine         a folder of weights, as `celo-zoo fetch` and `celo-zoo convert` write them
 """
 
+_VALIDATE = """\
+Compare weights on the validation tasks at several lengths of training: tuned Adam's final loss over theirs, above 1 where they
+are better.
+
+The five tasks are neither trained on nor in an evaluation suite, so that nothing is chosen by what it is judged by later.
+Adam is tuned for each task and length. With --out the results are kept, and the same command measures only what is missing.
+"""
+
+_VALIDATE_EXAMPLES = f"""\
+{_WEIGHTS}
+examples:
+  celo-tasks validate celo mine=runs/mine --out validation.json   # minutes on 2 cores
+  celo-tasks validate celo mine=runs/mine --lengths 300,1000,3000 --seeds 6 --out validation.json
+"""
+
 _YARDSTICK_EXAMPLES = f"""\
 {_WEIGHTS}
 examples:
@@ -69,9 +84,10 @@ examples:
 
 
 def add_commands(commands: Any) -> None:
-    """Adds ``task-costs``, ``tuned-adam``, ``yardstick`` and ``behaviour``."""
+    """Adds ``task-costs``, ``tuned-adam``, ``validate``, ``yardstick`` and ``behaviour``."""
     _add_task_costs(commands)
     _add_tuned_adam(commands)
+    _add_validate(commands)
     _add_yardstick(commands)
     _add_behaviour(commands)
 
@@ -139,6 +155,47 @@ def _tuned_adam(options: argparse.Namespace) -> int:
     return 0
 
 
+def _labelled(references: list[str]) -> dict[str, str]:
+    """References of weights by label, as [LABEL=]WEIGHTS gives them."""
+    pairs = [text.partition("=") if "=" in text else (text, "", text) for text in references]
+    return {label: reference for label, _, reference in pairs}
+
+
+def _add_validate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "validate",
+        help="compare learned optimizers on the validation tasks",
+        description=_VALIDATE,
+        epilog=_VALIDATE_EXAMPLES,
+    )
+    add = parser.add_argument
+    add("weights", nargs="+", metavar="[LABEL=]WEIGHTS", help="names, folders or theta.npz, see below")
+    add("--lengths", type=names, default=("300", "1000"), metavar="N,...", help="steps of the trainings (300,1000)")
+    add("--seeds", type=int, default=2, metavar="N", help="trainings of each task and length (2)")
+    add("--out", type=pathlib.Path, metavar="FILE", help="JSON file for the results, kept up to date")
+    parser.set_defaults(run=_validate)
+
+
+def _validate(options: argparse.Namespace) -> int:
+    if options.seeds < 1 or not all(text.isdigit() and int(text) for text in options.lengths):
+        raise ValueError("--seeds and --lengths must be whole numbers of at least 1.")
+    options.interrupts.leave_with(
+        "stopped; the same command goes on" if options.out else "stopped; with --out the results would be kept"
+    )
+    from celo_core import files
+    from celo_tasks.evaluation import weights_comparison
+
+    references, lengths = _labelled(options.weights), [int(text) for text in options.lengths]
+    result = weights_comparison.read(options.out, options.seeds) if options.out else {}
+    for label, length, found in weights_comparison.compare(references, lengths, options.seeds, result):
+        result = found
+        print(f"celo-tasks: {label}, {length:,} steps: measured", file=sys.stderr, flush=True)
+        if options.out:
+            files.write_json(options.out, result)
+    print(weights_comparison.table(result, references, lengths))
+    return 0
+
+
 def _add_yardstick(commands: Any) -> None:
     parser = commands.add_parser(
         "yardstick",
@@ -165,8 +222,7 @@ def _yardstick(options: argparse.Namespace) -> int:
     from celo_tasks.evaluation.learned import load_learned
     from celo_tasks.reporting.machine import hardware, versions
 
-    pairs = [text.partition("=") if "=" in text else (text, "", text) for text in options.weights]
-    found = {label: load_learned(reference) for label, _, reference in pairs}
+    found = {label: load_learned(reference) for label, reference in _labelled(options.weights).items()}
     sets = options.datasets or yardstick.DATASETS
     problems = {"problems": options.problems, "steps": options.steps, "seed": options.seed}
     measured = yardstick.Yardstick(options.data_dir, datasets=sets, **problems)
