@@ -79,7 +79,7 @@ def test_a_text_of_more_tokens_than_the_network_is_refused(tmp_path: Path) -> No
     tokens = np.arange(600, dtype=np.uint16)
     np.savez(tmp_path / "subwords.npz", train=tokens, valid=tokens, vocabulary=600)
     family = LanguageModel("rnn", RecurrentLM("gru", 4, 4), "subwords", data_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"600 tokens, but the network knows 256: .*vocabulary=600"):
+    with pytest.raises(ValueError, match=r"600 tokens, but the network has 256: .*vocabulary=600"):
         family.load()
     family = LanguageModel("rnn", RecurrentLM("gru", 4, 4, 600), "subwords", vocabulary=600, data_dir=tmp_path)
     batch, targets = family.batch(jax.random.key(0), {}, jax.device_put(family.load()))

@@ -289,7 +289,7 @@ def test_no_temporary_folder(monkeypatch):
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", fail)
-    with pytest.raises(celo_zoo.WriteError, match=r"no temporary folder \(No usable .*: make room, or set TMPDIR"):
+    with pytest.raises(celo_zoo.WriteError, match=r"folder can be made \(No usable .*: free some space, or set TMPDIR"):
         celo_zoo.publish("celo", "me/celo", dry_run=True)
 
 
@@ -305,7 +305,7 @@ def test_home_directory_that_is_not_known(model_folder, tmp_path):
         lambda path: celo_zoo.publish(path, "me/celo"),
         lambda path: celo_zoo.convert_published(path),
     ):
-        with pytest.raises(celo_zoo.NotFoundError, match="home directory that is not known"):
+        with pytest.raises(celo_zoo.NotFoundError, match="unknown home directory"):
             use("~nobody-of-this-name/weights")
 
 
@@ -313,7 +313,7 @@ def test_path_that_is_too_long(model_folder):
     theta, config = celo_zoo.load(model_folder)
     with pytest.raises(celo_zoo.RefError, match="unknown weights"):
         celo_zoo.load("a" * 5000)
-    with pytest.raises(celo_zoo.NotFoundError, match=r"cannot be looked at \(File name too long\)"):
+    with pytest.raises(celo_zoo.NotFoundError, match=r"cannot be accessed \(File name too long\)"):
         celo_zoo.load("./" + "a" * 5000)
     with pytest.raises(celo_zoo.WriteError, match="File name too long"):
         celo_zoo.save(theta, config, "a" * 5000)

@@ -279,7 +279,7 @@ def test_nobody_can_tell(server, options, model_folder):
     """The commit's answer is lost and the Hub is gone then; publishing again finds the commit."""
     server.create(REPOSITORY)
     server.faults += [Fault(LostAnswer(), COMMIT), Fault(Status(503), "^/api/models/me/celo/(revision|refs)", after=2)]
-    with pytest.raises(celo_zoo.HubError, match="does not tell whether the commit was made all the same"):
+    with pytest.raises(celo_zoo.HubError, match="unknown whether the commit was made nevertheless"):
         celo_zoo.publish(model_folder, REPOSITORY, **options)
     server.faults.clear()
     celo_zoo.publish(model_folder, REPOSITORY, **options)
@@ -331,7 +331,7 @@ def test_hub_that_gives_back_something_else(server, options, model_folder):
     ("token", "message"),
     [
         (READER, "the token may not do that to me/celo; make one with write access"),
-        ("hf_nobody0123456789", "the Hub does not know the token"),
+        ("hf_nobody0123456789", "the Hub rejected the token"),
         (None, "a saved login is not sent to another Hub"),
         (False, "log in with hf auth login"),
     ],

@@ -70,7 +70,7 @@ def _import(module: str) -> Any:
         import jax  # noqa: F401
     except Exception as error:
         raise BackendError(
-            f"JAX cannot be imported ({' '.join(str(error).split())}): see to its installation and its variables."
+            f"JAX cannot be imported ({' '.join(str(error).split())}): check its installation and its environment variables."
         ) from error
     raise failure
 

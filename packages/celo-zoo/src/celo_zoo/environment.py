@@ -170,7 +170,7 @@ def _unfit_certificates(error: BaseException) -> Iterator[str]:
 
 def _unfit_login(error: BaseException) -> Iterator[str]:
     if os.environ.get("HF_OIDC_RESOURCE") and type(error).__name__ == "OIDCError":
-        yield f"no login came of HF_OIDC_RESOURCE ({error}): unset it, or see to that token."
+        yield f"HF_OIDC_RESOURCE gives no login ({error}): unset it, or check its token."
         return
     for name in _TOKENS:
         if value := os.environ.get(name):

@@ -42,9 +42,7 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError:
-        raise NotFoundError(
-            f"{os.fspath(path)!r} begins at a home directory that is not known: write it out."
-        ) from None
+        raise NotFoundError(f"{os.fspath(path)!r} begins with an unknown home directory: write out the path.") from None
 
 
 def is_there(path: pathlib.Path, what: Callable[[pathlib.Path], bool]) -> bool:
@@ -58,7 +56,7 @@ def is_there(path: pathlib.Path, what: Callable[[pathlib.Path], bool]) -> bool:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise NotFoundError(
-            f"{str(path)[:300]!r} cannot be looked at ({reason}): check the path and your rights."
+            f"{str(path)[:300]!r} cannot be accessed ({reason}): check the path and your rights."
         ) from None
 
 
@@ -250,7 +248,7 @@ def _check_replaceable(target: pathlib.Path, overwrite: bool) -> None:
     if not target.exists():
         return
     if not overwrite:
-        raise ExistsError(f"{target} exists: choose another folder, or say that it is to be overwritten.")
+        raise ExistsError(f"{target} exists: choose another folder, or pass overwrite=True (--overwrite).")
     if not target.is_dir():
         raise ExistsError(f"{target} is not a folder: choose another name.")
     if strange := sorted({entry.name for entry in target.iterdir()} - {CHECKSUMS, *LISTED}):

@@ -61,8 +61,8 @@ def client(module: str) -> Any:
         raise
     except Exception as error:  # reading a variable may raise any kind
         failure = environment.explain(error, endpoint=None, cache_dir=None, sends_login=False) or SettingError(
-            f"huggingface_hub cannot be imported here ({type(error).__name__}: {error}): see to the variables of the "
-            "environment that it reads, or install it again."
+            f"huggingface_hub cannot be imported here ({type(error).__name__}: {error}): check the environment variables that "
+            "it reads, or install it again."
         )
     raise failure
 
@@ -116,7 +116,7 @@ def download(reference: Hub, options: Options = Options(), *, force_download: bo
 
         offer = get(revision=commit, dry_run=True)
         if offer.file_size is None:
-            raise HubError(f"the Hub does not tell the size of {name} in {reference.repository}: try again later.")
+            raise HubError(f"the Hub does not report the size of {name} in {reference.repository}: try again later.")
         folders.check_size(name, offer.file_size, f"{reference.repository}@{offer.commit_hash}")
         commit = offer.commit_hash
         path = pathlib.Path(get(revision=reference.revision if name == folders.CHECKSUMS else commit))
@@ -172,7 +172,9 @@ def _translate(error: Exception, repository: str, options: Options, doing: str, 
         return NotFoundError(f"{repository} has no revision {revision!r}: give a commit, tag or branch of it.")
     if isinstance(error, errors.LocalEntryNotFoundError):
         if options.local_files_only:
-            return NotFoundError(f"{file} is not in the cache, and only that was asked: go online once.")
+            return NotFoundError(
+                f"{file} is not in the cache, and local_files_only allows no request: load it online once."
+            )
         if constants.HF_HUB_OFFLINE:
             by = environment.offline_by()
             return NotFoundError(f"{file} is not in the cache, and {by} is set: unset it once.")
@@ -191,7 +193,7 @@ def _translate(error: Exception, repository: str, options: Options, doing: str, 
         return HubError(f"{doing}: {environment.offline_by()} is set, so no request is made; unset it.")
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
-        return AccessError(f"{doing}: the Hub does not know the token, or got none; {_login(options)}.")
+        return AccessError(f"{doing}: the Hub rejected the token, or got none; {_login(options)}.")
     if status == 403:
         return AccessError(
             f"{doing}: the token may not do that to {repository}; make one with write access to it in your account's "

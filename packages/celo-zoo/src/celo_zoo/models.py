@@ -158,7 +158,7 @@ def load(
     if entry.bundled:
         return read_folder(index.folder(name), where=name, digest=entry.digest)
     if entry.repository is None or entry.commit is None:
-        raise FormatError(f"the index of this celo-zoo tells no place to get {name!r} from: install it again.")
+        raise FormatError(f"the index of this celo-zoo has no source for {name!r}: install it again.")
     return from_hub(references.Hub(entry.repository, entry.commit, entry.digest), options)
 
 

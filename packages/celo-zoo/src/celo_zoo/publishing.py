@@ -172,7 +172,7 @@ def _scratch() -> Iterator[str]:
         folder = tempfile.TemporaryDirectory(prefix="celo-zoo-", ignore_cleanup_errors=True)
     except OSError as error:
         raise WriteError(
-            f"there can be no temporary folder ({error.strerror or error}): make room, or set TMPDIR to another place."
+            f"no temporary folder can be made ({error.strerror or error}): free some space, or set TMPDIR to another folder."
         ) from None
     with folder as path:
         yield path
@@ -206,7 +206,7 @@ def _files(
         results = results or found.document["evaluation"]
         card = _own_card(found, stored[folders.CARD]) if card is None else card
         if card is not None and evaluation:
-            _logger.warning("the model card is not written anew, so the results are in config.json alone")
+            _logger.warning("the model card is not rewritten, so the results are in config.json only")
     return saving.render(
         theta,
         config,

@@ -66,7 +66,7 @@ class Remote:
         Raises:
           HubError: the Hub could not be reached.
         """
-        return self._call(self._state, "could not be looked at")
+        return self._call(self._state, "could not be read")
 
     def _state(self) -> State | None:
         errors, repo_file = hub.client("errors"), hub.client("hf_api").RepoFile
@@ -148,7 +148,7 @@ class Remote:
                 break
         if state is None:
             raise HubError(
-                f"{failure} And the Hub does not tell whether the commit was made all the same: look at {self.url}, or "
+                f"{failure} It is unknown whether the commit was made nevertheless: look at {self.url}, or "
                 "publish again, which completes what is missing."
             ) from None
         if state.head == parent:

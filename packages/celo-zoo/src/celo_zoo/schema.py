@@ -234,8 +234,8 @@ def _check_backend(name: Any, error: Exception) -> None:
             error = again
     text = " ".join(str(error).split())[:300] or type(error).__name__
     raise BackendError(
-        f"JAX failed at the shapes of {name} weights, whatever their config ({text}): see to the installation of JAX and "
-        "to its variables, such as JAX_PLATFORMS."
+        f"JAX failed at the shapes of {name} weights, whatever their config ({text}): check the installation of JAX and "
+        "its variables, such as JAX_PLATFORMS."
     ) from error
 
 

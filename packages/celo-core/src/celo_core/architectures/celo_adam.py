@@ -153,7 +153,7 @@ def scale_by_celo_adam(
         numbers = itertools.count()
 
         def one(g: Array, p: Array, momentum: tuple[Array], second_moment: tuple[Array]) -> Any:
-            del p  # the step does not depend on it; `params` is asked for so that all architectures are called alike
+            del p  # the step does not depend on it; `params` is required so that all architectures are called alike
             (m,), (v,) = momentum, second_moment
             gradient = interface.finite_gradient(g, config.gradient_clip)
             new_m = accumulators.decay_average(m, gradient, config.b1)

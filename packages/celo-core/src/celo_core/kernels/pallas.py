@@ -316,7 +316,7 @@ def _statistics(rule: UpdateRule, batch: Batch, inputs: Inputs, interpret: bool)
             # On the GPU the bounds of `finite_parameter` remove a NaN, which must be kept to show in the step.
             made[-1] = jnp.where(x.parameter != x.parameter, x.parameter.astype(jnp.float32), made[-1])
         for index, y in enumerate(made):
-            sums[index] = jnp.sum(jnp.sum(y, axis=0))  # the axis that lies within a thread first
+            sums[index] = jnp.sum(jnp.sum(y, axis=0))  # the axis within a thread first
 
     sums = _call(
         celo_statistics,

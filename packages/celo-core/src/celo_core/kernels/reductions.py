@@ -193,7 +193,7 @@ class _Blocks:
 
     Args:
       shape: of the array.
-      whole: elements up to which what lies within one place of an axis is not cut.
+      whole: the elements within one place of an axis are not cut if there are at most this many.
     """
 
     def __init__(self, shape: Sequence[int], whole: int):

@@ -18,7 +18,7 @@ class Health:
       decay: of the running mean, per iteration.
       tolerance: a divergence is a smoothed meta-loss above this multiple of the best one.
       patience: iterations before the running mean is compared, and before it may become the best one.
-      count: iterations seen.
+      count: number of iterations so far.
       total: the running sum.
       best: lowest running mean, infinite until there is one.
       hopeless: whether something was not finite.

@@ -79,7 +79,7 @@ def run_phase(
       theta: initial trainable theta of a new run; random by default.
       minutes: stop (with a checkpoint) after this long.
       checkpoint_seconds: time between checkpoints.
-      metadata: what identifies the run; a checkpoint with other metadata is refused.
+      metadata: what identifies the run; a checkpoint with other metadata raises an error.
       stop: called once after every block, before anything else is done with it; if it returns true, the run stops with a
         checkpoint.
       progress: where progress is shown.
@@ -148,7 +148,7 @@ def run_phase(
 
 
 def checkpoint_theta(path: str | os.PathLike[str], architecture: LearnedOptimizer) -> Theta:
-    """The theta in a phase's ``checkpoint.npz``, in the middle of the phase and whatever problems it is trained on.
+    """The theta in a phase's ``checkpoint.npz``, possibly in the middle of the phase, independently of its problems.
 
     Args:
       path: the checkpoint.
@@ -180,7 +180,7 @@ class _Run:
         self.done, self.seconds, self.health = 0, 0.0, Health()
 
     def start(self, theta: Theta | None) -> MetaTrainState:
-        """The state to go on from."""
+        """The state to continue from."""
         found = self._found(self.checkpoint)
         if self._writes:
             leaves = jax.tree.leaves(self._trainer.example())

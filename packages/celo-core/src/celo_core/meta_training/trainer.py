@@ -265,7 +265,7 @@ class MetaTrainer:
             checkpoints.save_checkpoint(path, fetched, metadata)
 
     def load(self, path: Any) -> MetaTrainState:
-        """The state in a checkpoint, whatever the number of devices that it was written with."""
+        """The state in a checkpoint, which may have been written with another number of devices."""
         return self.place(checkpoints.load_checkpoint(path, self.example()))
 
     def _init(self, theta: Theta | None) -> MetaTrainState:

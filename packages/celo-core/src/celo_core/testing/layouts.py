@@ -60,7 +60,7 @@ def _assert_same_layout(new: Any, old: Any, what: str) -> None:
         name = jax.tree_util.keystr(path)
         same = _spec(before) == _spec(after)
         if isinstance(before, jax.Array) and not isinstance(before.sharding, NamedSharding):
-            same = after.sharding.is_fully_replicated  # it lay on one device, and lies on all now
+            same = after.sharding.is_fully_replicated  # it was on one device, and is on all now
         assert same, f"{what}{name} is laid out as {_spec(after)}, and was as {_spec(before)}"
 
 

@@ -73,7 +73,7 @@ def check_extreme_numbers(make: Make) -> None:
 
 @conformance_check
 def check_longer_than_planned(make: Make) -> None:
-    """Training may go on after ``num_steps`` steps, and ``num_steps`` may be 1."""
+    """Training may continue after ``num_steps`` steps, and ``num_steps`` may be 1."""
     tx = make(1)
     params = make_params()
     state = tx.init(params)
@@ -86,7 +86,7 @@ def check_longer_than_planned(make: Make) -> None:
 def check_missing_arguments(make: Make) -> None:
     """Without ``params`` update raises a ValueError that says how to pass them; likewise without ``value``, if that is read.
 
-    An optimizer that takes steps without ``value`` must take the same ones whatever ``value`` is.
+    An optimizer that takes steps without ``value`` must take the same ones with every ``value``.
     """
     tx = make(NUM_STEPS)
     params = make_params()

@@ -42,7 +42,7 @@ class NextToken(FamilyDefaults):
         text = datasets.load_text(self.text, data_dir=self.data_dir)
         if text.vocabulary > self.vocabulary:
             raise ValueError(
-                f"text {self.text!r} has a vocabulary of {text.vocabulary} tokens, but the network knows {self.vocabulary}: "
+                f"text {self.text!r} has a vocabulary of {text.vocabulary} tokens, but the network has {self.vocabulary}: "
                 f"use a LanguageModel of vocabulary={text.vocabulary} whose network has as many logits."
             )
         return text
