@@ -4,6 +4,8 @@
     python tools/schedule_labels.py --out docs/results/schedule-labels --minutes 30
     python tools/schedule_labels.py --out docs/results/schedule-labels --summary
     python tools/schedule_labels.py --out docs/results/schedule-labels --check
+    python tools/schedule_labels.py --out labels-1 --repeat 1
+    python tools/schedule_labels.py --out docs/results/schedule-labels --repeats labels-1
 
 Every task (see schedule_tasks.py) is trained once per height: the optimizer's updates are multiplied by it, while
 initialisation, batches and length are the same. A record has the final losses, the loss curves and, at `POINTS` moments of
@@ -11,7 +13,8 @@ each training, what the optimizer could have known then (`SIGNALS`). All heights
 
 The same command goes on where it was stopped, by --minutes or by a signal; it can be stopped at any time. It takes some 7 GB
 of memory, for the compiled programs. --summary writes summary.md and summary.png of the records that there are (see
-schedule_summary.py), and --check tries the signals on series for which they are known, and compares trainings at height 1
+schedule_summary.py), --repeat N trains the same tasks from another initialisation, on other batches, and keeps the losses only,
+--repeats puts them into repeats.npz, and --check tries the signals on series for which they are known, and compares trainings at height 1
 with `celo_core.meta_training.unroll.train`.
 """
 
@@ -27,6 +30,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import schedule_records
 import schedule_signals
 import schedule_summary
 import schedule_tasks
@@ -303,8 +307,14 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=0, help="which further initialisation and batches (0: the first)")
     parser.add_argument("--summary", action="store_true", help="sum up the records that there are")
     parser.add_argument("--check", action="store_true", help="compare height 1 with the unmodified optimizer")
+    parser.add_argument(
+        "--repeats", type=Path, nargs="+", metavar="DIR", help="write repeats.npz of these folders' losses"
+    )
     options = parser.parse_args()
     try:
+        if options.repeats:
+            print(schedule_records.write_repeats(options.out, options.repeats))
+            return 0
         if options.summary:
             print(schedule_summary.write(options.out))
             return 0

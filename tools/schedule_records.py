@@ -1,12 +1,14 @@
 """The records of schedule_labels.py, read into arrays."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from celo_core import files
 from celo_tasks.evaluation.scores import SMALLEST_LOSS
 
 Floats = NDArray[np.floating]
@@ -99,3 +101,39 @@ def read(out: Path) -> Labels:
         settings["signals"],
         np.array(settings["fractions"]),
     )
+
+
+def write_repeats(out: Path, folders: Sequence[Path]) -> Path:
+    """Puts the losses of repeated trainings, a folder for each ``--repeat``, into the file repeats.npz of ``out``.
+
+    Its arrays: ``tasks`` and ``lengths`` (N,), ``repeats`` (R,), ``final_loss`` and ``settled_loss`` (R, N, H), float32, NaN
+    where nothing was trained.
+
+    Raises:
+      ValueError: records of a folder are of other weights, tasks or heights than those of ``out``.
+      OSError: there are no records.
+    """
+    labels, expected = read(out), _settings(out)
+    place = {pair: n for n, pair in enumerate(zip(labels.tasks.tolist(), labels.lengths.tolist(), strict=True))}
+    losses = np.full((2, len(folders), *labels.final.shape), np.nan, np.float32)
+    repeats = []
+    for number, folder in enumerate(folders):
+        found = _settings(folder)
+        for name in ("weights", "fingerprint", "seed", "heights", "datasets"):
+            if found[name] != expected[name]:
+                raise ValueError(f"the records in {folder} are of other {name} than those in {out}.")
+        repeats.append(found["repeat"])
+        for path in sorted((folder / "records").glob("task-*.npz")):
+            task = int(path.stem.removeprefix("task-"))
+            with np.load(path, allow_pickle=False) as archive:
+                for length in {int(name.split(".")[0]) for name in archive.files}:
+                    row = place[task, length]
+                    losses[:, number, row] = [archive[f"{length}.{part}"] for part in ("final_loss", "settled_loss")]
+    arrays = {"tasks": labels.tasks, "lengths": labels.lengths, "repeats": np.array(repeats)}
+    with files.written_atomically(out / "repeats.npz") as file:
+        np.savez_compressed(file, **arrays, final_loss=losses[0], settled_loss=losses[1])
+    return out / "repeats.npz"
+
+
+def _settings(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "index.json").read_text())["settings"])

@@ -125,6 +125,26 @@ def test_priors_are_optax_schedules(prior, schedule):
     np.testing.assert_allclose(made[1], made[0] * schedule(14), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["celo", "celo_adam"])
+def test_a_prior_alone_schedules_an_optimizer(name):
+    """Files of weights hold arrays only, so that a scheduler without meta-parameters is missing from what they give."""
+    registered = get_architecture(name)
+    prior = SchedulerConfig(inputs=(), network=None, prior=Constant(0.25))
+    architecture = dataclasses.replace(registered, config=dataclasses.replace(registered.config, scheduler=prior))
+    unit = SchedulerConfig(inputs=(), network=None, prior=Constant(1.0))
+    theta = architecture.init(jax.random.key(0))
+    assert theta.get("scheduler", {}) == {}
+    from_file = {part: leaves for part, leaves in theta.items() if part != "scheduler"}
+    params = {"w": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)}
+    steps = []
+    for config, given in ((prior, theta), (prior, from_file), (unit, theta)):
+        whole = dataclasses.replace(registered, config=dataclasses.replace(registered.config, scheduler=config))
+        optimizer = whole.build(given, 10)
+        steps.append(optimizer.update(params, optimizer.init(params), params)[0]["w"])
+    np.testing.assert_array_equal(steps[0], steps[1])
+    np.testing.assert_allclose(steps[0], 0.25 * steps[2], rtol=1e-6)  # float32
+
+
 def test_height_of_a_prior_follows_the_length_of_training():
     """Against the power law, within the shortest and longest lengths."""
     prior = Cosine(peak=2.0, exponent=0.7, shortest=500, longest=20_000)

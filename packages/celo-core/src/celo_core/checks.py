@@ -38,9 +38,20 @@ def unflatten_theta(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_theta(theta: Any, expected: Any, architecture: str) -> Any:
-    """Checks names and shapes of ``theta`` as `check_theta_shapes` does, and returns it as float32 arrays."""
+    """Checks names and shapes of ``theta`` as `check_theta_shapes` does.
+
+    Returns:
+      Its leaves as float32 arrays in the structure of ``expected``: parts without parameters, which files of weights cannot
+      hold, are empty dicts.
+    """
     check_theta_shapes(theta, expected, architecture)
-    return unflatten_theta({path: jnp.asarray(leaf, jnp.float32) for path, leaf in flatten_theta(theta).items()})
+    return _in_structure(flatten_theta(theta), expected, "")
+
+
+def _in_structure(leaves: Mapping[str, Any], expected: Any, path: str) -> Any:
+    if not isinstance(expected, Mapping):
+        return jnp.asarray(leaves[path], jnp.float32)
+    return {name: _in_structure(leaves, child, f"{path}/{name}" if path else name) for name, child in expected.items()}
 
 
 def check_theta_shapes(theta: Any, expected: Any, architecture: str) -> None:

@@ -127,7 +127,7 @@ def scale_by_celo_adam(
     config = config_of(theta) if config is None else config
     arrays = checks.check_theta(theta, _theta_shapes(config), "celo_adam")
     checks.check_choice("implementation", implementation, kernels.IMPLEMENTATIONS)
-    parts = (theta["scheduler"], arrays["scheduler"])
+    parts = (theta.get("scheduler", {}), arrays["scheduler"])
     scheduling = _common.Scheduling(config.scheduler, *parts, num_steps, task_embedding)
 
     def init(params: Any, stacks: Any) -> ScaleByCeloAdamState:
@@ -197,6 +197,6 @@ def celo_adam(
         num_stacked_axes=num_stacked_axes,
         implementation=implementation,
     )
-    part = theta["scheduler"]
+    part = theta.get("scheduler", {})
     decay = _common.Scheduling(config.scheduler, part, part, num_steps, task_embedding).decay
     return _common.descend(direction, decay, weight_decay=weight_decay, mask=mask, step_multiplier=step_multiplier)
