@@ -14,8 +14,8 @@ each training, what the optimizer could have known then (`SIGNALS`). All heights
 The same command goes on where it was stopped, by --minutes or by a signal; it can be stopped at any time. It takes some 7 GB
 of memory, for the compiled programs. --summary writes summary.md and summary.png of the records that there are (see
 schedule_summary.py), --repeat N trains the same tasks from another initialisation, on other batches, and keeps the losses only,
---repeats puts them into repeats.npz, and --check tries the signals on series for which they are known, and compares trainings at height 1
-with `celo_core.meta_training.unroll.train`.
+--repeats puts them into repeats.npz, and --check tries the signals on series for which they are known, and compares trainings
+at height 1 with `celo_core.meta_training.unroll.train`.
 """
 
 import argparse
