@@ -5,6 +5,7 @@ range of the loss's scale updates stay the same. Writes compatibility.json, and 
 
     python tools/compatibility.py --out docs/results/compatibility
     python tools/compatibility.py --out docs/results/compatibility --only celo   # one again, the others as they were
+    python tools/compatibility.py --out docs/results/compatibility --missing     # checks that have no results yet
 
 Takes some twenty minutes on two cores; what is done is kept if it is interrupted.
 """
@@ -17,6 +18,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ GROUPS = {
     "wrappers": "Optax's wrappers",
     "frameworks": "Other libraries",
     "robustness": "Bad input",
+    "convergence": "Training",
 }
 
 SCALES = (1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6)
@@ -70,12 +73,14 @@ def factory(name: str) -> Any:
     )
 
 
-def run_checks(name: str) -> None:
-    """Prints a JSON line for each check that can run here, as it is done."""
+def run_checks(name: str, known: Collection[str]) -> None:
+    """Prints a JSON line for each check that can run here and is not ``known``, as it is done."""
     from celo_core.testing import CHECKS, Unavailable
 
     make = factory(name)
     for check in CHECKS:
+        if check.__name__ in known:
+            continue
         try:
             check(make)
             says = None
@@ -114,8 +119,8 @@ def run_scales(name: str) -> None:
     print(json.dumps({"scales": off}), flush=True)
 
 
-def measure(name: str, devices: int) -> dict[str, Any]:
-    """What a process with so many devices prints for an optimizer."""
+def measure(name: str, devices: int, known: dict[str, Any]) -> dict[str, Any]:
+    """What is ``known`` of an optimizer on so many devices, and what a process with these prints."""
     flags = f"--xla_force_host_platform_device_count={devices}" if devices > 1 else ""
     environment = {
         **os.environ,
@@ -123,8 +128,9 @@ def measure(name: str, devices: int) -> dict[str, Any]:
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
-    command = [sys.executable, __file__, "--inside", name, *(["--scales"] if devices == 1 else [])]
-    found: dict[str, Any] = {"checks": {}}
+    found: dict[str, Any] = {**known, "checks": dict(known.get("checks", {}))}
+    scales = ["--scales"] if devices == 1 and "scales" not in found else []
+    command = [sys.executable, __file__, "--inside", name, *scales, "--known", ",".join(found["checks"])]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -154,7 +160,10 @@ def tables(results: dict[str, Any]) -> str:
     notes: list[str] = []
 
     def cell(name: str, check: str) -> str:
-        says = [results["optimizers"][name][where]["checks"].get(check) for where in ("devices_8", "devices_1")]
+        both = [results["optimizers"][name][where]["checks"] for where in ("devices_8", "devices_1")]
+        says = [measured[check] for measured in both if check in measured]
+        if not says:
+            raise ValueError(f"there is no result of {check} for {name}: run this command with --missing.")
         failures = [one for one in says if one]
         if not failures:
             return "yes"
@@ -211,12 +220,14 @@ def main() -> int:
     parser.add_argument(
         "--only", choices=NAMES, help="measure this optimizer alone, and keep what is known of the others"
     )
+    parser.add_argument("--missing", action="store_true", help="measure only what there are no results of")
     parser.add_argument("--page", action="store_true", help="write the page from the results that are there")
     parser.add_argument("--inside", choices=NAMES, help=argparse.SUPPRESS)
     parser.add_argument("--scales", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--known", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        run_checks(options.inside)
+        run_checks(options.inside, options.known.split(","))
         if options.scales:
             run_scales(options.inside)
         return 0
@@ -227,8 +238,10 @@ def main() -> int:
         results["versions"] = {name: importlib.metadata.version(name) for name in packages}
         results["machine"] = {"python": platform.python_version(), "cores": os.cpu_count()}
         for name in NAMES if options.only is None else [options.only]:
-            found = {f"devices_{devices}": measure(name, devices) for devices in (8, 1)}
-            results["optimizers"][name] = found
+            known = results["optimizers"].get(name, {}) if options.missing else {}
+            results["optimizers"][name] = {
+                f"devices_{devices}": measure(name, devices, known.get(f"devices_{devices}", {})) for devices in (8, 1)
+            }
             save(path, results)
     write_page(results)
     return 0
