@@ -33,6 +33,7 @@ from celo_core import files
 from celo_tasks.cli import common as cli_common
 from celo_tasks.cli import main as cli
 from celo_tasks.meta_training import bench as bench_meta
+from celo_tasks.meta_training import bench_report
 from celo_tasks.reporting.machine import hardware
 
 KERNEL_SHAPES = [(2048, 1024), (1000, 777), (333_333,), (3, 3, 128, 256), (129, 65, 33)]
@@ -87,7 +88,7 @@ def main() -> int:
     jax.config.update("jax_num_cpu_devices", options.cpu_devices)
     datasets = cli_common.default_datasets(options.data_dir)
     numbers = bench_meta.default_pairs() if options.pairs is None else (bench_meta.DEFAULT_PAIRS, *options.pairs)
-    settings = bench_meta.Settings(datasets, numbers, data_dir=options.data_dir)
+    settings = bench_meta.BenchSettings(datasets, numbers, data_dir=options.data_dir)
     record: dict[str, Any] = {
         "machine": hardware(),
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "optax": optax.__version__},
@@ -106,7 +107,7 @@ def main() -> int:
         record["meta_training"] = measured
         files.write_json(options.out, record)
 
-    print(bench_meta.table(bench_meta.measure(settings, on_case=write)), flush=True)
+    print(bench_report.table(bench_meta.measure(settings, on_case=write)), flush=True)
     data = ["--data-dir", options.data_dir] if options.data_dir else []
     if options.quality:
         time_to_quality.main(["--out", options.quality, "--minutes", "2", *data])

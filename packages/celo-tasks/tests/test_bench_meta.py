@@ -18,6 +18,7 @@ import pytest
 from celo_tasks.cli.main import main
 from celo_tasks.families import ImageMLP, reparametrize
 from celo_tasks.meta_training import bench as bench_meta
+from celo_tasks.meta_training import bench_report
 
 COMMAND = ["bench-meta", "--datasets", "digits_8x8", "--truncation", "3", "--seconds", "0.001", "--repeats", "2"]
 PAIRS = (1, 2)
@@ -124,7 +125,7 @@ def test_progress_is_on_standard_error_alone(measured: Measured) -> None:
 
 
 def test_table_and_picture_of_a_record(measured: Measured) -> None:
-    lines = bench_meta.table(measured.record).splitlines()
+    lines = bench_report.table(measured.record).splitlines()
     start = next(number for number, line in enumerate(lines) if "inner steps/s" in line)
     rows = lines[start + 1 : start + 1 + len(measured.record["cases"])]
     for row, case in zip(rows, measured.record["cases"], strict=True):
@@ -134,22 +135,22 @@ def test_table_and_picture_of_a_record(measured: Measured) -> None:
     # A backend may not tell what memory a program needs.
     for case in (record := measured.record)["cases"]:
         case["temporary_bytes_per_device"] = None
-    assert "None" not in bench_meta.table(record)
-    assert bench_meta.draw(record).startswith(b"\x89PNG")
+    assert "None" not in bench_report.table(record)
+    assert bench_report.draw(record).startswith(b"\x89PNG")
 
 
 def test_without_json_a_table_is_printed(
     measured: Measured, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[bench_meta.Settings] = []
+    asked: list[bench_meta.BenchSettings] = []
 
-    def measure(settings: bench_meta.Settings, **_: Any) -> dict[str, Any]:
+    def measure(settings: bench_meta.BenchSettings, **_: Any) -> dict[str, Any]:
         asked.append(settings)
         return measured.record
 
     monkeypatch.setattr(bench_meta, "measure", measure)
     assert main(COMMAND) == 0
-    assert capsys.readouterr().out == bench_meta.table(measured.record) + "\n"
+    assert capsys.readouterr().out == bench_report.table(measured.record) + "\n"
     assert asked[0].pairs == bench_meta.default_pairs() and 32 in asked[0].pairs
 
 

@@ -22,7 +22,7 @@ from celo_tasks.evaluation.store import Run, Store
 from celo_tasks.meta_training.validation import VALIDATION_TASKS
 from celo_tasks.tasks.registry import find_suite
 
-SMALL = behaviour.Settings(1, 20, lengths=(20,), disturbed=(5,), batches=(4,), scales=(0.01, 100.0))
+SMALL = behaviour.BehaviourSettings(1, 20, lengths=(20,), disturbed=(5,), batches=(4,), scales=(0.01, 100.0))
 
 
 def save(folder: Path, architecture: Celo) -> Path:
@@ -221,7 +221,7 @@ def test_summary_is_over_the_horizons() -> None:
 
 def test_behaviour_of_a_given_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The schedule is a cosine decay that nothing disturbs, and steps are relative to the parameters."""
-    monkeypatch.setattr(behaviour, "Settings", lambda **given: SMALL)
+    monkeypatch.setattr(behaviour, "BehaviourSettings", lambda **given: SMALL)
     monkeypatch.setattr(behaviour, "LEARNING_RATES", (1e-3, 1e-2))
     # Adam's direction alone compiles soonest.
     save(tmp_path / "run", Celo(dataclasses.replace(ORTHOGONAL, directions=(Adam(),))))
@@ -242,7 +242,7 @@ def test_behaviour_of_a_given_schedule(tmp_path: Path, monkeypatch: pytest.Monke
 def test_behaviour_of_a_scheduler_that_reads_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(behaviour, "LEARNING_RATES", (1e-3,))
     found = learned.Learned("mine", CeloAdam(), CeloAdam().init(jax.random.key(1)), None)
-    result = behaviour.measure(found, behaviour.Settings(1, 20, (20,), (5,), (4,), (1.0,)))
+    result = behaviour.measure(found, behaviour.BehaviourSettings(1, 20, (20,), (5,), (4,), (1.0,)))
     relative = result["disturbance"]["relative_multiplier"]["5"]
     assert relative[:10] == [1.0] * 10 and relative[12:] != [1.0] * 8
     assert len(draw(result).axes) == 4

@@ -91,7 +91,7 @@ def test_published_mixture_of_levels_and_ranges() -> None:
 
 def test_published_is_a_name_for_the_command() -> None:
     assert reparametrize(INNER, ("global", "tensor")) == Reparametrized(INNER, ("global", "tensor"))
-    with pytest.raises(ValueError, match="name it alone"):
+    with pytest.raises(ValueError, match="give it alone"):
         reparametrize(INNER, ("published", "global"))
 
 

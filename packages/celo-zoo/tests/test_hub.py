@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from hub_faults import Call, DropBody, Fault, Slow, Status, WrongContent
 from hub_server import HubServer
-from test_references import tool as tool  # a fixture
 
 import celo_zoo
-from celo_zoo import folders, hub, index, schema, tensors
+from celo_zoo import bundling, folders, hub, index, schema, tensors
 
 OTHER = "b" * 40
 TOKEN = "hf_secret0123456789secret0123456789"
@@ -312,12 +311,12 @@ def test_bundled_weights_serve_without_a_request(bundle, server):
     assert server.requests == []
 
 
-def test_listing_what_is_published(tool, package_root, server, options, model_folder, tmp_path):
-    """The tool that writes the index downloads what it lists."""
+def test_listing_what_is_published(package_root, server, options, model_folder, tmp_path):
+    """Bundling by reference downloads what it lists."""
     published = f"me/celo@{server.head('me/celo')}"
-    entry = tool.bundle(model_folder, "near", package_root, published=published, **options)
+    entry = bundling.bundle(model_folder, "near", package_root, published=published, **options)
     assert entry == index.Entry("celo", celo_zoo.load(model_folder).digest, *published.split("@"), bundled=True)
-    far = tool.bundle(published, "far", package_root, published=published, bundled=False, **options)
+    far = bundling.bundle(published, "far", package_root, published=published, bundled=False, **options)
     assert far == dataclasses.replace(entry, bundled=False)
     assert index.entries() == {"far": far, "near": entry}
     assert [path.name for path in (package_root / "weights").iterdir()] == ["near"]
@@ -331,5 +330,5 @@ def test_listing_what_is_published(tool, package_root, server, options, model_fo
         (model_folder, None, False, ValueError),
     ):
         with pytest.raises(error):
-            tool.bundle(weights, "more", package_root, published=published, bundled=bundled, **options)
+            bundling.bundle(weights, "more", package_root, published=published, bundled=bundled, **options)
     assert celo_zoo.names() == ["far", "near"]

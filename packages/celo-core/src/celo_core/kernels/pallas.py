@@ -337,9 +337,9 @@ def _update(
     """Pass 2: step and new moments of the tensor's shape, as arrays of six axes."""
     tiling, kinds = _tiling(batch, UPDATE_TILE), interface.kinds(batch)
     # All get an axis for the batch, of length one where all tensors share the values, and at least one more axis.
-    beside = lambda tree: jax.tree.map(lambda x: x[None], tree)
+    with_axis = lambda tree: jax.tree.map(lambda x: x[None], tree)
     own = (folded.size[..., None], [one.own for one in folded.directions])
-    scalars = (own if batch.stacked else beside(own), beside([one.shared for one in folded.directions]))
+    scalars = (own if batch.stacked else with_axis(own), with_axis([one.shared for one in folded.directions]))
     arrays_of = [jax.tree.map(lambda x: x.reshape(_six(batch, x.shape)), one.arrays) for one in folded.directions]
 
     def spec_per_tensor(x: Array) -> Any:

@@ -40,7 +40,7 @@ def _constant(num_steps: int) -> optax.Schedule:
 
 
 def _cosine(num_steps: int) -> optax.Schedule:
-    """A linear warm-up, and half a cosine down; see `schedule_factor`."""
+    """A linear warm-up, then cosine decay; see `schedule_factor`."""
     warm_up = max(1, num_steps // WARM_UP)
 
     def factor(count: Any) -> Array:
@@ -52,7 +52,7 @@ def _cosine(num_steps: int) -> optax.Schedule:
 
 
 def _cosine_decay(num_steps: int) -> optax.Schedule:
-    """Half a cosine down from the first step on, as Optax has it."""
+    """Cosine decay from the first step on, as Optax has it."""
     return optax.cosine_decay_schedule(1.0, num_steps)
 
 
@@ -69,7 +69,7 @@ def schedule_factor(name: str, num_steps: int) -> optax.Schedule:
     """The factor of the learning rate as a function of the number of steps taken before.
 
     ``constant`` is 1. ``cosine`` rises linearly over the first W steps, 5 % of them rounded down but at least one, as
-    1/W, 2/W, ..., 1, and then falls as half a cosine that would be 0 right after the last step::
+    1/W, 2/W, ..., 1, and then decays as a cosine that would be 0 right after the last step::
 
         (k + 1) / W                                       for k < W
         1/2 (1 + cos(pi (k + 1 - W) / (T + 1 - W)))       for W <= k <= T = num_steps

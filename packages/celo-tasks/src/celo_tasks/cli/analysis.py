@@ -266,7 +266,7 @@ def _behaviour(options: argparse.Namespace) -> int:
     from celo_tasks.evaluation.learned import load_learned
     from celo_tasks.reporting.figures import png
 
-    settings = behaviour.Settings(seeds=options.seeds, steps=options.steps)
+    settings = behaviour.BehaviourSettings(seeds=options.seeds, steps=options.steps)
     report = lambda what: print(f"measuring: {what}", file=sys.stderr, flush=True)
     result = behaviour.measure(load_learned(options.weights), settings, report)
     files.write_json(options.out / "behaviour.json", result)

@@ -65,6 +65,7 @@ def _bench_meta(options: argparse.Namespace) -> int:
     from celo_core import files
     from celo_tasks.cli.common import default_datasets, names
     from celo_tasks.meta_training import bench as bench_meta
+    from celo_tasks.meta_training import bench_report
 
     # Whatever can be said about the options is said before minutes of measuring.
     pairs = None if options.pairs is None else _integers(options.pairs)
@@ -78,7 +79,7 @@ def _bench_meta(options: argparse.Namespace) -> int:
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", options.cpu_devices)
 
-    settings = bench_meta.Settings(
+    settings = bench_meta.BenchSettings(
         datasets=names(options.datasets or "") or default_datasets(options.data_dir),
         pairs=bench_meta.default_pairs() if pairs is None else pairs,
         truncation=options.truncation,
@@ -97,8 +98,8 @@ def _bench_meta(options: argparse.Namespace) -> int:
     if options.out is not None:
         files.write_json(options.out, record)
     if options.plot is not None:
-        files.write_bytes(options.plot, bench_meta.draw(record))
-    print(json.dumps(record, allow_nan=False) if options.json else bench_meta.table(record))
+        files.write_bytes(options.plot, bench_report.draw(record))
+    print(json.dumps(record, allow_nan=False) if options.json else bench_report.table(record))
     return status
 
 

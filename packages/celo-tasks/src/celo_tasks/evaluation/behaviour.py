@@ -40,7 +40,7 @@ POINTS = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class BehaviourSettings:
     """What is measured.
 
     Attributes:
@@ -172,7 +172,9 @@ def _digits(value: Any) -> float | None:
 
 
 def measure(
-    learned: Learned, settings: Settings = Settings(), report: Callable[[str], None] = lambda what: None
+    learned: Learned,
+    settings: BehaviourSettings = BehaviourSettings(),
+    report: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """All that `celo_tasks.evaluation.behaviour_plot` draws.
 

@@ -1,4 +1,4 @@
-"""Throughput of meta-training, and of plain training with Adam beside it: what ``celo-tasks bench-meta`` measures.
+"""Throughput of meta-training, and of plain training with Adam in the same run: what ``celo-tasks bench-meta`` measures.
 
 The setting is that of Celo's meta-training (arXiv 2501.12670, section 4): multilayer perceptrons on small images under
 random reparametrisation, antithetic pairs, windows of 50 steps. Programs are timed in turn, round by round, so that a ratio
@@ -18,13 +18,12 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from celo_core import Celo, CeloConfig, LearnedOptimizer, TruncatedPES
+from celo_core import Celo, CeloConfig, TruncatedPES
 from celo_core.meta_training.trainer import FrozenPart, MetaTrainConfig, MetaTrainer
 from celo_core.meta_training.unroll import InnerProblem, Trainee
 from celo_core.progress import ProgressLine
 from celo_tasks.families import ImageMLP, Reparametrized, reparametrize
-from celo_tasks.reporting import palette, tables
-from celo_tasks.reporting.figures import Axes, Figure, png, ticker
+from celo_tasks.meta_training.optimizers import Adam, GradientDescent
 from celo_tasks.reporting.machine import hardware
 
 Array = jax.Array
@@ -47,7 +46,7 @@ TITLES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """What is measured, and how long.
 
     Attributes:
@@ -81,7 +80,7 @@ def default_pairs() -> tuple[int, ...]:
 
 
 def measure(
-    settings: Settings,
+    settings: BenchSettings,
     *,
     progress: ProgressLine | None = None,
     on_case: Callable[[Mapping[str, Any]], None] = lambda record: None,
@@ -163,7 +162,7 @@ def _measure_pairs(
     pairs: int,
     family: Reparametrized,
     data: Any,
-    settings: Settings,
+    settings: BenchSettings,
     show: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
     """The cases of these names at one number of pairs; Adam must be among them."""
@@ -255,7 +254,7 @@ def _architecture(name: str) -> Any:
         return Celo(CeloConfig(scheduler=None))
     if name == "scheduler":
         return FrozenPart(Celo(), {"update_rule": Celo().init(jax.random.key(0))["update_rule"]})
-    return _GradientDescent()
+    return GradientDescent()
 
 
 def _meta_training(
@@ -270,46 +269,14 @@ def _meta_training(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _GradientDescent(LearnedOptimizer):
-    """Gradient descent whose learning rate is learned: the least that an update rule can cost."""
-
-    name = "gradient_descent"
-    config = None
-
-    def init(self, key: Array) -> dict[str, Any]:
-        del key
-        return {"log_learning_rate": jnp.float32(-5.0)}
-
-    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
-        del num_steps, kwargs
-        return optax.with_extra_args_support(optax.sgd(jnp.exp(theta["log_learning_rate"])))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Adam(LearnedOptimizer):
-    """Optax's Adam in the place of a learned optimizer; it has no theta."""
-
-    name = "adam"
-    config = None
-
-    def init(self, key: Array) -> dict[str, Any]:
-        del key
-        return {}
-
-    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
-        del theta, num_steps, kwargs
-        return optax.with_extra_args_support(optax.adam(1e-3))
-
-
 def _adam(family: Reparametrized, data: Any, pairs: int, truncation: int, devices: Sequence[Any]) -> _Program:
     """As many steps of Adam, on as many networks and the same devices: two networks to a problem, on the same batches."""
-    problem = InnerProblem(_Adam(), family)
+    problem, theta = InnerProblem(Adam(), family), {"learning_rate": np.float32(1e-3)}
 
     def start(key: Array) -> tuple[Array, Any, Trainee]:
         key_config, key_init, key_steps = jax.random.split(key, 3)
         config = family.sample(key_config)
-        trainee = jax.vmap(lambda k: problem.init({}, k, config, 0))(jax.random.split(key_init))
+        trainee = jax.vmap(lambda k: problem.init(theta, k, config, 0))(jax.random.split(key_init))
         return key_steps, config, trainee
 
     def train(state: tuple[Array, Any, Trainee], data: Any) -> tuple[tuple[Array, Any, Trainee], Array]:
@@ -319,7 +286,7 @@ def _adam(family: Reparametrized, data: Any, pairs: int, truncation: int, device
         def body(trainee: Trainee, key: Array) -> tuple[Trainee, Array]:
             key_batch, key_loss = jax.random.split(key)
             batch = family.batch(key_batch, config, data)
-            trainee, loss = jax.vmap(lambda t: problem.step({}, t, key_loss, config, batch, 0))(trainee)
+            trainee, loss = jax.vmap(lambda t: problem.step(theta, t, key_loss, config, batch, 0))(trainee)
             return trainee, family.normalizer(loss)
 
         trainee, losses = jax.lax.scan(body, trainee, jax.random.split(key_steps, BLOCK * truncation))
@@ -336,78 +303,3 @@ def _adam(family: Reparametrized, data: Any, pairs: int, truncation: int, device
     data = jax.device_put(data, NamedSharding(mesh, whole))
     program = jax.jit(block)
     return _Program(lambda state: program(state, data), lambda: program.lower(state, data), state, _bytes(state[1:]))
-
-
-def table(record: Mapping[str, Any]) -> str:
-    """The record of `measure` for people."""
-    settings = record["settings"]
-    lines = [
-        f"{record['machine']}, {settings['devices']} JAX device(s); "
-        f"{', '.join(f'{name} {version}' for name, version in record['versions'].items())}",
-        f"{', '.join(settings['datasets'])}; {settings['truncation']} inner steps per meta-iteration; "
-        f"medians of {settings['repeats']}",
-        "",
-    ]
-    title = ["", "pairs", "devices", "inner steps/s", "smallest-largest", "of Adam's", "ms/meta-it.", "first call, s"]
-    rows = [(*title, "temporary MB", "state kB/pair")]
-    for case in record["cases"]:
-        temporary = case["temporary_bytes_per_device"]
-        rows.append(
-            (
-                TITLES[case["name"]],
-                str(case["pairs"]),
-                str(case["devices"]),
-                f"{case['inner_steps_per_second']:,.0f}",
-                f"{case['smallest']:,.0f}-{case['largest']:,.0f}",
-                f"{case['rate_over_adam']:.3f}",
-                f"{case['milliseconds_per_meta_iteration']:.4g}",
-                f"{case['first_call_seconds']:.1f}",
-                "-" if temporary is None else f"{temporary / 1e6:.1f}",
-                f"{case['state_bytes_per_pair'] / 1e3:.1f}",
-            )
-        )
-    lines.append(tables.plain(rows, right=range(1, len(rows[0]))))
-    lines += [
-        "",
-        f"At {settings['default_pairs']} pairs the update rule takes "
-        f"{100 * record['share_of_time_in_update_rule']:.0f} % of the time, and all else, inner gradients above all, "
-        f"{100 * record['share_of_time_in_inner_gradients']:.0f} %.",
-    ]
-    return "\n".join(lines)
-
-
-_LINES = {
-    "adam": palette.BLUE,
-    "update_rule": palette.VERMILION,
-    "gradient_descent": palette.GREEN,
-    "scheduler": palette.ORANGE,
-}
-
-
-def draw(record: Mapping[str, Any]) -> bytes:
-    """Draws rates against the number of pairs, logarithmic both, from the record of `measure`; returns the PNG."""
-    figure = Figure(figsize=(6.4, 4.6), dpi=130, layout="constrained")
-    axes: Axes = figure.subplots()
-    for name, color in _LINES.items():
-        cases = [case for case in record["cases"] if case["name"] == name]
-        pairs, rate = [case["pairs"] for case in cases], np.array([case["inner_steps_per_second"] for case in cases])
-        spread = [
-            rate - np.array([case["smallest"] for case in cases]),
-            np.array([case["largest"] for case in cases]) - rate,
-        ]
-        axes.errorbar(pairs, rate, np.abs(spread), color=color, marker="o", markersize=5, capsize=3, label=TITLES[name])
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(record["settings"]["pairs"])
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)))
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.set_xlabel("antithetic pairs (two networks each)")
-    axes.set_ylabel("inner steps per second")
-    axes.set_title(f"Meta-training on {record['machine']} (bars: smallest and largest)", fontsize=10)
-    axes.grid(True, which="major", alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
-    return png(figure)

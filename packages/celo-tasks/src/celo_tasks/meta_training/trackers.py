@@ -1,4 +1,4 @@
-"""Where the numbers of a meta-training may go beside its log: TensorBoard."""
+"""Where the numbers of a meta-training may go in addition to its log: TensorBoard."""
 
 import os
 import pathlib

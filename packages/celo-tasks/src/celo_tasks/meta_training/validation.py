@@ -4,7 +4,6 @@ The tasks are in no evaluation suite, so that theta, settings and the time to st
 data come with the package; some are those of meta-training too, but none of the networks is.
 """
 
-import dataclasses
 import json
 import math
 import os
@@ -12,12 +11,11 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from numpy.typing import NDArray
 
 from celo_core import LearnedOptimizer, TaskFamily, files
@@ -31,6 +29,7 @@ from celo_tasks.evaluation.statistics import iqm
 from celo_tasks.families import MLP, ConvNet, ImageAutoencoder, ImageClassifier, LanguageModel
 from celo_tasks.families.recurrent import RecurrentLM
 from celo_tasks.families.text_transformer import TransformerLM
+from celo_tasks.meta_training.optimizers import Adam, Recorded
 
 Array = jax.Array
 
@@ -219,7 +218,7 @@ class MetaValidation:
         }
 
     def _tune(self, name: str) -> dict[str, Any]:
-        found = [self._trained(name, _Adam(), {"learning_rate": np.float32(rate)})[0] for rate in self.learning_rates]
+        found = [self._trained(name, Adam(), {"learning_rate": np.float32(rate)})[0] for rate in self.learning_rates]
         final = [curves.six_digits(curves.final_loss(losses).mean()) for losses in found]
         rate = self.learning_rates[int(np.argmin(final))]
         return {
@@ -242,7 +241,7 @@ class MetaValidation:
         return jax.device_get(self._train(name, architecture, theta, self._data[name]))
 
     def _train_seeds(self, name: str, architecture: LearnedOptimizer, theta: Any, data: Any) -> tuple[Array, Array]:
-        problem = InnerProblem(_Recorded(architecture, self.steps), self._families[name])
+        problem = InnerProblem(Recorded(architecture, self.steps), self._families[name])
 
         def one(seed: Array) -> tuple[Array, Array]:
             key_config, key = jax.random.split(jax.random.key(seed))
@@ -292,74 +291,3 @@ def _compiler_options() -> dict[str, Any]:
 
 def _numbers(values: NDArray[np.floating]) -> list[float | None]:
     return [curves.six_digits(value) if math.isfinite(value) else None for value in values.tolist()]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Adam(LearnedOptimizer):
-    """Adam as a `celo_core.LearnedOptimizer`; theta: ``{"learning_rate": ()}``."""
-
-    name = "adam"
-    config = None
-
-    def init(self, key: Array) -> dict[str, Any]:
-        del key
-        return {"learning_rate": jnp.float32(1e-3)}
-
-    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
-        del num_steps, kwargs
-        return optax.with_extra_args_support(optax.adam(theta["learning_rate"]))
-
-
-class _RecordedState(NamedTuple):
-    """State of an optimizer of `_Recorded`.
-
-    Attributes:
-      inner: of the optimizer itself.
-      taken: steps so far, int32 ().
-      sizes: norm of each update over the norm of the parameters, float32 (steps,), 0 where a step is yet to be done.
-    """
-
-    inner: Any
-    taken: Array
-    sizes: Array
-
-
-@dataclasses.dataclass(frozen=True)
-class _Recorded(LearnedOptimizer):
-    """A learned optimizer that keeps the sizes of its steps in its state.
-
-    Attributes:
-      architecture: the learned optimizer.
-      steps: those to be kept.
-    """
-
-    architecture: LearnedOptimizer
-    steps: int
-
-    @property
-    def name(self) -> str:
-        return self.architecture.name
-
-    @property
-    def config(self) -> Any:
-        return self.architecture.config
-
-    @property
-    def reads_task_embedding(self) -> bool:
-        return self.architecture.reads_task_embedding
-
-    def init(self, key: Array) -> dict[str, Any]:
-        return self.architecture.init(key)
-
-    def build(self, theta: Any, num_steps: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
-        inner = self.architecture.build(theta, num_steps, **kwargs)
-
-        def init(params: Any) -> _RecordedState:
-            return _RecordedState(inner.init(params), jnp.zeros((), jnp.int32), jnp.zeros(self.steps, jnp.float32))
-
-        def update(updates: Any, state: _RecordedState, params: Any = None, **extra: Any) -> tuple[Any, _RecordedState]:
-            updates, new = inner.update(updates, state.inner, params, **extra)
-            size = optax.tree.norm(updates) / optax.tree.norm(params)
-            return updates, _RecordedState(new, state.taken + 1, state.sizes.at[state.taken].set(size))
-
-        return optax.GradientTransformationExtraArgs(init, update)
