@@ -99,25 +99,6 @@ def record(
     }
 
 
-def _task_file(out: Path, task: int) -> Path:
-    return out / "records" / f"task-{task:04d}.npz"
-
-
-def read_task(path: Path) -> dict[int, dict[str, Any]]:
-    """The records of a task by length; none where there is no file, or a damaged one."""
-    if not path.exists():
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            found: dict[int, dict[str, Any]] = {}
-            for name in archive.files:
-                length, part = name.split(".")
-                found.setdefault(int(length), {})[part] = archive[name]
-    except (OSError, ValueError, KeyError, EOFError):
-        return {}
-    return found
-
-
 def _write_task(path: Path, records: dict[int, dict[str, Any]]) -> None:
     arrays = {f"{length}.{name}": array for length, parts in records.items() for name, array in parts.items()}
     with files.written_atomically(path) as file:
@@ -204,7 +185,11 @@ def run(options: argparse.Namespace, weights: celo_zoo.Pretrained) -> None:
     rates: dict[str, float] = {}
     plan = list(_plan(options.tasks, options.lengths))
     pairs = {(int(task), int(n)) for task, entry in index.tasks.items() for n in entry["seconds"]}
-    kept = {pair for pair in pairs if pair[1] in read_task(_task_file(options.out, pair[0]))}
+    kept = {
+        pair
+        for pair in pairs
+        if pair[1] in schedule_records.read_task(schedule_records.task_file(options.out, pair[0]))
+    }
     for task, length in kept:
         entry = index.tasks[str(task)]
         _learn(rates, entry["shape"], entry["seconds"][str(length)] / length)
@@ -222,8 +207,8 @@ def run(options: argparse.Namespace, weights: celo_zoo.Pretrained) -> None:
         new = record(steps, settled, embedding, grid.decays, grid.family.limit(draw))
         if options.repeat:
             new = {name: new[name] for name in ("final_loss", "settled_loss")}
-        path = _task_file(options.out, task)
-        _write_task(path, {**read_task(path), length: new})
+        path = schedule_records.task_file(options.out, task)
+        _write_task(path, {**schedule_records.read_task(path), length: new})
         seconds = time.monotonic() - begun
         described = {"shape": shape.label, "family": shape.family, **draw.described, "seed": draw.seed}
         described["parameters"] = round(float(np.expm1(4.0 * embedding[0] + 10.0)))

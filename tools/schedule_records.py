@@ -69,6 +69,29 @@ class Labels(NamedTuple):
         return np.clip(values, -1.0, 2.0) if name.startswith(("rho", "hyper")) else values
 
 
+def task_file(out: Path, task: int) -> Path:
+    """The file of a task's records."""
+    return out / "records" / f"task-{task:04d}.npz"
+
+
+def load_task(path: Path) -> dict[int, dict[str, Any]]:
+    """The records of a task: arrays by name, by length. Raises what `numpy.load` raises where there is no good file."""
+    found: dict[int, dict[str, Any]] = {}
+    with np.load(path, allow_pickle=False) as archive:
+        for name in archive.files:
+            length, part = name.split(".")
+            found.setdefault(int(length), {})[part] = archive[name]
+    return found
+
+
+def read_task(path: Path) -> dict[int, dict[str, Any]]:
+    """As `load_task`; none where there is no file, or a damaged one."""
+    try:
+        return load_task(path)
+    except (OSError, ValueError, KeyError, EOFError):
+        return {}
+
+
 def read(out: Path) -> Labels:
     """All records of a folder.
 
@@ -78,13 +101,9 @@ def read(out: Path) -> Labels:
     index = json.loads((out / "index.json").read_text())
     rows: list[tuple[int, int, dict[str, Any], dict[str, Any]]] = []
     for task, described in index["tasks"].items():
-        path = out / "records" / f"task-{int(task):04d}.npz"
-        if not path.exists():
-            continue
-        with np.load(path, allow_pickle=False) as archive:
-            for length in sorted({int(name.split(".")[0]) for name in archive.files}):
-                parts = {part: archive[f"{length}.{part}"] for part in ("final_loss", "settled_loss", "signals")}
-                rows.append((int(task), length, described, {**parts, "embedding": archive[f"{length}.embedding"]}))
+        path = task_file(out, int(task))
+        if path.exists():
+            rows += [(int(task), length, described, parts) for length, parts in sorted(load_task(path).items())]
     if not rows:
         raise OSError(f"there are no records in {out}: run the command without --summary first.")
     stacked = lambda part: np.stack([row[3][part] for row in rows]).astype(np.float64)
@@ -125,10 +144,12 @@ def write_repeats(out: Path, folders: Sequence[Path]) -> Path:
         repeats.append(found["repeat"])
         for path in sorted((folder / "records").glob("task-*.npz")):
             task = int(path.stem.removeprefix("task-"))
-            with np.load(path, allow_pickle=False) as archive:
-                for length in {int(name.split(".")[0]) for name in archive.files}:
-                    row = place[task, length]
-                    losses[:, number, row] = [archive[f"{length}.{part}"] for part in ("final_loss", "settled_loss")]
+            for length, parts in load_task(path).items():
+                if (task, length) not in place:
+                    raise ValueError(
+                        f"{out} has no training of task {task} over {length} steps, which {folder} repeats."
+                    )
+                losses[:, number, place[task, length]] = parts["final_loss"], parts["settled_loss"]
     arrays = {"tasks": labels.tasks, "lengths": labels.lengths, "repeats": np.array(repeats)}
     with files.written_atomically(out / "repeats.npz") as file:
         np.savez_compressed(file, **arrays, final_loss=losses[0], settled_loss=losses[1])

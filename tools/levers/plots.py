@@ -72,9 +72,7 @@ def _over_multipliers(axes: Any, record: Record, metric: str, label: str, first:
 
 def _logarithmic(axes: Any) -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    _decimal(axes.yaxis)
 
 
 def _draw_small_batches(axes: Any, record: Record) -> None:

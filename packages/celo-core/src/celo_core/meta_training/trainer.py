@@ -19,13 +19,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from celo_core.checks import check_theta_shapes
 from celo_core.meta_training import checkpoints
-from celo_core.protocols import GradientEstimator, LearnedOptimizer, Theta
+from celo_core.meta_training.wrapping import WrappedOptimizer
+from celo_core.protocols import GradientEstimator, Theta
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FrozenPart:
+class FrozenPart(WrappedOptimizer):
     """A learned optimizer some of whose meta-parameters are fixed; its theta is the rest.
 
     Attributes:
@@ -33,28 +34,7 @@ class FrozenPart:
       frozen: the fixed top-level groups of theta, e.g. ``{"update_rule": ...}``.
     """
 
-    architecture: LearnedOptimizer
     frozen: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Name of the whole architecture."""
-        return self.architecture.name
-
-    @property
-    def config(self) -> Any:
-        """Config of the whole architecture."""
-        return self.architecture.config
-
-    @property
-    def config_class(self) -> type:
-        """Class of the whole architecture's configs."""
-        return self.architecture.config_class
-
-    @property
-    def reads_task_embedding(self) -> bool:
-        """Whether the whole architecture does."""
-        return self.architecture.reads_task_embedding
 
     def init(self, key: Array) -> Theta:
         """Random values of the trainable part."""

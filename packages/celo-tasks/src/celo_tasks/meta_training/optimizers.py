@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from celo_core import LearnedOptimizer
+from celo_core.meta_training.wrapping import WrappedOptimizer
 
 Array = jax.Array
 
@@ -45,7 +46,7 @@ class RecordedState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorded(LearnedOptimizer):
+class Recorded(WrappedOptimizer):
     """A learned optimizer that keeps the sizes of its steps in its state.
 
     Attributes:
@@ -53,23 +54,7 @@ class Recorded(LearnedOptimizer):
       steps: those to be kept.
     """
 
-    architecture: LearnedOptimizer
     steps: int
-
-    @property
-    def name(self) -> str:
-        """Of the learned optimizer."""
-        return self.architecture.name
-
-    @property
-    def config(self) -> Any:
-        """Of the learned optimizer."""
-        return self.architecture.config
-
-    @property
-    def reads_task_embedding(self) -> bool:
-        """Of the learned optimizer."""
-        return self.architecture.reads_task_embedding
 
     def init(self, key: Array) -> dict[str, Any]:
         """Of the learned optimizer."""
