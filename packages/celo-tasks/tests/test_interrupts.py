@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from celo_tasks.cli import interrupts as interrupts_
 from celo_tasks.cli.interrupts import Interrupted, Interrupts
 
 LONG = 120
@@ -144,8 +145,10 @@ def test_other_threads_than_the_main_one_leave_signals_alone():
 
 
 @pytest.mark.parametrize("dropped", [1, 2])
-def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(dropped, capfd):
+def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(dropped, capfd, monkeypatch):
     """Python drops what such a callback raises, and JAX has one."""
+    # Longer than the next collection is away, which a freeze of what the other tests have left makes short.
+    monkeypatch.setattr(interrupts_, "AGAIN", 0.5)
     left = dropped
 
     def callback(phase: str, info: dict) -> None:
@@ -154,8 +157,9 @@ def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(dropped, ca
             left -= 1
             if left == dropped - 1:
                 signal.raise_signal(signal.SIGINT)
-            time.sleep(0.1)  # what is raised anew comes into the next one too
+            time.sleep(LONG)  # until what is raised anew comes, into this one too
 
+    gc.freeze()
     try:
         with pytest.raises(Interrupted), Interrupts(own_process=False) as interrupts:
             interrupts.leave_with("text of the test")
@@ -166,5 +170,6 @@ def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(dropped, ca
                 time.sleep(0.0 if left else 0.3)  # most of a program's time passes elsewhere
     finally:
         gc.callbacks.remove(callback)
+        gc.unfreeze()
     assert left == 0 and interrupts.number == signal.SIGINT
     assert capfd.readouterr().err == "celo-tasks: text of the test.\n"
