@@ -123,12 +123,11 @@ def time_against_size(record: dict[str, Any]) -> bytes:
         large, least, color=COLORS["celo, the paper's"], linestyle=":", label="the paper's at the memory's bandwidth"
     )
     left.set_ylabel("milliseconds a step")
-    left.set_yscale("log")
     right.set_ylabel("time over Adam's")
-    right.set_ylim(bottom=0)
     right.axhline(1, color=COLORS["adam"], linewidth=1)
     for axes in (left, right):
         axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
         axes.set_xlabel("parameters of one square matrix")
         axes.grid(True, alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
