@@ -67,6 +67,7 @@ def adam(num_steps):
     return optax.with_extra_args_support(optax.adam(1e-2))
 
 
+@pytest.mark.slow
 def test_adam_passes_generic_checks():
     check_optimizer(adam, skip=NOT_ADAM | DEPENDS_ON_OPTAX)
 

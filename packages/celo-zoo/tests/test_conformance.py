@@ -1,11 +1,7 @@
 """What is shipped passes the whole conformance suite: every check, on every bundled name, on one CPU as most users have it.
 
-Checks that need several devices run in a process of their own, since how many there are is settled before JAX starts.
+Checks that need several devices are in test_conformance_devices.py.
 """
-
-import os
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -48,22 +44,6 @@ def test_optimizer(name, check):
 def test_architecture(name, check):
     pretrained = celo_zoo.load(name)
     check(pretrained.architecture)
-
-
-PROGRAM = """
-import sys
-import celo_zoo
-from celo_core.testing import DEVICE_CHECKS, check_optimizer
-check_optimizer(lambda num_steps: celo_zoo.optimizer(sys.argv[1], num_steps), only=DEVICE_CHECKS)
-"""
-
-
-@names
-def test_on_eight_devices(name):
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM, name], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_every_bundled_name_is_here():

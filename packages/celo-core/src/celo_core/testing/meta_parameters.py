@@ -86,16 +86,15 @@ def check_theta_gradient(learned: LearnedOptimizer) -> None:
     """The gradient of the final loss with respect to theta through a short unroll is finite, and not zero in any part of it."""
     params = make_params()
 
-    def meta_loss(theta: Any, step: Any) -> jax.Array:
+    def meta_loss(theta: Any, wrap: Any) -> jax.Array:
         tx = learned.build(theta, NUM_STEPS)
-        carry = (params, tx.init(params))
-        for _ in range(3):
-            carry = step(lambda c: train_step(tx, *c))(carry)
-        return loss(carry[0])
+        step = wrap(lambda carry: train_step(tx, *carry))
+        # A loop: XLA's CPU compiler takes minutes over the unrolled gradient of some update rules.
+        (trained, _), _ = jax.lax.scan(lambda carry, _: (step(carry), None), (params, tx.init(params)), length=3)
+        return loss(trained)
 
     theta = learned.init(jax.random.key(0))
-    # Operation by operation: XLA's CPU compiler takes minutes over the unrolled gradient of some update rules.
-    grads = jax.grad(meta_loss)(theta, lambda function: function)
+    grads = jax.jit(jax.grad(lambda t: meta_loss(t, lambda function: function)))(theta)
     jax.eval_shape(jax.grad(lambda t: meta_loss(t, jax.checkpoint)), theta)
     assert_finite(grads, "the gradient of theta")
     for name, part in grads.items():
