@@ -219,6 +219,7 @@ def test_summary_is_over_the_horizons() -> None:
 # What has been learned.
 
 
+@pytest.mark.slow
 def test_behaviour_of_a_given_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The schedule is a cosine decay that nothing disturbs, and steps are relative to the parameters."""
     monkeypatch.setattr(behaviour, "BehaviourSettings", lambda **given: SMALL)

@@ -218,6 +218,7 @@ def test_processes_end_with_the_first_one(number: int, tmp_path: Path) -> None:
         assert errors.splitlines()[-1].startswith(f"celo-tasks: stopped; the finished runs, if any, are in {out}:")
 
 
+@pytest.mark.slow
 def test_own_optimizers(own: str, tmp_path: Path) -> None:
     specs = tuple(
         OptimizerSpec.parse(f"{name}={own}:{name}") for name in ("plain", "tuned", "reads_loss", "broken", "explodes")

@@ -36,6 +36,7 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "rule" / "validation.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_stop_and_a_resume_leave_no_line_twice(tmp_path):
     pytest.importorskip("tensorboardX")
     one = trainer()
@@ -73,6 +74,7 @@ def test_a_validation_that_is_stopped_leaves_no_line_and_the_run_is_saved(tmp_pa
     assert checkpoints.load_metadata(tmp_path / "rule" / "checkpoint.npz")["iteration"] == 5
 
 
+@pytest.mark.slow
 def test_after_a_rollback_what_was_measured_beyond_it_is_dropped(tmp_path):
     one = trainer()
     state, metrics = one.run(one.init(), 5)
