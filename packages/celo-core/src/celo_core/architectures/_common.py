@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -10,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from celo_core import checks
-from celo_core.kernels import interface
-from celo_core.schedulers import Scheduler, SchedulerConfig, Signal
+from celo_core.kernels import interface, reductions
+from celo_core.schedulers import Outcome, Scheduler, SchedulerConfig, Signal
 from celo_core.schedulers.embedding import check_task_embedding
 from celo_core.schedulers.statistics import STATISTICS, Observed
 from celo_core.sharding import KeepsShardings, explicit_key
@@ -155,6 +156,21 @@ class Scheduling:
         signal = Signal(count, value, self._num_steps, self._embedding, statistics)
         return self._scheduler.step(self._theta, state, signal)
 
+    def observe(self, state: Any, updates: Any, params: Any, steps: Any, bound: float, stacks: Any = None) -> Any:
+        """The scheduler's state after a step; only if the scheduler reads what came of it there is anything to compute.
+
+        Args:
+          state: the scheduler's.
+          updates: gradients.
+          params: parameters.
+          steps: to be subtracted from the parameters.
+          bound: gradients are clipped elementwise to plus or minus this.
+          stacks: of each leaf, see `Layout`; ``None`` for none.
+        """
+        if state is None or state.outcome is None:
+            return state
+        return state._replace(outcome=outcome(updates, params, steps, bound, stacks))
+
     def decay(self, count: Array) -> Array:
         """Fraction of their initial height that steps have after ``count`` steps; weight decay follows it."""
         if self._scheduler is None:
@@ -173,6 +189,33 @@ def observed(updates: Any, params: Any, momentum: Any, bound: float) -> Observed
     """
     pairs = [pair for pair in zip(*leaves_like(params, updates, momentum), strict=True) if pair[0] is not None]
     return Observed([interface.finite_gradient(g, bound) for g, _ in pairs], [m for _, m in pairs])
+
+
+def outcome(updates: Any, params: Any, steps: Any, bound: float, stacks: Any = None) -> Outcome:
+    """What the scheduler's next step may know of this one; arguments as of `Scheduling.observe`."""
+
+    def parts(gradient: Array, step: Array, parameter: Array) -> tuple[Array, ...]:
+        step, parameter = step.astype(jnp.float32), interface.finite_parameter(parameter)
+        product = interface.finite_gradient(gradient, bound) * step
+        return product, jnp.square(step), jnp.square(parameter)
+
+    found = []
+    leaves = jax.tree.leaves(params)
+    columns = leaves_like(params, updates, steps)
+    for p, g, s, stack in zip(leaves, *columns, stacks or [None] * len(leaves), strict=True):
+        if g is None or p.size == 0:
+            continue
+        own = p.shape[len(stack or ()) :] or (1,)
+        count = math.prod(stack or ())
+        shape = own if count == 1 else (count, *own)
+        arrays = tuple(x.reshape(shape) for x in (g, s, p))
+        found.append(reductions.sums(lambda x: parts(*x), arrays, shape, int(count > 1), 3).reshape(-1, 3))
+    if not found:
+        return Outcome(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+    product, step, parameter = jnp.concatenate(found).T
+    used = parameter > 1e-24  # a tensor of zeros has no size that a step could be compared with
+    share = jnp.where(used, step / jnp.where(used, parameter, 1.0), 0.0)
+    return Outcome(jnp.sum(product), jnp.sqrt(jnp.sum(share) / jnp.maximum(jnp.sum(used), 1)))
 
 
 def leaves_like(tree: Any, *others: Any) -> list[list[Any]]:
@@ -256,6 +299,7 @@ def descend(
         steps, new_state = direction.update(updates, state, params, **extra_args)
         count = state.count
         factor = step_multiplier(count) if callable(step_multiplier) else step_multiplier
+        new_state = _observed_with(new_state, factor)
         if decays:
             share = jnp.asarray(weight_decay, jnp.float32) * decay(count)
             chosen = mask(params) if callable(mask) else mask
@@ -266,6 +310,15 @@ def descend(
         return jax.tree.map(lambda s: (factor * s.astype(jnp.float32)).astype(s.dtype), steps), new_state
 
     return optax.GradientTransformationExtraArgs(direction.init, update)
+
+
+def _observed_with(state: Any, factor: Any) -> Any:
+    """An architecture's state whose scheduler, if it reads what came of a step, knows that the step is multiplied."""
+    scheduler: Any = getattr(state, "scheduler", None)
+    if getattr(scheduler, "outcome", None) is None or (isinstance(factor, (int, float)) and factor == 1):
+        return state
+    multiplied = jax.tree.map(lambda x: x * jnp.asarray(factor, jnp.float32), scheduler.outcome)
+    return state._replace(scheduler=scheduler._replace(outcome=multiplied))
 
 
 def whole(build: Callable[..., optax.GradientTransformationExtraArgs]) -> Callable[..., Any]:

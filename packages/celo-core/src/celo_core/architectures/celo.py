@@ -278,6 +278,8 @@ def scale_by_celo(
             stacks=layout.stacks,
             shardings=layout.shardings,
         )
+        clip = config.moments.gradient_clip
+        scheduler_state = scheduling.observe(scheduler_state, updates, params, steps, clip, layout.stacks)
         count = optax.safe_increment(state.count)
         factored = accumulators.FactoredMoment(new.rows, new.columns)
         kept = (scheduler_state, state.scale_floor, states)

@@ -167,6 +167,7 @@ def scale_by_celo_adam(
         steps, (momentum,), (second_moment,) = _common.map_tensors(
             one, updates, params, (state.momentum,), (state.second_moment,)
         )
+        scheduler_state = scheduling.observe(scheduler_state, updates, params, steps, config.gradient_clip)
         return steps, ScaleByCeloAdamState(count, momentum, second_moment, scheduler_state)
 
     reads_loss = scheduling.reads_loss

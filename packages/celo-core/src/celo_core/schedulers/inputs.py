@@ -31,6 +31,7 @@ class Input(Part):
     Attributes:
       reads_loss: whether it needs ``value``.
       reads_task_embedding: whether it needs the task embedding.
+      reads_outcome: whether it needs the `celo_core.schedulers.interface.Outcome` of the step before.
       statistics: names in `celo_core.schedulers.statistics.STATISTICS` that it reads.
     """
 
@@ -38,6 +39,7 @@ class Input(Part):
 
     reads_loss: ClassVar[bool] = False
     reads_task_embedding: ClassVar[bool] = False
+    reads_outcome: ClassVar[bool] = False
     statistics: ClassVar[tuple[str, ...]] = ()
 
     @property

@@ -9,6 +9,20 @@ import jax
 Array = jax.Array
 
 
+class Outcome(NamedTuple):
+    """What is known of a step once it has been computed; 0 each before the first one.
+
+    Weight decay is not part of it.
+
+    Attributes:
+      predicted_decrease: of the loss to first order, ``-<g, u>`` for gradient g and update u, float32 ().
+      relative_step: ``sqrt(mean |u|^2 / |p|^2)`` over tensors, those of zeros left out, float32 ().
+    """
+
+    predicted_decrease: Any
+    relative_step: Any
+
+
 class Signal(NamedTuple):
     """What is known before a step.
 
@@ -19,6 +33,7 @@ class Signal(NamedTuple):
       task_embedding: what `celo_core.task_embedding` returned, or ``None`` where it is not read.
       statistics: of gradients and moments, those of `celo_core.schedulers.statistics.STATISTICS` that the scheduler's inputs
         read, by name, float32 ().
+      outcome: of the step before, or ``None`` where it is not read.
     """
 
     count: Any
@@ -26,6 +41,7 @@ class Signal(NamedTuple):
     num_steps: Any
     task_embedding: Any = None
     statistics: Mapping[str, Any] = MappingProxyType({})
+    outcome: Outcome | None = None
 
 
 class Controls(NamedTuple):

@@ -1,6 +1,7 @@
 """Networks of a learned scheduler: they map its inputs and their own state to the logarithm of the step-size multiplier."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -26,8 +27,18 @@ class Network(Part):
         """State before the first step: a tree of arrays, or ``None``."""
         return None
 
-    def apply(self, theta: dict[str, Any], inputs: Array, state: Any) -> tuple[Array, Any]:
-        """The log multiplier, float32 (), and the new state, from ``inputs``, float32 (num_inputs,)."""
+    def apply(self, theta: dict[str, Any], inputs: Array, state: Any, num_steps: Any) -> tuple[Array, Any]:
+        """The log multiplier and the new state.
+
+        Args:
+          theta: as ``init`` returns it.
+          inputs: float32 (num_inputs,).
+          state: as ``init_state`` returns it.
+          num_steps: planned length of training, float32 ().
+
+        Returns:
+          The log multiplier, float32 (), and the state.
+        """
         raise NotImplementedError
 
     def reads(self, theta: dict[str, Any], rows: slice) -> bool:
@@ -45,10 +56,11 @@ class Linear(Network, type="linear"):
 
     def init(self, key: Array, num_inputs: int) -> dict[str, Any]:
         """See `Network`."""
-        return _start_small(_Linear().init(key, jnp.zeros((num_inputs,), jnp.float32)))
+        return start_small(_Linear().init(key, jnp.zeros((num_inputs,), jnp.float32)))
 
-    def apply(self, theta: dict[str, Any], inputs: Array, state: Any) -> tuple[Array, Any]:
+    def apply(self, theta: dict[str, Any], inputs: Array, state: Any, num_steps: Any) -> tuple[Array, Any]:
         """See `Network`."""
+        del num_steps
         output: Any = _Linear().apply({"params": theta}, inputs)
         return output, state
 
@@ -56,6 +68,43 @@ class Linear(Network, type="linear"):
         """See `Network`; false where the weights of these inputs are all 0."""
         kernel = theta["step_size"]["kernel"]
         return isinstance(kernel, jax.core.Tracer) or bool(np.any(np.asarray(kernel)[rows] != 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearIntegral(Linear, type="linear_integral"):
+    """Proportional-integral control: ``y_t = w x_t + b + z_t``, where ``z_t = z_{t-1} + rate / num_steps * tanh(v x_t + c)``.
+
+    z begins at 0 and is kept within plus or minus ``limit``. It remembers, which `Linear` does not: where steps were too long,
+    they stay shorter. theta: ``{"step_size": {"kernel": (num_inputs, 2), "bias": (2,)}}``, w and b before v and c.
+
+    Attributes:
+      rate: by how much z changes at most over a whole training.
+      limit: largest magnitude of z.
+    """
+
+    rate: float = 10.0
+    limit: float = 1.5
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "limit"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a positive number, not {getattr(self, name)}.")
+
+    def init(self, key: Array, num_inputs: int) -> dict[str, Any]:
+        """See `Network`."""
+        return start_small(_Linear(2).init(key, jnp.zeros((num_inputs,), jnp.float32)))
+
+    def init_state(self, theta: dict[str, Any]) -> Array:
+        """See `Network`: z, float32 ()."""
+        del theta
+        return jnp.zeros((), jnp.float32)
+
+    def apply(self, theta: dict[str, Any], inputs: Array, state: Any, num_steps: Any) -> tuple[Array, Any]:
+        """See `Network`."""
+        output: Any = _Linear(2).apply({"params": theta}, inputs)
+        change = self.rate / jnp.maximum(num_steps, self.rate) * jnp.tanh(output[1])
+        state = jnp.clip(state + change, -self.limit, self.limit)
+        return output[0] + state, state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +130,7 @@ class LSTM(Network, type="lstm"):
     def init(self, key: Array, num_inputs: int) -> dict[str, Any]:
         """See `Network`."""
         zeros = jnp.zeros((self.size,), jnp.float32)
-        theta = _start_small(_LSTM(self.size).init(key, jnp.zeros((num_inputs,), jnp.float32), zeros, zeros))
+        theta = start_small(_LSTM(self.size).init(key, jnp.zeros((num_inputs,), jnp.float32), zeros, zeros))
         return {**theta, "initial_hidden": zeros, "initial_cell": jnp.zeros_like(zeros)}
 
     def init_state(self, theta: dict[str, Any]) -> "LSTMState":
@@ -89,8 +138,11 @@ class LSTM(Network, type="lstm"):
         copy = lambda name: jnp.array(theta[name], jnp.float32)
         return LSTMState(copy("initial_hidden"), copy("initial_cell"))
 
-    def apply(self, theta: dict[str, Any], inputs: Array, state: "LSTMState") -> tuple[Array, "LSTMState"]:
+    def apply(
+        self, theta: dict[str, Any], inputs: Array, state: "LSTMState", num_steps: Any
+    ) -> tuple[Array, "LSTMState"]:
         """See `Network`."""
+        del num_steps
         output: Any = _LSTM(self.size).apply({"params": theta}, inputs, *state)
         return output[0], LSTMState(*output[1:])
 
@@ -103,9 +155,12 @@ class LSTMState(NamedTuple):
 
 
 class _Linear(nn.Module):
+    outputs: int = 1
+
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return nn.Dense(1, name="step_size")(x)[0]
+        y = nn.Dense(self.outputs, name="step_size")(x)
+        return y[0] if self.outputs == 1 else y
 
 
 class _LSTM(nn.Module):
@@ -122,7 +177,7 @@ class _LSTM(nn.Module):
         return nn.Dense(1, name="step_size")(hidden)[0], hidden, cell
 
 
-def _start_small(variables: Any) -> dict[str, Any]:
+def start_small(variables: Any) -> dict[str, Any]:
     """Theta of a module, with the kernel of its read-out scaled by 0.1."""
     theta = dict(variables["params"])
     read_out = theta["step_size"]

@@ -1,10 +1,12 @@
 """The scheduler: inputs, a network and a prior, evaluated once per step, since they depend on no tensor.
 
-``multiplier = prior(step, num_steps) * exp(network(inputs))``, without a network the prior alone. Source: Celo (arXiv 2501.12670,
+``multiplier = prior(step, num_steps) * exp(network(inputs))``, without a network the prior alone, and with a ``bound`` B the
+network's output y replaced by ``log B tanh(y / log B)``. Source: Celo (arXiv 2501.12670,
 section 3), where inputs are time and loss, the network is an LSTM of 64 units and the prior is 0.1.
 """
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +15,7 @@ import numpy as np
 
 from celo_core.schedulers import inputs as inputs_lib
 from celo_core.schedulers import networks, priors
-from celo_core.schedulers.interface import Controls, Signal
+from celo_core.schedulers.interface import Controls, Outcome, Signal
 
 Array = jax.Array
 
@@ -26,16 +28,21 @@ class SchedulerConfig:
       inputs: of the network, in the order of its kernel's rows; see `celo_core.schedulers.inputs`.
       network: see `celo_core.schedulers.networks`; ``None`` for the prior alone, and no meta-parameters.
       prior: see `celo_core.schedulers.priors`.
+      bound: the network changes the prior by at most this factor, either way, and not at all before it has learned; ``None``
+        for no bound.
 
     Raises:
-      ValueError: inputs without a network, a network without inputs, or the same input twice.
+      ValueError: bound is not above 1, inputs without a network, a network without inputs, or the same input twice.
     """
 
     inputs: tuple[inputs_lib.Input, ...] = (inputs_lib.Time(), inputs_lib.Loss())
     network: networks.Network | None = networks.LSTM()
     prior: priors.Prior = priors.Constant()
+    bound: float | None = None
 
     def __post_init__(self) -> None:
+        if self.bound is not None and not 1 < self.bound < math.inf:
+            raise ValueError(f"bound must be a factor above 1, not {self.bound}.")
         if (self.network is None) != (not self.inputs):
             has, lacks = ("inputs", "network") if self.inputs else ("a network", "inputs")
             raise ValueError(f"a scheduler with {has} needs {lacks} too: give both, or neither for the prior alone.")
@@ -54,6 +61,11 @@ class SchedulerConfig:
         return any(part.reads_task_embedding for part in self.inputs)
 
     @property
+    def reads_outcome(self) -> bool:
+        """Whether `Scheduler.observe` must be told of each step."""
+        return any(part.reads_outcome for part in self.inputs)
+
+    @property
     def statistics(self) -> tuple[str, ...]:
         """Names in `celo_core.schedulers.statistics.STATISTICS` that are read."""
         return tuple(dict.fromkeys(name for part in self.inputs for name in part.statistics))
@@ -65,10 +77,12 @@ class SchedulerState(NamedTuple):
     Attributes:
       inputs: state of each input, or ``None``.
       network: state of the network, or ``None``.
+      outcome: of the last step, or ``None`` where it is not read.
     """
 
     inputs: tuple[Any, ...]
     network: Any
+    outcome: Outcome | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +92,25 @@ class Scheduler:
     config: SchedulerConfig = SchedulerConfig()
 
     def init(self, key: Array) -> dict[str, Any]:
-        """Random theta whose multiplier is near 1 in a training of 1,000 steps, as if there were no scheduler."""
+        """Random theta whose multiplier is near 1 in a training of 1,000 steps, as if there were no scheduler.
+
+        With a ``bound`` the multiplier is the prior's.
+        """
         if self.config.network is None:
             return {}
         theta = self.config.network.init(key, self.config.num_inputs)
-        bias = jnp.full((1,), -np.log(self.config.prior.reference), jnp.float32)
+        if self.config.bound is not None:
+            return {**theta, "step_size": jax.tree.map(jnp.zeros_like, theta["step_size"])}
+        bias = jnp.zeros_like(theta["step_size"]["bias"]).at[0].set(-np.log(self.config.prior.reference))
         return {**theta, "step_size": {**theta["step_size"], "bias": bias}}
 
     def init_state(self, theta: dict[str, Any]) -> SchedulerState:
         """State before the first step."""
         network = self.config.network
         memory = None if network is None else network.init_state(theta)
-        return SchedulerState(tuple(part.init_state() for part in self.config.inputs), memory)
+        zero = lambda: jnp.zeros((), jnp.float32)
+        outcome = Outcome(zero(), zero()) if self.config.reads_outcome else None
+        return SchedulerState(tuple(part.init_state() for part in self.config.inputs), memory, outcome)
 
     def reads_loss(self, theta: dict[str, Any]) -> bool:
         """Whether the multiplier depends on the loss; false where a linear network's weights of the loss are all 0."""
@@ -111,7 +132,7 @@ class Scheduler:
         Args:
           theta: the scheduler's meta-parameters.
           state: the scheduler's state.
-          signal: what is known before the step.
+          signal: what is known before the step; its ``outcome`` is taken from the state.
 
         Returns:
           ``(controls, state)``; the multiplier is float32 ().
@@ -119,7 +140,7 @@ class Scheduler:
         Raises:
           ValueError: an input reads the task embedding and it is missing or has another shape.
         """
-        signal = signal._replace(num_steps=jnp.asarray(signal.num_steps, jnp.float32))
+        signal = signal._replace(num_steps=jnp.asarray(signal.num_steps, jnp.float32), outcome=state.outcome)
         prior = self.config.prior
         scale = prior.height(signal.num_steps) * self.decay(signal.count, signal.num_steps)
         if self.config.network is None:
@@ -129,5 +150,9 @@ class Scheduler:
             memory, numbers = part.update(memory, signal)
             memories.append(memory)
             values.append(numbers)
-        log_multiplier, memory = self.config.network.apply(theta, jnp.concatenate(values), state.network)
-        return Controls(scale * jnp.exp(log_multiplier)), SchedulerState(tuple(memories), memory)
+        inputs = jnp.concatenate(values)
+        log_multiplier, memory = self.config.network.apply(theta, inputs, state.network, signal.num_steps)
+        if self.config.bound is not None:
+            most = math.log(self.config.bound)
+            log_multiplier = most * jnp.tanh(log_multiplier / most)
+        return Controls(scale * jnp.exp(log_multiplier)), SchedulerState(tuple(memories), memory, state.outcome)

@@ -1,0 +1,265 @@
+"""Learns a scheduler by evolution strategies on whole trainings, against the best fixed height of each task.
+
+    python tools/schedule_learning.py --out run --config controller.toml --minutes 50
+    python tools/schedule_learning.py --out run --validate 60
+
+Each iteration draws some of the tasks of docs/results/schedule-labels, trains each under antithetic pairs of schedulers with
+the same initialisation and batches, and descends ``log(final loss / that of the grid's best height)``, clipped, which takes out
+how the tasks differ. The update rule is that of the weights and stays as it is. The same command goes on where it was stopped.
+--validate trains tasks of other numbers, which are never drawn, under the scheduler that has been learned and under the prior
+alone.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import schedule_records
+import schedule_tasks
+from numpy.typing import NDArray
+from schedule_training import CHUNK
+
+import celo_zoo
+from celo_core import Celo, configs, files
+from celo_core.meta_training.unroll import InnerProblem, Trainee, training_step
+from celo_core.schedulers import Scheduler, SchedulerConfig
+from celo_tasks.evaluation import curves
+from celo_tasks.meta_training.recipe_files import OFFLINE_DATASETS
+
+Array = jax.Array
+Floats = NDArray[np.floating]
+
+LABELS = Path(__file__).parent.parent / "docs" / "results" / "schedule-labels"
+HELD_OUT = 8
+"""Of every so many tasks the last is for validation."""
+
+
+class Trials:
+    """Trains the tasks of one shape under several schedulers at once.
+
+    Args:
+      weights: whose update rule is used.
+      config: of the scheduler.
+      shape: of the tasks.
+    """
+
+    def __init__(self, weights: celo_zoo.Pretrained, config: SchedulerConfig, shape: schedule_tasks.Shape) -> None:
+        self.family = shape.build(OFFLINE_DATASETS, None)
+        architecture = Celo(dataclasses.replace(weights.config, scheduler=config))
+        self.problem = InnerProblem(architecture, self.family)
+        self.rule = jax.tree.map(jnp.asarray, dict(weights.theta)["update_rule"])
+        self.data = jax.tree.map(jnp.asarray, self.family.load())
+        options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+        self._begin = jax.jit(self._begin_all, compiler_options=options)
+        self._run = jax.jit(self._run_chunk, compiler_options=options, donate_argnums=0)
+
+    def _theta(self, scheduler: Any) -> Any:
+        return {"update_rule": self.rule, "scheduler": scheduler}
+
+    def _begin_all(self, schedulers: Any, key: Array, config: Any, num_steps: Any) -> Any:
+        begin = lambda scheduler: self.problem.init(self._theta(scheduler), key, config, num_steps)
+        return jax.vmap(begin)(schedulers)
+
+    def _run_chunk(
+        self, state: Trainee, schedulers: Any, keys: Array, config: Any, data: Any, num_steps: Any
+    ) -> tuple[Trainee, tuple[Array, Array]]:
+        def body(state: Trainee, key: Array) -> tuple[Trainee, tuple[Array, Array]]:
+            key_batch, key_loss = jax.random.split(key)
+            batch = self.family.batch(key_batch, config, data)
+
+            def one(trainee: Trainee, scheduler: Any) -> tuple[Trainee, Array]:
+                optimizer = self.problem.architecture.build(self._theta(scheduler), num_steps)
+                return training_step(self.family, optimizer, trainee, key_loss, config, batch)
+
+            return jax.vmap(one)(state, schedulers)
+
+        return jax.lax.scan(body, state, keys)
+
+    def final_losses(self, draw: schedule_tasks.Draw, num_steps: int, schedulers: Any) -> Floats:
+        """Final losses under each of the schedulers, stacked along a first axis, as `schedule_labels.record` has them."""
+        config = self.family.config(draw)
+        key_init, key_steps = jax.random.split(jax.random.key(draw.seed))
+        steps = jnp.int32(num_steps)
+        state = self._begin(schedulers, key_init, config, steps)
+        keys = jax.random.split(key_steps, num_steps)
+        missing = -num_steps % CHUNK
+        keys = jnp.concatenate([keys, keys[:missing]]) if missing else keys
+        seen = []
+        for first in range(0, len(keys), CHUNK):
+            state, losses = self._run(state, schedulers, keys[first : first + CHUNK], config, self.data, steps)
+            seen.append(np.asarray(losses))
+        unit, most = self.family.limit(draw)
+        losses = np.concatenate(seen)[:num_steps].astype(np.float64) / unit
+        losses = np.clip(np.nan_to_num(losses, nan=most, posinf=most, neginf=most), 0.0, most)
+        return curves.final_loss(losses.T)
+
+
+class Bench:
+    """The tasks with their labels, and programs for their shapes.
+
+    Args:
+      weights: whose update rule is used.
+      config: of the scheduler.
+      labels: records of the grid.
+      shapes: labels of the shapes whose tasks are used.
+    """
+
+    def __init__(
+        self,
+        weights: celo_zoo.Pretrained,
+        config: SchedulerConfig,
+        labels: schedule_records.Labels,
+        shapes: Sequence[str],
+    ) -> None:
+        self.labels, self._weights, self._config = labels, weights, config
+        self._trials: dict[str, Trials] = {}
+        used = np.array([one["shape"] in shapes for one in labels.described])
+        held_out = labels.tasks % HELD_OUT == HELD_OUT - 1
+        self.training, self.validation = np.flatnonzero(used & ~held_out), np.flatnonzero(used & held_out)
+
+    def regrets(self, row: int, schedulers: Any) -> Floats:
+        """``log(final loss / the grid's best)`` of each scheduler on the training of a row of the labels, clipped."""
+        task, length = int(self.labels.tasks[row]), int(self.labels.lengths[row])
+        shape = schedule_tasks.shape_of(task)
+        if shape.label not in self._trials:
+            self._trials[shape.label] = Trials(self._weights, self._config, shape)
+        trials = self._trials[shape.label]
+        final = trials.final_losses(schedule_tasks.Draw(task, 0, trials.family), length, schedulers)
+        floor = lambda x: np.log(np.maximum(x, schedule_records.SMALLEST_LOSS))
+        regrets = floor(final) - floor(self.labels.final[row].min())
+        return np.clip(regrets, -schedule_records.LARGEST_REGRET, schedule_records.LARGEST_REGRET)
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
+    """Descends until the time is up; writes state.npz after each iteration and a line of log.jsonl."""
+    flat, unravel = jax.flatten_util.ravel_pytree(start)
+    theta = np.asarray(flat, np.float64)
+    path, log = options.out / "state.npz", options.out / "log.jsonl"
+    moments, iteration, mean = np.zeros((2, len(theta))), 0, theta.copy()
+    if path.exists():
+        with np.load(path) as saved:
+            theta, moments, iteration, mean = saved["theta"], saved["moments"], int(saved["iteration"]), saved["mean"]
+    begun = time.monotonic()
+    while time.monotonic() - begun < 60 * options.minutes:
+        rng = np.random.default_rng([options.seed, iteration])
+        # Short trainings more often, which cost less.
+        share = bench.labels.lengths[bench.training] ** -0.5
+        rows = rng.choice(bench.training, options.tasks, replace=False, p=share / share.sum())
+        gradient, seen = np.zeros_like(theta), []
+        for row in rows:
+            noise = rng.standard_normal((options.pairs, len(theta)))
+            both = np.concatenate([theta + options.sigma * noise, theta - options.sigma * noise])
+            found = bench.regrets(int(row), jax.vmap(unravel)(jnp.asarray(both, jnp.float32)))
+            difference = np.clip(found[: options.pairs] - found[options.pairs :], -1.0, 1.0)
+            gradient += difference @ noise / (2 * options.sigma * options.pairs * len(rows))
+            seen.append(found.mean())
+        iteration += 1
+        moments[0] += 0.1 * (gradient - moments[0])
+        moments[1] += 0.02 * (gradient**2 - moments[1])
+        corrected = moments[0] / (1 - 0.9**iteration), moments[1] / (1 - 0.98**iteration)
+        # One length for all entries: a normalised step, whose direction evolution strategies know better than its parts.
+        length = np.sqrt(corrected[1].mean()) + 1e-12
+        theta = theta - options.rate * corrected[0] / length
+        mean += (theta - mean) / min(iteration, options.average)
+        arrays = {"theta": theta, "moments": moments, "iteration": np.int64(iteration), "mean": mean}
+        with files.written_atomically(path) as file:
+            np.savez(file, **arrays)
+        line = {
+            "iteration": iteration,
+            "regret": round(float(np.mean(seen)), 4),
+            "seconds": round(time.monotonic() - begun, 1),
+        }
+        with log.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def validate(bench: Bench, options: argparse.Namespace, start: Any) -> dict[str, Any]:
+    """Mean regrets on held-out tasks: of the prior, of the last theta and of its mean over iterations."""
+    flat, unravel = jax.flatten_util.ravel_pytree(start)
+    with np.load(options.out / "state.npz") as saved:
+        thetas = {"prior": np.asarray(flat), "last": saved["theta"], "mean": saved["mean"]}
+        iteration = int(saved["iteration"])
+    schedulers = jax.vmap(unravel)(jnp.asarray(np.stack(list(thetas.values())), jnp.float32))
+    rng = np.random.default_rng(options.seed)
+    rows = rng.permutation(bench.validation)[: options.validate]
+    found = np.stack([bench.regrets(int(row), schedulers) for row in rows])
+    fixed = bench.labels.regrets[rows]
+    result: dict[str, Any] = {"iteration": iteration, "trainings": len(rows)}
+    for n, name in enumerate(thetas):
+        difference = found[:, n] - found[:, 0]
+        error = float(difference.std() / np.sqrt(len(rows)))
+        result[name] = {"regret": float(found[:, n].mean()), "against_prior": float(difference.mean()), "error": error}
+        by_length = {
+            int(n_): float(found[bench.labels.lengths[rows] == n_, n].mean()) for n_ in set(bench.labels.lengths[rows])
+        }
+        result[name]["by_length"] = by_length
+    result["best_fixed"] = float(fixed.mean(axis=0).min())
+    files.write_json(options.out / "validation.json", result)
+    return result
+
+
+def main() -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--config", type=Path, help="TOML file of the scheduler's config (needed for a new run)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="time after which no further iteration begins (10)")
+    parser.add_argument("--tasks", type=int, default=12, help="tasks in an iteration (12)")
+    parser.add_argument("--pairs", type=int, default=4, help="antithetic pairs for each task (4)")
+    parser.add_argument("--sigma", type=float, default=0.15, help="standard deviation of the perturbations (0.15)")
+    parser.add_argument("--rate", type=float, default=0.05, help="length of a step of each entry of theta (0.05)")
+    parser.add_argument("--average", type=int, default=40, help="iterations over which theta is averaged (40)")
+    parser.add_argument("--lengths", default="300,1000", help="lengths of the trainings (300,1000)")
+    parser.add_argument("--largest", type=int, default=14_000, help="largest network in parameters (14,000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", default="celo", metavar="REF", help="whose update rule is used (celo)")
+    parser.add_argument("--validate", type=int, metavar="N", help="train N held-out tasks instead")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    kept = options.out / "scheduler.json"
+    try:
+        if options.config is not None and not kept.exists():
+            document = tomllib.loads(options.config.read_text())
+            files.write_json(kept, configs.to_json(configs.from_json(SchedulerConfig, document)))
+        config = configs.from_json(SchedulerConfig, json.loads(kept.read_text()))
+    except (OSError, ValueError) as error:
+        print(f"schedule_learning: {error}", file=sys.stderr)
+        return 1
+    labels = schedule_records.read(LABELS)
+    lengths = [int(n) for n in options.lengths.split(",")]
+    chosen = np.isin(labels.lengths, lengths) & np.array(
+        [one["parameters"] <= options.largest for one in labels.described]
+    )
+    shapes = {one["shape"] for one, is_chosen in zip(labels.described, chosen, strict=True) if is_chosen}
+    rows = np.flatnonzero(np.isin(labels.lengths, lengths))
+    labels = labels._replace(
+        tasks=labels.tasks[rows],
+        lengths=labels.lengths[rows],
+        described=[labels.described[row] for row in rows],
+        final=labels.final[rows],
+    )
+    bench = Bench(celo_zoo.load(options.weights), config, labels, sorted(shapes))
+    start = Scheduler(config).init(jax.random.key(0))
+    if options.validate:
+        print(json.dumps(validate(bench, options, start), indent=1))
+    else:
+        learn(bench, options, start)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
