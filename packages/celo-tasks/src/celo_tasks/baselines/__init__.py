@@ -1,4 +1,4 @@
-"""Hand-designed optimizers that are tuned for each task before a learned one is compared with them."""
+"""Hand-designed optimizers to compare a learned one with: tuned for each task, or at the settings that people start from."""
 
 from celo_tasks.baselines.catalogue import TUNED_BASELINES as TUNED_BASELINES
 from celo_tasks.baselines.catalogue import Baseline as Baseline
@@ -14,3 +14,5 @@ from celo_tasks.baselines.tuning import Setting as Setting
 from celo_tasks.baselines.tuning import grid as grid
 from celo_tasks.baselines.tuning import learning_rate_schedule as learning_rate_schedule
 from celo_tasks.baselines.tuning import schedule_factor as schedule_factor
+from celo_tasks.baselines.untuned import UNTUNED_BASELINES as UNTUNED_BASELINES
+from celo_tasks.baselines.untuned import UntunedBaseline as UntunedBaseline

@@ -50,7 +50,9 @@ def _add_evaluate(commands: Any) -> None:
     )
     add = parser.add_argument
     add(
-        "--suite", metavar="NAME", help="small-8 (minutes per optimizer on 2 cores), ood-17 (wants a GPU) or quickstart"
+        "--suite",
+        metavar="NAME",
+        help="small-8 or stress-8 (minutes per optimizer on 2 cores), ood-17 (wants a GPU) or quickstart",
     )
     add("--task", action="append", default=[], metavar="NAME", help="a single task instead of a suite; may be repeated")
     add(

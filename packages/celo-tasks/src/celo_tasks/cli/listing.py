@@ -13,7 +13,7 @@ Show the tasks: what is trained, how large it is, what a step costs, on which da
 def add_commands(commands: Any) -> None:
     """Adds ``list``."""
     parser = commands.add_parser("list", help="show the tasks", description=_LIST)
-    parser.add_argument("--suite", metavar="NAME", help="only the tasks of a suite: small-8 or ood-17")
+    parser.add_argument("--suite", metavar="NAME", help="only the tasks of a suite: small-8, stress-8 or ood-17")
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of prepared arrays")
     parser.add_argument("--json", action="store_true", help="as a JSON list")
     parser.set_defaults(run=_list)

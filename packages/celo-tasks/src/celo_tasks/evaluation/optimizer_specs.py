@@ -14,7 +14,7 @@ from typing import Any
 
 import optax
 
-from celo_tasks.baselines import TUNED_BASELINES
+from celo_tasks.baselines import TUNED_BASELINES, UNTUNED_BASELINES
 from celo_tasks.baselines.tuning import Setting
 from celo_tasks.evaluation.optimizers import load_pretrained, load_weights, pretrained_names
 from celo_tasks.evaluation.program import Build
@@ -89,9 +89,13 @@ def resolve(spec: OptimizerSpec) -> ResolvedOptimizer:
         return ResolvedOptimizer(
             spec.name, baseline.description, identity, True, lambda schedule, _: baseline.make(schedule)
         )
+    if fixed := UNTUNED_BASELINES.get(spec.reference):
+        identity = f"{fixed.name}: {fixed.description}"
+        make = lambda _, num_steps: optax.with_extra_args_support(fixed.make(num_steps))
+        return ResolvedOptimizer(spec.name, fixed.description, identity, False, make)
     if spec.reference in pretrained_names():
         return _untuned(spec.name, "pretrained, not tuned", load_pretrained(spec.reference))
-    known = [*TUNED_BASELINES, *pretrained_names()]
+    known = [*TUNED_BASELINES, *UNTUNED_BASELINES, *pretrained_names()]
     install = "" if pretrained_names() else "; `pip install celo-zoo` brings the pretrained Celo"
     raise ValueError(
         f"there is no optimizer {spec.reference!r}{nearest(spec.reference, known)}: choose from {', '.join(known)}, or give "

@@ -38,7 +38,7 @@ def report(store: Store, found: Scores, rows: Sequence[Aggregate]) -> str:
         head.append(f"Not run on every task, so aggregated over fewer: {', '.join(incomplete)}.")
     parts = ["\n\n".join(head)]
     if rows:
-        parts += ["## Over all tasks", tables.markdown(_SUMMARY, [_summary(row) for row in rows])]
+        parts += ["## Over all tasks", *_summaries(found, rows)]
     parts += ["## Task by task", task_table(found, rows), NOTES]
     return "\n\n".join(parts)
 
@@ -62,6 +62,20 @@ _SUMMARY = (
 _TASKS = ("task", "optimizer", "setting", "final loss", "ratio", "speed-up", "diverged", "held-out loss", "ms/step")
 
 _TIMED = "time x Adam"
+
+
+def _summaries(found: Scores, rows: Sequence[Aggregate]) -> list[str]:
+    """A table of the optimizers that were taken as they are and one of those that were tuned, with titles if there are both."""
+    tuned = {name for (name, _), score in found.by_name.items() if score.setting.learning_rate is not None}
+    blocks = {
+        "### Without tuning": [row for row in rows if row.optimizer not in tuned],
+        "### Tuned for each task": [row for row in rows if row.optimizer in tuned],
+    }
+    filled = {title: block for title, block in blocks.items() if block}
+    made = {title: tables.markdown(_SUMMARY, [_summary(row) for row in block]) for title, block in filled.items()}
+    if len(made) == 1:
+        return list(made.values())
+    return [part for title, table in made.items() for part in (title, table)]
 
 
 def _summary(row: Aggregate) -> tuple[str, ...]:

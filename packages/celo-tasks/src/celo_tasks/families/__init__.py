@@ -10,6 +10,8 @@ from celo_tasks.families.augmentation import PUBLISHED_RANGES as PUBLISHED_RANGE
 from celo_tasks.families.augmentation import Reparametrized as Reparametrized
 from celo_tasks.families.augmentation import reparametrize as reparametrize
 from celo_tasks.families.es_wrapped import ESWrapped as ESWrapped
+from celo_tasks.families.frozen import FineTuned as FineTuned
+from celo_tasks.families.hashed_trigrams import HashedTrigrams as HashedTrigrams
 from celo_tasks.families.image_autoencoder import ImageAutoencoder as ImageAutoencoder
 from celo_tasks.families.image_autoencoder import ImageVAE as ImageVAE
 from celo_tasks.families.image_classifier import ImageClassifier as ImageClassifier
@@ -24,8 +26,10 @@ from celo_tasks.families.language_model import LanguageModel as LanguageModel
 from celo_tasks.families.learned_optimizer_training import LearnedOptimizerTraining as LearnedOptimizerTraining
 from celo_tasks.families.mlp_mixer import MLPMixer as MLPMixer
 from celo_tasks.families.objective import LogLoss as LogLoss
+from celo_tasks.families.pinn import PoissonPINN as PoissonPINN
 from celo_tasks.families.recurrent import RecurrentLM as RecurrentLM
 from celo_tasks.families.sampled_mlp import SampledImageMLP as SampledImageMLP
+from celo_tasks.families.tabular import DiabetesRegression as DiabetesRegression
 from celo_tasks.families.text_transformer import TextTransformer as TextTransformer
 from celo_tasks.families.text_transformer import TransformerLM as TransformerLM
 from celo_tasks.families.vision_transformer import VisionTransformer as VisionTransformer

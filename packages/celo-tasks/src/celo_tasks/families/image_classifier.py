@@ -39,6 +39,9 @@ class ImageClassifier(FamilyDefaults):
       batch_size: images per batch.
       num_classes: logits.
       data_dir: folder with prepared arrays, or ``None``.
+      gain: pixels are multiplied by this: 255 leaves them between 0 and 255.
+      smallest_batch: if given, each batch has a random number of different images from this one to ``batch_size``, each as
+        often as the others or once more.
     """
 
     name: str
@@ -48,6 +51,8 @@ class ImageClassifier(FamilyDefaults):
     batch_size: int = 128
     num_classes: int = 10
     data_dir: str | None = None
+    gain: float = 1.0
+    smallest_batch: int | None = None
 
     def _images(self) -> datasets.ImageData:
         pixels = math.prod(self.input_shape)
@@ -69,7 +74,7 @@ class ImageClassifier(FamilyDefaults):
         """All test images, float32 (N, *input_shape) in [0, 1], and their labels int32 (N,), for `metrics`."""
         data = self._images()
         images = data.x_test.reshape(-1, *self.input_shape).astype(np.float32) / 255.0
-        return images, data.y_test.astype(np.int32)
+        return images if self.gain == 1 else np.float32(self.gain) * images, data.y_test.astype(np.int32)
 
     def sample(self, key: Array) -> dict[str, Array]:
         """Empty: all tasks are alike."""
@@ -85,7 +90,11 @@ class ImageClassifier(FamilyDefaults):
         """Images float32 (batch, *input_shape) in [0, 1] and labels int32 (batch,)."""
         del config
         index = jax.random.randint(key, (self.batch_size,), 0, data["labels"].shape[0])
-        return data["images"][index].astype(jnp.float32) / 255.0, data["labels"][index].astype(jnp.int32)
+        if self.smallest_batch is not None:
+            different = jax.random.randint(jax.random.fold_in(key, 1), (), self.smallest_batch, self.batch_size + 1)
+            index = index[jnp.arange(self.batch_size) % different]
+        images = data["images"][index].astype(jnp.float32) / 255.0
+        return images if self.gain == 1 else self.gain * images, data["labels"][index].astype(jnp.int32)
 
     def loss(self, params: Any, model_state: Any, key: Array, config: Any, batch: Any) -> tuple[Array, Any]:
         """Mean cross entropy in nats, normalised by the batch's own statistics, and the new running averages."""

@@ -14,6 +14,10 @@ Make = Callable[[str, str, str | None], "TaskFamily"]
 """``(name, dataset, data_dir)`` -> the family; it imports what it is made of itself, and reads no data."""
 
 
+DIABETES, GENERATED = "diabetes", "generated"
+"""In place of a data set's name: a table that scikit-learn has, and points that the task computes."""
+
+
 class Cost(NamedTuple):
     """What a task costs, see `celo_tasks.evaluation.task_costs`.
 
@@ -106,6 +110,8 @@ def task(
 
 
 def _is_available(name: str, data_dir: str | None) -> bool:
+    if name in (DIABETES, GENERATED):
+        return True
     from celo_tasks import datasets  # with it comes the reading of data sets
 
     if name in datasets.TEXT_SPECS:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from celo_tasks.spelling import nearest
-from celo_tasks.tasks import ood_images, ood_meta, ood_text, other_images, quickstart, small
+from celo_tasks.tasks import ood_images, ood_meta, ood_text, other_images, quickstart, small, stress
 from celo_tasks.tasks.entries import TaskEntry as TaskEntry
 from celo_tasks.tasks.entries import measured_on as measured_on
 
@@ -20,7 +20,7 @@ GROUP = "celo.tasks"
 TASKS: Mapping[str, TaskEntry] = MappingProxyType(
     {
         entry.name: entry
-        for module in (ood_images, ood_text, ood_meta, small, quickstart, other_images)
+        for module in (ood_images, ood_text, ood_meta, small, stress, quickstart, other_images)
         for entry in vars(module).values()
         if isinstance(entry, TaskEntry)
     }
@@ -76,6 +76,14 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             learning_rates="public",
             description="seventeen tasks of the kinds that VeLO and Celo were judged by, with published configurations; "
             "meta-training draws none of them",
+        ),
+        "stress-8": Suite(
+            _tasks_of("stress-8"),
+            steps=1000,
+            seeds=3,
+            learning_rates="small",
+            description="eight small tasks of what users do to optimizers: bad scales, full batches and tiny ones, depth without "
+            "normalisation, rare and frozen tensors",
         ),
         "quickstart": Suite(
             _tasks_of("quickstart"),
