@@ -18,9 +18,20 @@ ROOT = pathlib.Path(__file__).parent
 PACKAGES = {"core": ["core"], "tasks": ["core", "tasks"], "zoo": ["core", "zoo"]}
 """Package -> itself and the siblings that it depends on, which are installed from here."""
 
-PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--max-worker-restart", "0"]
-"""Tests compile more than they compute, and a compilation uses one core. A new worker for one that crashed would wait for ever:
-pytest-xdist 3.8 gives it no tests where they are kept together by file."""
+PARALLEL = [
+    "-n",
+    "auto",
+    "--maxprocesses",
+    "4",
+    "--dist",
+    "loadfile",
+    "--no-loadscope-reorder",
+    "--max-worker-restart",
+    "0",
+]
+"""Tests compile more than they compute, and a compilation uses one core. The files of fewest tests come last if they are reordered,
+and some of these take longest, on one core. A new worker for one that crashed would wait for ever: pytest-xdist 3.8 gives it no
+tests where they are kept together by file."""
 
 LAZY = "--no-compile"
 """Of pip: bytecode is made of what is imported alone. Half of the time that tensorflow takes to be installed goes into it."""

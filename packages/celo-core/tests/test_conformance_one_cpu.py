@@ -17,11 +17,11 @@ from celo_core.testing import CHECKS, DEVICE_CHECKS, check_optimizer
 
 assert reductions.on_one_cpu()
 theta = Celo().init(jax.random.key(0))
-# JAX's modes do not depend on it; celo-zoo's tests run everything on one CPU.
-modes = {check.__name__ for check in CHECKS if check.__module__.endswith(".modes")}
+# JAX's modes, wrappers and other frameworks do not depend on it; celo-zoo's tests run everything on one CPU.
+others = {check.__name__ for check in CHECKS if check.__module__.endswith((".modes", ".wrappers", ".frameworks"))}
 make = lambda num_steps, num_stacked_axes=None: Celo().build(theta, num_steps, num_stacked_axes=num_stacked_axes)
 # As published, a tensor of zeros has no scale; and random meta-parameters do not train.
-check_optimizer(make, skip=DEVICE_CHECKS | modes | {"check_all_zeros", "check_convergence"})
+check_optimizer(make, skip=DEVICE_CHECKS | others | {"check_all_zeros", "check_convergence"})
 """
 
 
