@@ -188,11 +188,16 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
 
 
 def validate(bench: Bench, options: argparse.Namespace, start: Any) -> dict[str, Any]:
-    """Mean regrets on held-out tasks: of the prior, of the last theta and of its mean over iterations."""
+    """Mean regrets on held-out tasks: of the prior, of the last theta and of its mean over iterations, also scaled."""
     flat, unravel = jax.flatten_util.ravel_pytree(start)
     with np.load(options.out / "state.npz") as saved:
-        thetas = {"prior": np.asarray(flat), "last": saved["theta"], "mean": saved["mean"]}
+        prior, last, mean = np.asarray(flat), saved["theta"], saved["mean"]
         iteration = int(saved["iteration"])
+    # As many as are trained at once in learning, whose programs serve then: the mean also from half to twice its length.
+    thetas = {"prior": prior, "last": last, "mean": mean}
+    thetas |= {
+        f"mean x {factor:g}": prior + factor * (mean - prior) for factor in np.linspace(0.5, 2.0, 2 * options.pairs - 3)
+    }
     schedulers = jax.vmap(unravel)(jnp.asarray(np.stack(list(thetas.values())), jnp.float32))
     rng = np.random.default_rng(options.seed)
     rows = rng.permutation(bench.validation)[: options.validate]
