@@ -38,7 +38,7 @@ class Losses(NamedTuple):
     Attributes:
       count: finite losses, int32 ().
       last: the last one, limited, float32 ().
-      spread: running mean of squared changes over its bias correction's weight, float32 (2,): sum and weight.
+      spread: weighted sum of squared changes and sum of the weights, whose ratio is a running mean, float32 (2,).
     """
 
     count: Any
@@ -135,7 +135,6 @@ class GainRatio(Input, type="gain_ratio"):
             fresh = decays * (sums[0] + value)
             return jnp.stack([fresh, decays * sums[1] + fresh])
 
-        # Relative to the prediction's own size, so that sums stay in range.
         predicted = jnp.clip(signal.outcome.predicted_decrease, -_LARGEST, _LARGEST)
         used = (losses.count > state.losses.count) & (state.losses.count > 0)
         new = GainRatioState(

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from einops import rearrange
 
 from celo_core.schedulers.networks import Network, start_small
 
@@ -82,7 +81,7 @@ class _Layer(nn.Module):
     def __call__(self, x: Array, count: Array, keys: Array, values: Array) -> tuple[Array, Array, Array]:
         of = self.config
         now = nn.Dense(3 * of.width, name="query_key_value")(nn.LayerNorm(name="norm_attention")(x))
-        query, key, value = rearrange(now, "(part head size) -> part head size", part=3, head=of.heads)
+        query, key, value = now.reshape(3, of.heads, of.width // of.heads)
         place = count % of.memory
         keys = jax.lax.dynamic_update_index_in_dim(keys, key, place, 0)
         values = jax.lax.dynamic_update_index_in_dim(values, value, place, 0)
