@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
@@ -42,6 +43,13 @@ def _optlist(num_steps: int) -> optax.GradientTransformation:
     return optax.nadamw(rate, b1=0.936, b2=0.99895, weight_decay=0.010)
 
 
+def _muon() -> optax.GradientTransformation:
+    """With a learning rate of its own for Adam, which Optax's has in later versions only."""
+    kinds = lambda params: jax.tree.map(lambda p: "matrix" if jnp.ndim(p) == 2 else "other", params)
+    other = optax.adamw(3e-4, weight_decay=0.0, nesterov=True)
+    return optax.multi_transform({"matrix": optax.contrib.muon(2e-2), "other": other}, kinds)
+
+
 _ALL = (
     UntunedBaseline(
         "optlist_1",
@@ -60,7 +68,7 @@ _ALL = (
     UntunedBaseline(
         "muon_default",
         "Muon at 2e-2, its authors' default, on matrices, all else by Adam at 3e-4, weight decay 0",
-        lambda num_steps: optax.contrib.muon(2e-2, adam_learning_rate=3e-4),
+        lambda num_steps: _muon(),
         "Jordan 2024, kellerjordan.github.io/posts/muon",
     ),
     UntunedBaseline(
