@@ -104,7 +104,10 @@ def test_an_integer_will_do_for_a_float():
             "CeloConfig.scheduler has no field 'units', did you mean inputs: it takes inputs",
         ),
         ({"scheduler": 3}, "CeloConfig.scheduler must be an object"),
-        ({"scheduler": {"network": {"size": 3}}}, r'scheduler.network must have a "type": choose from linear, linear_integral, lstm, transformer'),
+        (
+            {"scheduler": {"network": {"size": 3}}},
+            r'scheduler.network must have a "type": choose from linear, linear_integral, lstm',
+        ),
         (
             {"scheduler": {"network": {"type": "lsmt"}}},
             "unknown type 'lsmt', did you mean lstm: choose from linear, linear_integral, lstm, transformer",
