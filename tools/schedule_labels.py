@@ -85,14 +85,12 @@ def record(
       decays: of the momenta.
       limit: what losses are divided by, and above which they are cut off then.
     """
-    unit, most = limit
-    clip = lambda x: np.clip(np.nan_to_num(x / unit, nan=most, posinf=most, neginf=most), 0.0, most)
-    losses = clip(np.asarray(steps.loss, np.float64))
+    losses = schedule_records.relative(steps.loss, limit)
     parts = np.array_split(losses, min(CURVE_POINTS, len(losses)))
     curve = np.stack([part.mean(axis=0) for part in parts], axis=1)
     return {
         "final_loss": curves.final_loss(losses.T).astype(np.float32),
-        "settled_loss": clip(np.asarray(settled, np.float64)).mean(axis=0).astype(np.float32),
+        "settled_loss": schedule_records.relative(settled, limit).mean(axis=0).astype(np.float32),
         "log_curve": _compact(np.log(np.maximum(curve, 1e-8)), 8),
         "signals": _compact(signals(steps, decays)),
         "embedding": embedding.astype(np.float32),

@@ -98,9 +98,7 @@ class Trials:
         for first in range(0, len(keys), CHUNK):
             state, losses = self._run(state, schedulers, keys[first : first + CHUNK], config, self.data, steps)
             seen.append(np.asarray(losses))
-        unit, most = self.family.limit(draw)
-        losses = np.concatenate(seen)[:num_steps].astype(np.float64) / unit
-        losses = np.clip(np.nan_to_num(losses, nan=most, posinf=most, neginf=most), 0.0, most)
+        losses = schedule_records.relative(np.concatenate(seen)[:num_steps], self.family.limit(draw))
         return curves.final_loss(losses.T)
 
 
@@ -138,10 +136,6 @@ class Bench:
         floor = lambda x: np.log(np.maximum(x, schedule_records.SMALLEST_LOSS))
         regrets = floor(final) - floor(self.labels.final[row].min())
         return np.clip(regrets, -schedule_records.LARGEST_REGRET, schedule_records.LARGEST_REGRET)
-
-
-def _stack(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:

@@ -69,6 +69,13 @@ class Labels(NamedTuple):
         return np.clip(values, -1.0, 2.0) if name.startswith(("rho", "hyper")) else values
 
 
+def relative(losses: Any, limit: tuple[float, float]) -> Floats:
+    """Losses divided by the first number of ``limit`` and cut off at the second, as which those not finite count; float64."""
+    unit, most = limit
+    divided = np.asarray(losses, np.float64) / unit
+    return np.clip(np.nan_to_num(divided, nan=most, posinf=most, neginf=most), 0.0, most)
+
+
 def task_file(out: Path, task: int) -> Path:
     """The file of a task's records."""
     return out / "records" / f"task-{task:04d}.npz"

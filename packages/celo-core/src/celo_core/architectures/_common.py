@@ -299,12 +299,14 @@ def descend(
         steps, new_state = direction.update(updates, state, params, **extra_args)
         count = state.count
         factor = step_multiplier(count) if callable(step_multiplier) else step_multiplier
-        new_state = _observed_with(new_state, factor)
+        as_it_is = isinstance(factor, (int, float)) and factor == 1
+        if not as_it_is:
+            new_state = _observed_with(new_state, factor)
         if decays:
             share = jnp.asarray(weight_decay, jnp.float32) * decay(count)
             chosen = mask(params) if callable(mask) else mask
             steps = _add_decay(steps, params, updates, share, True if chosen is None else chosen)
-        if isinstance(factor, (int, float)) and factor == 1:
+        if as_it_is:
             return jax.tree.map(jnp.negative, steps), new_state
         factor = -jnp.asarray(factor, jnp.float32)
         return jax.tree.map(lambda s: (factor * s.astype(jnp.float32)).astype(s.dtype), steps), new_state
@@ -315,7 +317,7 @@ def descend(
 def _observed_with(state: Any, factor: Any) -> Any:
     """An architecture's state whose scheduler, if it reads what came of a step, knows that the step is multiplied."""
     scheduler: Any = getattr(state, "scheduler", None)
-    if getattr(scheduler, "outcome", None) is None or (isinstance(factor, (int, float)) and factor == 1):
+    if getattr(scheduler, "outcome", None) is None:
         return state
     multiplied = jax.tree.map(lambda x: x * jnp.asarray(factor, jnp.float32), scheduler.outcome)
     return state._replace(scheduler=scheduler._replace(outcome=multiplied))

@@ -10,14 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from celo_core import FamilyDefaults, TaskFamily
-from celo_tasks.families.held_out import HeldOut
+from celo_tasks.families.wrapping import WrappedFamily
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class ESWrapped(FamilyDefaults):
+class ESWrapped(WrappedFamily):
     """A task family whose gradient is an antithetic evolution-strategies estimate; itself a `celo_core.TaskFamily`.
 
     With N pairs of perturbations +-sigma e_i, e_i standard normal::
@@ -28,15 +27,12 @@ class ESWrapped(FamilyDefaults):
     number of parameters. `loss` is the mean of the 2 N losses, and `jax.grad` of it is the estimate: the family itself is
     not differentiated. Both members of a pair have the same batch and key.
 
-    If the family has ``load_held_out`` and ``metrics``, so has this one: they are the family's.
-
     Attributes:
       family: the family.
       num_pairs: pairs of perturbations per gradient.
       sigma: standard deviation of the perturbations.
     """
 
-    family: TaskFamily
     num_pairs: int = 1
     sigma: float = 0.01
 
@@ -45,30 +41,12 @@ class ESWrapped(FamilyDefaults):
             raise ValueError(
                 f"evolution strategies need at least one pair and a positive sigma, not {self.num_pairs} and {self.sigma}."
             )
-        if isinstance(self.family, HeldOut):
-            object.__setattr__(self, "load_held_out", self.family.load_held_out)
-            object.__setattr__(self, "metrics", self.family.metrics)
+        super().__post_init__()
 
     @property
     def name(self) -> str:
         """The family's name with the number of pairs."""
         return f"es_{self.num_pairs}pair_{self.family.name}"
-
-    def load(self) -> Any:
-        """The family's data."""
-        return self.family.load()
-
-    def sample(self, key: Array) -> Any:
-        """The family's config."""
-        return self.family.sample(key)
-
-    def init(self, key: Array, config: Any) -> tuple[Any, Any]:
-        """The family's parameters and model state."""
-        return self.family.init(key, config)
-
-    def batch(self, key: Array, config: Any, data: Any) -> Any:
-        """The family's batch."""
-        return self.family.batch(key, config, data)
 
     def loss(self, params: Any, model_state: Any, key: Array, config: Any, batch: Any) -> tuple[Array, Any]:
         """The mean loss of the pairs, differentiable once; the model state is that of the first perturbation."""
@@ -88,10 +66,6 @@ class ESWrapped(FamilyDefaults):
         terms = jax.tree.map(lambda p, c, g: jnp.vdot(p - c, g), params, center, gradient)
         value = 0.5 * (jnp.mean(plus) + jnp.mean(minus)) + sum(jax.tree.leaves(terms))
         return value, jax.tree.map(lambda x: x[0], states)
-
-    def normalizer(self, loss: Array) -> Array:
-        """The family's."""
-        return self.family.normalizer(loss)
 
     def _noise(self, key: Array, params: Any) -> Any:
         """Standard normal numbers like the parameters, with the pairs as a first axis."""

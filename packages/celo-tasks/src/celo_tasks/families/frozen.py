@@ -6,14 +6,13 @@ from typing import Any
 
 import jax
 
-from celo_core import FamilyDefaults, TaskFamily
-from celo_tasks.families.held_out import HeldOut
+from celo_tasks.families.wrapping import WrappedFamily
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class FineTuned(FamilyDefaults):
+class FineTuned(WrappedFamily):
     """A task family of whose network some tensors are trained; itself a `celo_core.TaskFamily`.
 
     The others' gradients are exactly 0, as `jax.lax.stop_gradient` leaves them; an optimizer sees the whole tree.
@@ -24,26 +23,12 @@ class FineTuned(FamilyDefaults):
       name: name in results.
     """
 
-    family: TaskFamily
     trained: str
     name: str
-
-    def __post_init__(self) -> None:
-        if isinstance(self.family, HeldOut):
-            object.__setattr__(self, "load_held_out", self.family.load_held_out)
-            object.__setattr__(self, "metrics", self.family.metrics)
 
     def is_trained(self, path: Any) -> bool:
         """Whether a tensor is trained, by its path in the tree."""
         return re.search(self.trained, "/".join(str(getattr(part, "key", part)) for part in path)) is not None
-
-    def load(self) -> Any:
-        """The family's data."""
-        return self.family.load()
-
-    def sample(self, key: Array) -> Any:
-        """The family's config."""
-        return self.family.sample(key)
 
     def init(self, key: Array, config: Any) -> tuple[Any, Any]:
         """The family's parameters and model state.
@@ -51,22 +36,14 @@ class FineTuned(FamilyDefaults):
         Raises:
           ValueError: no tensor is trained.
         """
-        params, model_state = self.family.init(key, config)
+        params, model_state = super().init(key, config)
         paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
         if not any(map(self.is_trained, paths)):
             raise ValueError(f"no tensor's path has {self.trained!r} in it: nothing would be trained.")
         return params, model_state
-
-    def batch(self, key: Array, config: Any, data: Any) -> Any:
-        """The family's batch."""
-        return self.family.batch(key, config, data)
 
     def loss(self, params: Any, model_state: Any, key: Array, config: Any, batch: Any) -> tuple[Array, Any]:
         """The family's loss, which only the trained tensors have a gradient of."""
         freeze = lambda path, x: x if self.is_trained(path) else jax.lax.stop_gradient(x)
         frozen = jax.tree_util.tree_map_with_path(freeze, params)
         return self.family.loss(frozen, model_state, key, config, batch)
-
-    def normalizer(self, loss: Array) -> Array:
-        """The family's."""
-        return self.family.normalizer(loss)

@@ -1,6 +1,6 @@
 """What users do to optimizers: bad scales, no noise or nothing but noise, depth without normalisation, rare and frozen tensors.
 
-Small tasks of our own: on one CPU core a step costs one to three milliseconds, and the data need no download. Each function takes
+Small tasks of our own: on one CPU core a step costs at most some milliseconds, and the data need no download. Each function takes
 the task's name, a data set of the right shape and a folder with prepared arrays, and reads nothing. Families are imported
 within the functions, so that a list of tasks waits for no JAX.
 """
