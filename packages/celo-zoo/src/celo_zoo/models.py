@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from celo_core import LearnedOptimizer
+from celo_core import LearnedOptimizer, configs
 from celo_core.checks import check_theta_shapes
 from celo_zoo import folders, hub, index, references, schema, tensors
 from celo_zoo.errors import ChecksumError, FormatError, ZooError
@@ -64,8 +64,11 @@ class Pretrained:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what determines its updates, i.e. weights, architecture and config: a new card or new results keep it."""
-        decides = {"architecture": self.architecture.name, "config": self.document["config"]}
+        """SHA-256 of what determines its updates, i.e. weights, architecture and config: a new card or new results keep it.
+
+        So does a field that a later version adds to the config, at its default.
+        """
+        decides = {"architecture": self.architecture.name, "config": configs.to_json(self.config, defaults=False)}
         return hashlib.sha256(tensors.encode(self.theta) + json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     @property

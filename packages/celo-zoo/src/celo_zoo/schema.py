@@ -127,7 +127,7 @@ def decode(data: bytes, theta: Any, where: str) -> tuple[dict[str, Any], Learned
         if name not in architecture_names() or _is_newer(_required(document, "celo-core"), celo_core.__version__):
             raise NewerFormatError(f"{message}: {_advice(document, 'celo-core')}.") from error
         raise FormatError(f"{message}: get it again.") from error
-    if parsed["format_version"] < FORMAT_VERSION:  # in the present form, so that fingerprints are the same
+    if parsed["format_version"] < FORMAT_VERSION:
         document = {**document, "config": configs.to_json(architecture.config)}
     return document, architecture, theta
 
