@@ -3,9 +3,10 @@
     python tools/schedule_learning.py --out run --config controller.toml --minutes 50
     python tools/schedule_learning.py --out run --validate 60
 
-Each iteration draws some of the tasks of docs/results/schedule-labels, trains each under antithetic pairs of schedulers with
-the same initialisation and batches, and descends ``log(final loss / that of the grid's best height)``, clipped, which takes out
-how the tasks differ. The update rule is that of the weights and stays as it is. The same command goes on where it was stopped.
+Each iteration draws some of the tasks of docs/results/schedule-labels and some of schedule_more_tasks.py, trains each under
+antithetic pairs of schedulers with the same initialisation and batches, and descends ``log(final loss / that of the grid's best
+height)``, clipped, which takes out how the tasks differ. Tasks without labels have the mean over all pairs in place of the best
+height. The update rule is that of the weights and stays as it is. The same command goes on where it was stopped.
 --validate trains tasks of other numbers, which are never drawn, under the scheduler that has been learned and under the prior
 alone.
 """
@@ -24,6 +25,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+import schedule_more_tasks
 import schedule_records
 import schedule_tasks
 from numpy.typing import NDArray
@@ -125,17 +127,27 @@ class Bench:
         held_out = labels.tasks % HELD_OUT == HELD_OUT - 1
         self.training, self.validation = np.flatnonzero(used & ~held_out), np.flatnonzero(used & held_out)
 
-    def regrets(self, row: int, schedulers: Any) -> Floats:
-        """``log(final loss / the grid's best)`` of each scheduler on the training of a row of the labels, clipped."""
-        task, length = int(self.labels.tasks[row]), int(self.labels.lengths[row])
-        shape = schedule_tasks.shape_of(task)
+    def _logs(self, task: int, length: int, schedulers: Any) -> Floats:
+        """Logarithms of final losses."""
+        more = schedule_more_tasks
+        is_labelled = task < more.FIRST
+        shape = schedule_tasks.shape_of(task) if is_labelled else more.SHAPES[task % len(more.SHAPES)]
         if shape.label not in self._trials:
             self._trials[shape.label] = Trials(self._weights, self._config, shape)
         trials = self._trials[shape.label]
         final = trials.final_losses(schedule_tasks.Draw(task, 0, trials.family), length, schedulers)
-        floor = lambda x: np.log(np.maximum(x, schedule_records.SMALLEST_LOSS))
-        regrets = floor(final) - floor(self.labels.final[row].min())
-        return np.clip(regrets, -schedule_records.LARGEST_REGRET, schedule_records.LARGEST_REGRET)
+        return np.log(np.maximum(final, schedule_records.SMALLEST_LOSS))
+
+    def regrets(self, row: int, schedulers: Any) -> Floats:
+        """``log(final loss / the grid's best)`` of each scheduler on the training of a row of the labels, clipped."""
+        found = self._logs(int(self.labels.tasks[row]), int(self.labels.lengths[row]), schedulers)
+        best = np.log(np.maximum(self.labels.final[row].min(), schedule_records.SMALLEST_LOSS))
+        return np.clip(found - best, -schedule_records.LARGEST_REGRET, schedule_records.LARGEST_REGRET)
+
+    def differences(self, number: int, length: int, schedulers: Any) -> Floats:
+        """``log(final loss)`` of each scheduler less the mean of these, of a task without labels."""
+        found = self._logs(schedule_more_tasks.FIRST + number, length, schedulers)
+        return found - found.mean()
 
 
 def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
@@ -147,20 +159,31 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
     if path.exists():
         with np.load(path) as saved:
             theta, moments, iteration, mean = saved["theta"], saved["moments"], int(saved["iteration"]), saved["mean"]
+    elif options.start is not None:
+        with np.load(options.start) as saved:
+            theta = mean = saved["mean"].copy()
+    lengths = sorted({int(n) for n in bench.labels.lengths})
     begun = time.monotonic()
     while time.monotonic() - begun < 60 * options.minutes:
         rng = np.random.default_rng([options.seed, iteration])
         # Short trainings more often, which cost less.
         share = bench.labels.lengths[bench.training] ** -0.5
         rows = rng.choice(bench.training, options.tasks, replace=False, p=share / share.sum())
+        # The numbers of held-out ones are those below HELD_OUT times the number of shapes.
+        first = HELD_OUT * len(schedule_more_tasks.SHAPES)
+        more = [(first + int(rng.integers(10**6)), int(rng.choice(lengths))) for _ in range(options.more)]
         gradient, seen = np.zeros_like(theta), []
-        for row in rows:
+        for part in (*rows, *more):
             noise = rng.standard_normal((options.pairs, len(theta)))
             both = np.concatenate([theta + options.sigma * noise, theta - options.sigma * noise])
-            found = bench.regrets(int(row), jax.vmap(unravel)(jnp.asarray(both, jnp.float32)))
+            schedulers = jax.vmap(unravel)(jnp.asarray(both, jnp.float32))
+            if isinstance(part, tuple):
+                found = bench.differences(*part, schedulers)
+            else:
+                found = bench.regrets(int(part), schedulers)
+                seen.append(found.mean())
             difference = np.clip(found[: options.pairs] - found[options.pairs :], -1.0, 1.0)
-            gradient += difference @ noise / (2 * options.sigma * options.pairs * len(rows))
-            seen.append(found.mean())
+            gradient += difference @ noise / (2 * options.sigma * options.pairs * (len(rows) + len(more)))
         iteration += 1
         moments[0] += 0.1 * (gradient - moments[0])
         moments[1] += 0.02 * (gradient**2 - moments[1])
@@ -196,6 +219,9 @@ def validate(bench: Bench, options: argparse.Namespace, start: Any) -> dict[str,
     rng = np.random.default_rng(options.seed)
     rows = rng.permutation(bench.validation)[: options.validate]
     found = np.stack([bench.regrets(int(row), schedulers) for row in rows])
+    others = range(HELD_OUT * len(schedule_more_tasks.SHAPES) if options.more else 0)
+    apart = np.stack([bench.differences(n, 1000, schedulers) for n in others]) if options.more else found[:0]
+    apart = np.clip(apart - apart[:, :1], -schedule_records.LARGEST_REGRET, schedule_records.LARGEST_REGRET)
     fixed = bench.labels.regrets[rows]
     result: dict[str, Any] = {"iteration": iteration, "trainings": len(rows)}
     for n, name in enumerate(thetas):
@@ -206,6 +232,10 @@ def validate(bench: Bench, options: argparse.Namespace, start: Any) -> dict[str,
             int(n_): float(found[bench.labels.lengths[rows] == n_, n].mean()) for n_ in set(bench.labels.lengths[rows])
         }
         result[name]["by_length"] = by_length
+        result[name]["others"] = {
+            shape.label: float(apart[k :: len(schedule_more_tasks.SHAPES), n].mean()) if options.more else 0.0
+            for k, shape in enumerate(schedule_more_tasks.SHAPES)
+        }
     result["best_fixed"] = float(fixed.mean(axis=0).min())
     files.write_json(options.out / "validation.json", result)
     return result
@@ -218,6 +248,8 @@ def main() -> int:
     parser.add_argument("--config", type=Path, help="TOML file of the scheduler's config (needed for a new run)")
     parser.add_argument("--minutes", type=float, default=10.0, help="time after which no further iteration begins (10)")
     parser.add_argument("--tasks", type=int, default=12, help="tasks in an iteration (12)")
+    parser.add_argument("--more", type=int, default=6, help="tasks without labels in an iteration (6)")
+    parser.add_argument("--start", type=Path, metavar="NPZ", help="state.npz of another run, to begin at its mean")
     parser.add_argument("--pairs", type=int, default=4, help="antithetic pairs for each task (4)")
     parser.add_argument("--sigma", type=float, default=0.15, help="standard deviation of the perturbations (0.15)")
     parser.add_argument("--rate", type=float, default=0.05, help="length of a step of each entry of theta (0.05)")

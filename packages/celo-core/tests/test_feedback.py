@@ -143,7 +143,9 @@ def outcome_of(tx, params, gradients, value=1.0):
     return jax.tree.map(float, state.scheduler.outcome)
 
 
-READS = SchedulerConfig(inputs=(GainRatio(), RelativeStep()), network=LinearIntegral(), prior=Constant(1.0), bound=4.0)
+READS = SchedulerConfig(
+    inputs=(GainRatio(), RelativeStep()), network=LinearIntegral(), prior=Constant(1.0), bounds=(0.25, 4.0)
+)
 
 
 def architecture(kind):
@@ -225,13 +227,13 @@ def test_inside_multi_steps_an_update_counts_once():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
 
 
-# The bound and the network.
+# The bounds and the network.
 
 
 def test_before_it_has_learned_the_schedule_is_the_prior():
     prior = Cosine(peak=0.7, exponent=0.5)
     config = SchedulerConfig(
-        inputs=(Time(), GainRatio(), LossTrend()), network=LinearIntegral(), prior=prior, bound=4.0
+        inputs=(Time(), GainRatio(), LossTrend()), network=LinearIntegral(), prior=prior, bounds=(0.1, 2.0)
     )
     scheduler = Scheduler(config)
     theta = scheduler.init(jax.random.key(0))
@@ -242,14 +244,23 @@ def test_before_it_has_learned_the_schedule_is_the_prior():
         np.testing.assert_allclose(controls.multiplier, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("bound", [1.5, 4.0])
-def test_the_network_changes_the_prior_by_at_most_the_bound(bound):
-    config = SchedulerConfig(inputs=(Time(),), network=LinearIntegral(), prior=Constant(0.3), bound=bound)
+@pytest.mark.parametrize("bounds", [(0.25, 1.5), (0.5, 4.0)])
+def test_the_network_changes_the_prior_within_the_bounds(bounds):
+    config = SchedulerConfig(inputs=(Time(),), network=LinearIntegral(), prior=Constant(0.3), bounds=bounds)
     scheduler = Scheduler(config)
-    for weight, extreme in ((100.0, bound), (-100.0, 1 / bound)):
-        theta = jax.tree.map(lambda x, w=weight: jnp.full_like(x, w), scheduler.init(jax.random.key(0)))
-        controls, _ = scheduler.step(theta, scheduler.init_state(theta), Signal(jnp.int32(99), None, 99))
-        np.testing.assert_allclose(controls.multiplier, 0.3 * extreme, rtol=1e-3)
+
+    def multiplier(weight):
+        theta = jax.tree.map(lambda x: jnp.full_like(x, weight), scheduler.init(jax.random.key(0)))
+        signal = Signal(jnp.int32(99), None, 99)
+        return float(scheduler.step(theta, scheduler.init_state(theta), signal)[0].multiplier)
+
+    least, most = bounds
+    np.testing.assert_allclose(multiplier(-100.0), 0.3 * least, rtol=1e-3)
+    np.testing.assert_allclose(multiplier(100.0), 0.3 * most, rtol=1e-3)
+    # Of slope 1 at 0 on either side, whatever the bounds.
+    step = 1e-3
+    slopes = [math.log(multiplier(sign * step) / 0.3) / (sign * step) for sign in (-1, 1)]
+    np.testing.assert_allclose(slopes[0], slopes[1], rtol=0.02)
 
 
 def test_linear_integral_in_closed_form():
@@ -272,8 +283,12 @@ def test_linear_integral_in_closed_form():
         (lambda: LossTrend((0.1, 2.0)), "windows must be shares of a training"),
         (lambda: LinearIntegral(rate=0.0), "rate must be a positive number, not 0.0."),
         (lambda: LinearIntegral(limit=math.inf), "limit must be a positive number, not inf."),
-        (lambda: SchedulerConfig(bound=1.0), "bound must be a factor above 1, not 1.0."),
-        (lambda: SchedulerConfig(bound=math.nan), "bound must be a factor above 1, not nan."),
+        (
+            lambda: SchedulerConfig(bounds=(0.5, 1.0)),
+            "bounds must be factors below and above 1, such as 0.25 and 4, not",
+        ),
+        (lambda: SchedulerConfig(bounds=(-1.0, 2.0)), "bounds must be factors below and above 1"),
+        (lambda: SchedulerConfig(bounds=(0.5, math.nan)), "bounds must be factors below and above 1"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(make, words):

@@ -81,7 +81,7 @@ def test_what_is_longer_ago_than_its_memory_has_no_effect():
 
 
 def test_it_schedules_an_optimizer_and_begins_at_the_prior():
-    config = CeloConfig(scheduler=SchedulerConfig(network=Transformer(8, 2, 2, 4), bound=4.0))
+    config = CeloConfig(scheduler=SchedulerConfig(network=Transformer(8, 2, 2, 4), bounds=(0.25, 4.0)))
     theta = Celo(config).init(jax.random.key(0))
     scheduler = Scheduler(config.scheduler)
     state = scheduler.init_state(theta["scheduler"])

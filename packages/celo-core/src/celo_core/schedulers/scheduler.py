@@ -1,8 +1,8 @@
 """The scheduler: inputs, a network and a prior, evaluated once per step, since they depend on no tensor.
 
-``multiplier = prior(step, num_steps) * exp(network(inputs))``, without a network the prior alone, and with a ``bound`` B the
-network's output y replaced by ``log B tanh(y / log B)``. Source: Celo (arXiv 2501.12670,
-section 3), where inputs are time and loss, the network is an LSTM of 64 units and the prior is 0.1.
+``multiplier = prior(step, num_steps) * exp(network(inputs))``, without a network the prior alone, and with a bound B on either
+side the network's output y of that sign replaced by ``log B tanh(y / log B)``. Source: Celo (arXiv 2501.12670, section 3),
+where inputs are time and loss, the network is an LSTM of 64 units and the prior is 0.1.
 """
 
 import dataclasses
@@ -28,21 +28,21 @@ class SchedulerConfig:
       inputs: of the network, in the order of its kernel's rows; see `celo_core.schedulers.inputs`.
       network: see `celo_core.schedulers.networks`; ``None`` for the prior alone, and no meta-parameters.
       prior: see `celo_core.schedulers.priors`.
-      bound: the network changes the prior by at most this factor, either way, and not at all before it has learned; ``None``
-        for no bound.
+      bounds: smallest and largest factor by which the network changes the prior, around 1, which it is before it has learned;
+        ``None`` for no bounds.
 
     Raises:
-      ValueError: bound is not above 1, inputs without a network, a network without inputs, or the same input twice.
+      ValueError: the bounds are not around 1, inputs without a network, a network without inputs, or the same input twice.
     """
 
     inputs: tuple[inputs_lib.Input, ...] = (inputs_lib.Time(), inputs_lib.Loss())
     network: networks.Network | None = networks.LSTM()
     prior: priors.Prior = priors.Constant()
-    bound: float | None = None
+    bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.bound is not None and not 1 < self.bound < math.inf:
-            raise ValueError(f"bound must be a factor above 1, not {self.bound}.")
+        if self.bounds is not None and not 0 < self.bounds[0] < 1 < self.bounds[1] < math.inf:
+            raise ValueError(f"bounds must be factors below and above 1, such as 0.25 and 4, not {list(self.bounds)}.")
         if (self.network is None) != (not self.inputs):
             has, lacks = ("inputs", "network") if self.inputs else ("a network", "inputs")
             raise ValueError(f"a scheduler with {has} needs {lacks} too: give both, or neither for the prior alone.")
@@ -94,12 +94,12 @@ class Scheduler:
     def init(self, key: Array) -> dict[str, Any]:
         """Random theta whose multiplier is near 1 in a training of 1,000 steps, as if there were no scheduler.
 
-        With a ``bound`` the multiplier is the prior's.
+        With ``bounds`` the multiplier is the prior's.
         """
         if self.config.network is None:
             return {}
         theta = self.config.network.init(key, self.config.num_inputs)
-        if self.config.bound is not None:
+        if self.config.bounds is not None:
             return {**theta, "step_size": jax.tree.map(jnp.zeros_like, theta["step_size"])}
         bias = jnp.zeros_like(theta["step_size"]["bias"]).at[0].set(-np.log(self.config.prior.reference))
         return {**theta, "step_size": {**theta["step_size"], "bias": bias}}
@@ -152,7 +152,8 @@ class Scheduler:
             values.append(numbers)
         inputs = jnp.concatenate(values)
         log_multiplier, memory = self.config.network.apply(theta, inputs, state.network, signal.num_steps)
-        if self.config.bound is not None:
-            most = math.log(self.config.bound)
-            log_multiplier = most * jnp.tanh(log_multiplier / most)
+        if self.config.bounds is not None:
+            least, most = np.log(np.float32(self.config.bounds))
+            limit = jnp.where(log_multiplier < 0, -least, most)
+            log_multiplier = limit * jnp.tanh(log_multiplier / limit)
         return Controls(scale * jnp.exp(log_multiplier)), SchedulerState(tuple(memories), memory, state.outcome)
