@@ -18,7 +18,6 @@ from celo_tasks.families import MLP, ImageClassifier, ImageMLP, LearnedOptimizer
 from celo_tasks.families.adafac_mlp import AdafacMLP, AdafacMLPConfig
 from celo_tasks.families.es_wrapped import ESWrapped
 from celo_tasks.families.image_autoencoder import VAE, ImageVAE
-from celo_tasks.families.image_mlp import clip_loss
 from celo_tasks.families.image_sets import ImageAutoencoders
 
 Array = jax.Array

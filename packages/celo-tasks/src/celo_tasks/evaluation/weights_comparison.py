@@ -9,9 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from celo_tasks.evaluation.learned import load_learned
-from celo_tasks.meta_training.validation import VALIDATION_TASKS, MetaValidation
+from celo_tasks.meta_training.validation import FEW, VALIDATION_TASKS, MetaValidation
 from celo_tasks.reporting import tables
 from celo_tasks.reporting.machine import hardware, versions
+
+GROUPS = {"all": tuple(VALIDATION_TASKS), "few": FEW}
+"""Groups of validation tasks by name."""
 
 
 def compare(
@@ -42,7 +45,14 @@ def compare(
     adam, found = dict(known.get("adam", {})), dict(known.get("weights", {}))
     about = {"seeds": seeds, "machine": hardware(), "versions": versions()}
     for length in lengths:
-        validation = MetaValidation(length, seeds, tasks, reference=adam.get(str(length)))
+        try:
+            validation = MetaValidation(length, seeds, tasks, reference=adam.get(str(length)))
+        except ValueError as error:
+            if str(length) in adam and set(adam[str(length)]["tasks"]) != set(tasks):
+                raise ValueError(
+                    f"the earlier results of {length} steps are of other tasks: name another --out."
+                ) from error
+            raise
         adam[str(length)] = validation.tuned_adam()
         for label, one in weights.items():
             measured = found.setdefault(label, {"lengths": {}})["lengths"]

@@ -26,7 +26,16 @@ from celo_tasks.evaluation import curves
 from celo_tasks.evaluation.loading import identity
 from celo_tasks.evaluation.scores import SMALLEST_LOSS
 from celo_tasks.evaluation.statistics import iqm
-from celo_tasks.families import MLP, ConvNet, ImageAutoencoder, ImageClassifier, LanguageModel
+from celo_tasks.families import (
+    MLP,
+    ConvNet,
+    DiabetesRegression,
+    ESWrapped,
+    ImageAutoencoder,
+    ImageClassifier,
+    ImageVAE,
+    LanguageModel,
+)
 from celo_tasks.families.recurrent import RecurrentLM
 from celo_tasks.families.text_transformer import TransformerLM
 from celo_tasks.meta_training.optimizers import Adam, Recorded
@@ -60,6 +69,27 @@ def _lstm() -> TaskFamily:
     return LanguageModel("lstm_24", RecurrentLM("lstm", 24, 12), batch_size=8, length=16)
 
 
+def _raw_pixels() -> TaskFamily:
+    network = MLP((40,), 10)
+    return ImageClassifier("mlp_raw_pixels", network, "fashion_mnist_small_8x8", (64,), batch_size=16, gain=255.0)
+
+
+def _large() -> TaskFamily:
+    return ImageClassifier("mlp_784x48x48", MLP((48, 48), 10), "fashion_mnist_small_28", (784,), batch_size=64)
+
+
+def _vae() -> TaskFamily:
+    return ImageVAE("vae_48_6", "fashion_mnist_small_8x8", 64, 32, None, (48,), 6, (48,))
+
+
+def _estimated() -> TaskFamily:
+    return ESWrapped(ImageClassifier("mlp_20", MLP((20,), 10), "digits_8x8", (64,), batch_size=32), num_pairs=3)
+
+
+def _tiny_batch() -> TaskFamily:
+    return ImageClassifier("convnet_batch_2", ConvNet((6, 6), (2, 2), 10), "digits_8x8", (8, 8, 1), batch_size=2)
+
+
 VALIDATION_TASKS: Mapping[str, tuple[str, Callable[[], TaskFamily]]] = MappingProxyType(
     {
         "mlp_tanh_48x24": ("MLP 64-48-24-10 with tanh on Fashion-MNIST at 8x8, batch 32", _mlp),
@@ -73,9 +103,27 @@ VALIDATION_TASKS: Mapping[str, tuple[str, Callable[[], TaskFamily]]] = MappingPr
             _transformer,
         ),
         "lstm_24": ("byte-level LSTM of width 24 on Shakespeare, batch 8 x 16", _lstm),
+        "mlp_raw_pixels": ("MLP 64-40-10 on Fashion-MNIST at 8x8 with pixels from 0 to 255, batch 16", _raw_pixels),
+        "mlp_784x48x48": ("MLP 784-48-48-10 on Fashion-MNIST, batch 64", _large),
+        "regression_raw": (
+            "MLP 10-24-24-1 on measurements and targets in their units, batch 16",
+            lambda: DiabetesRegression("regression_raw", (24, 24), 16),
+        ),
+        "vae_48_6": ("variational autoencoder 64-48-6-48-64 of Fashion-MNIST at 8x8, batch 32", _vae),
+        "es_3pair_mlp_20": (
+            "MLP 64-20-10 on 8x8 digits, gradients by evolution strategies of three pairs, batch 32",
+            _estimated,
+        ),
+        "convnet_batch_2": (
+            "convnet, 3x3 with 6 and 6 channels, without normalisation, on 8x8 digits, batch 2",
+            _tiny_batch,
+        ),
     }
 )
 """Tasks by name: what each is, and how its family is made."""
+
+FEW = tuple(VALIDATION_TASKS)[:5]
+"""Those that are cheap and well scaled, which a meta-training is watched by; weights are chosen by all."""
 
 
 ASK_SECONDS = 0.2
@@ -110,7 +158,7 @@ class MetaValidation:
         self,
         steps: int = 1000,
         seeds: int = 2,
-        tasks: Sequence[str] = tuple(VALIDATION_TASKS),
+        tasks: Sequence[str] = FEW,
         *,
         learning_rates: Sequence[float] = baselines.LEARNING_RATES_6,
         reference: Mapping[str, Any] | str | os.PathLike[str] | None = None,
