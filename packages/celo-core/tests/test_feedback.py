@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from celo_core import Celo, SchedulerConfig, celo, celo_adam
+from celo_core import Celo, CeloConfig, SchedulerConfig, celo, celo_adam
 from celo_core.architectures._common import outcome
 from celo_core.architectures.celo_adam import CeloAdam, CeloAdamConfig
 from celo_core.schedulers import (
@@ -242,6 +242,26 @@ def test_before_it_has_learned_the_schedule_is_the_prior():
         controls, state = scheduler.step(theta, state, Signal(jnp.int32(count), jnp.float32(5.0 - count), 40))
         expected = float(prior.height(40)) * float(prior.decay(jnp.float32(count / 40)))
         np.testing.assert_allclose(controls.multiplier, expected, rtol=1e-6)
+
+
+def test_without_the_loss_steps_follow_the_prior_and_a_warning_says_so():
+    learned = CeloConfig(scheduler=READS)
+    theta = Celo(learned).init(jax.random.key(0))
+    theta["scheduler"] = jax.tree.map(jnp.ones_like, theta["scheduler"])
+    params = {"w": jnp.ones((4, 3))}
+    plain = CeloConfig(scheduler=SchedulerConfig((), None, READS.prior))
+    found = celo(theta, 50, config=learned)
+    expected = celo({"update_rule": theta["update_rule"]}, 50, config=plain)
+    state, other = found.init(params), expected.init(params)
+    for _ in range(3):
+        with pytest.warns(UserWarning, match=r"celo adapts its steps to the loss, and got none.*value=loss"):
+            steps, state = found.update(params, state, params)
+        prior, other = expected.update(params, other, params)
+        np.testing.assert_allclose(steps["w"], prior["w"], rtol=1e-6)
+    # With the loss the network is heard again.
+    steps, _ = found.update(params, state, params, value=1.0)
+    prior, _ = expected.update(params, other, params)
+    assert not np.allclose(steps["w"], prior["w"], rtol=0.1)
 
 
 @pytest.mark.parametrize("bounds", [(0.25, 1.5), (0.5, 4.0)])

@@ -3,6 +3,7 @@
 from celo_core.architectures import ARCHITECTURES as ARCHITECTURES
 from celo_core.architectures import architecture_names as architecture_names
 from celo_core.architectures import get_architecture as get_architecture
+from celo_core.architectures.celo import ADAPTIVE as ADAPTIVE
 from celo_core.architectures.celo import ORTHOGONAL as ORTHOGONAL
 from celo_core.architectures.celo import Celo as Celo
 from celo_core.architectures.celo import CeloConfig as CeloConfig

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -19,6 +20,11 @@ from celo_core.sharding import KeepsShardings, explicit_key
 
 Array = jax.Array
 Config = TypeVar("Config")
+
+WITHOUT_LOSS = (
+    "{} adapts its steps to the loss, and got none: they follow the schedule that it began with. Call update(grads, state, "
+    "params, value=loss)."
+)
 
 
 class Layout(NamedTuple):
@@ -55,6 +61,7 @@ def direction(
     update: Update,
     *,
     reads_loss: bool,
+    has_prior: bool = False,
     num_stacked_axes: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """The gradient transformation of an architecture, with checks of its arguments.
@@ -66,7 +73,8 @@ def direction(
       name: of the architecture, for messages.
       init: function from parameters that are arrays, and their stacks, to the state.
       update: of the architecture.
-      reads_loss: whether ``value`` must be passed.
+      reads_loss: whether ``value`` is read; without it there is an error or,
+      has_prior: a warning, and steps that do not depend on it.
       num_stacked_axes: see `celo_core.checks.stacks_of`.
     """
     keeps_shardings = KeepsShardings(update)
@@ -81,12 +89,14 @@ def direction(
         updates: Any, state: Any, params: Any = None, *, value: Any = None, **extra_args: Any
     ) -> tuple[Any, Any]:
         del extra_args
-        checks.check_update_arguments(params, value, name, reads_loss)
+        checks.check_update_arguments(params, value, name, reads_loss and not has_prior)
         checks.check_gradients(updates, params)
         updates, params = as_arrays(updates), as_arrays(params)
         stacks = checks.stacks_of(params, num_stacked_axes)
         shardings = [explicit_key(pair) for pair in zip(*leaves_like(params, updates, params), strict=True)]
-        value = jnp.asarray(value, jnp.float32) if reads_loss else None
+        if value is None and reads_loss:
+            warnings.warn(WITHOUT_LOSS.format(name), stacklevel=3)
+        value = jnp.asarray(value, jnp.float32) if reads_loss and value is not None else None
         steps, new = keeps_shardings(updates, state, params, value, Layout(tuple(stacks), tuple(shardings)))
         # `optax.apply_updates` takes no None.
         return zip_leaves(lambda p, s: jnp.zeros_like(p) if s is None else s, params, steps), new
@@ -142,6 +152,7 @@ class Scheduling:
         self._embedding = check_task_embedding(task_embedding, config is not None and config.reads_task_embedding)
         self._statistics = () if config is None else config.statistics
         self.reads_loss = self._scheduler is not None and self._scheduler.reads_loss(theta)
+        self.has_prior = config is not None and config.bounds is not None
 
     def init(self) -> Any:
         """Its state before the first step, ``None`` without a scheduler."""

@@ -7,7 +7,7 @@ per step; 1 without a scheduler)::
     p <- p - step
 
 In the paper the one direction is that of a network, ``d = MLP(x)[0] * exp(1e-3 MLP(x)[1])`` of features x (see
-`celo_core.features`), and the floor is 0. `ORTHOGONAL` is another config of the same parts.
+`celo_core.features`), and the floor is 0. `ORTHOGONAL` and `ADAPTIVE` are other configs of the same parts.
 
 Reference: Moudgil et al., "Celo: Training Versatile Learned Optimizers on a Compute Diet", arXiv 2501.12670, section 3.
 """
@@ -30,7 +30,17 @@ from celo_core.architectures import _common
 from celo_core.directions import MLP, Adam, Direction, Orthogonal
 from celo_core.directions.orthogonal import matrix_shape
 from celo_core.kernels import interface
-from celo_core.schedulers import Cosine, Scheduler, SchedulerConfig
+from celo_core.schedulers import (
+    Cosine,
+    GainRatio,
+    Horizon,
+    LinearIntegral,
+    LossTrend,
+    RelativeStep,
+    Scheduler,
+    SchedulerConfig,
+    Time,
+)
 
 Array = jax.Array
 
@@ -92,9 +102,22 @@ ORTHOGONAL = CeloConfig(
     scale=ParameterScale(zero_init=1.0),
     scheduler=SchedulerConfig(inputs=(), network=None, prior=Cosine(peak=1.0, exponent=0.7, shortest=500.0)),
 )
-"""The network's direction, Adam's and an orthogonalised momentum, under a cosine decay: the config of "celo" in celo-zoo."""
+"""The network's direction, Adam's and an orthogonalised momentum, under a cosine decay set by hand."""
 
-CONFIGS: Mapping[str, CeloConfig] = MappingProxyType({"the paper's": CeloConfig(), "ORTHOGONAL": ORTHOGONAL})
+ADAPTIVE = dataclasses.replace(
+    ORTHOGONAL,
+    scheduler=SchedulerConfig(
+        inputs=(Time(), Horizon(), GainRatio(), LossTrend(), RelativeStep()),
+        network=LinearIntegral(),
+        prior=Cosine(peak=1.0, exponent=0.7, shortest=500.0),
+        bounds=(1 / 16, 2.0),
+    ),
+)
+"""`ORTHOGONAL` with a cosine decay that a linear network changes by what becomes of the loss: the config of "celo" in celo-zoo."""
+
+CONFIGS: Mapping[str, CeloConfig] = MappingProxyType(
+    {"the paper's": CeloConfig(), "ORTHOGONAL": ORTHOGONAL, "ADAPTIVE": ADAPTIVE}
+)
 """The configs that `celo` recognises by the shapes of theta."""
 
 
@@ -285,8 +308,8 @@ def scale_by_celo(
         kept = (scheduler_state, state.scale_floor, states)
         return steps, ScaleByCeloState(count, new.momenta, new.second_moment, factored, *kept)
 
-    reads_loss = scheduling.reads_loss
-    return _common.direction("celo", init, update, reads_loss=reads_loss, num_stacked_axes=num_stacked_axes)
+    loss = {"reads_loss": scheduling.reads_loss, "has_prior": scheduling.has_prior}
+    return _common.direction("celo", init, update, **loss, num_stacked_axes=num_stacked_axes)
 
 
 def _scheduling(config: CeloConfig, theta: Any, arrays: Any, num_steps: Any, task_embedding: Any) -> _common.Scheduling:

@@ -170,8 +170,8 @@ def scale_by_celo_adam(
         scheduler_state = scheduling.observe(scheduler_state, updates, params, steps, config.gradient_clip)
         return steps, ScaleByCeloAdamState(count, momentum, second_moment, scheduler_state)
 
-    reads_loss = scheduling.reads_loss
-    return _common.direction("celo_adam", init, update, reads_loss=reads_loss, num_stacked_axes=num_stacked_axes)
+    loss = {"reads_loss": scheduling.reads_loss, "has_prior": scheduling.has_prior}
+    return _common.direction("celo_adam", init, update, **loss, num_stacked_axes=num_stacked_axes)
 
 
 def celo_adam(

@@ -29,7 +29,7 @@ class SchedulerConfig:
       network: see `celo_core.schedulers.networks`; ``None`` for the prior alone, and no meta-parameters.
       prior: see `celo_core.schedulers.priors`.
       bounds: smallest and largest factor by which the network changes the prior, around 1, which it is before it has learned;
-        ``None`` for no bounds.
+        ``None`` for no bounds. With bounds, a step without a loss that the inputs read follows the prior alone.
 
     Raises:
       ValueError: the bounds are not around 1, inputs without a network, a network without inputs, or the same input twice.
@@ -132,7 +132,8 @@ class Scheduler:
         Args:
           theta: the scheduler's meta-parameters.
           state: the scheduler's state.
-          signal: what is known before the step; its ``outcome`` is taken from the state.
+          signal: what is known before the step; its ``outcome`` is taken from the state. Without the ``value`` that inputs
+            read, the multiplier is the prior's, and the state stays as it is.
 
         Returns:
           ``(controls, state)``; the multiplier is float32 ().
@@ -143,7 +144,8 @@ class Scheduler:
         signal = signal._replace(num_steps=jnp.asarray(signal.num_steps, jnp.float32), outcome=state.outcome)
         prior = self.config.prior
         scale = prior.height(signal.num_steps) * self.decay(signal.count, signal.num_steps)
-        if self.config.network is None:
+        lacks_loss = signal.value is None and any(part.reads_loss for part in self.config.inputs)
+        if self.config.network is None or (lacks_loss and self.config.bounds is not None):
             return Controls(scale), state
         memories, values = [], []
         for part, memory in zip(self.config.inputs, state.inputs, strict=True):
@@ -153,7 +155,7 @@ class Scheduler:
         inputs = jnp.concatenate(values)
         log_multiplier, memory = self.config.network.apply(theta, inputs, state.network, signal.num_steps)
         if self.config.bounds is not None:
-            least, most = np.log(np.float32(self.config.bounds))
+            least, most = np.log(np.asarray(self.config.bounds, np.float32))
             limit = jnp.where(log_multiplier < 0, -least, most)
             log_multiplier = limit * jnp.tanh(log_multiplier / limit)
         return Controls(scale * jnp.exp(log_multiplier)), SchedulerState(tuple(memories), memory, state.outcome)
