@@ -226,7 +226,7 @@ def outcome(updates: Any, params: Any, steps: Any, bound: float, stacks: Any = N
     product, step, parameter = jnp.concatenate(found).T
     used = parameter > 1e-24  # a tensor of zeros has no size that a step could be compared with
     share = jnp.where(used, step / jnp.where(used, parameter, 1.0), 0.0)
-    return Outcome(jnp.sum(product), jnp.sqrt(jnp.sum(share) / jnp.maximum(jnp.sum(used), 1)))
+    return Outcome(jnp.sum(product), jnp.sqrt(jnp.sum(share) / jnp.maximum(jnp.sum(used.astype(jnp.float32)), 1.0)))
 
 
 def leaves_like(tree: Any, *others: Any) -> list[list[Any]]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from celo_core.schedulers.inputs import Input
 from celo_core.schedulers.interface import Signal
@@ -67,7 +68,8 @@ def _next_loss(losses: Losses, value: Array) -> tuple[Losses, Array]:
         known, 0.95 * losses.spread + 0.05 * jnp.stack([jnp.square(within), jnp.ones_like(within)]), losses.spread
     )
     last = jnp.where(losses.count == 0, value, losses.last + change)
-    new = Losses(losses.count + finite.astype(jnp.int32), jnp.where(finite, last, losses.last), spread)
+    count = jnp.where(finite, optax.safe_increment(losses.count), losses.count)
+    new = Losses(count, jnp.where(finite, last, losses.last), spread)
     return new, jnp.where(known, -change, 0.0)
 
 
@@ -136,7 +138,7 @@ class GainRatio(Input, type="gain_ratio"):
             return jnp.stack([fresh, decays * sums[1] + fresh])
 
         predicted = jnp.clip(signal.outcome.predicted_decrease, -_LARGEST, _LARGEST)
-        used = (losses.count > state.losses.count) & (state.losses.count > 0)
+        used = jnp.isfinite(jnp.asarray(signal.value, jnp.float32)) & (state.losses.count > 0)
         new = GainRatioState(
             losses,
             jnp.where(used, add(state.actual, decrease), state.actual),
