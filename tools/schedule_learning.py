@@ -2,13 +2,14 @@
 
     python tools/schedule_learning.py --out run --config controller.toml --minutes 50
     python tools/schedule_learning.py --out run --validate 60
+    python tools/schedule_learning.py --out run --write
 
 Each iteration draws some of the tasks of docs/results/schedule-labels and some of schedule_more_tasks.py, trains each under
 antithetic pairs of schedulers with the same initialisation and batches, and descends ``log(final loss / that of the grid's best
 height)``, clipped, which takes out how the tasks differ. Tasks without labels have the mean over all pairs in place of the best
 height. The update rule is that of the weights and stays as it is. The same command goes on where it was stopped.
 --validate trains tasks of other numbers, which are never drawn, under the scheduler that has been learned and under the prior
-alone.
+alone. --write makes the folder that of a run, with the whole theta and where it comes from, as which `celo-zoo convert` reads it.
 """
 
 import argparse
@@ -33,9 +34,11 @@ from schedule_training import CHUNK
 
 import celo_zoo
 from celo_core import Celo, configs, files
+from celo_core.meta_training import checkpoints
 from celo_core.meta_training.unroll import InnerProblem, Trainee, training_step
 from celo_core.schedulers import Scheduler, SchedulerConfig
 from celo_tasks.evaluation import curves
+from celo_tasks.meta_training.provenance import current_commit, described
 from celo_tasks.meta_training.recipe_files import OFFLINE_DATASETS
 
 Array = jax.Array
@@ -241,6 +244,40 @@ def validate(bench: Bench, options: argparse.Namespace, start: Any) -> dict[str,
     return result
 
 
+def write(weights: celo_zoo.Pretrained, options: argparse.Namespace, start: Any) -> None:
+    """Writes theta.npz, the mean of theta over iterations with the weights' update rule, and run.json."""
+    _, unravel = jax.flatten_util.ravel_pytree(start)
+    config = configs.from_json(SchedulerConfig, json.loads((options.out / "scheduler.json").read_text()))
+    architecture = Celo(dataclasses.replace(weights.config, scheduler=config))
+    with np.load(options.out / "state.npz") as saved:
+        scheduler, iterations = (
+            jax.device_get(unravel(jnp.asarray(saved["mean"], jnp.float32))),
+            int(saved["iteration"]),
+        )
+    base = weights.document["provenance"]
+    cost = {name: stage for name, stage in base["cost"].items() if not name.startswith("schedule")}
+    for name, folder in (("schedule_first", options.out / "first"), ("schedule", options.out)):
+        if (folder / "log.jsonl").exists():
+            lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+            times = [line["seconds"] for line in lines]
+            # Seconds begin anew where the run went on.
+            seconds = sum(now for now, after in zip(times, [*times[1:], 0.0], strict=True) if after < now)
+            cost[name] = {"iteration": lines[-1]["iteration"], "seconds": round(seconds, 1)}
+    kept = [note for note in base["notes"] if not note.startswith(("The schedule", "The evaluations", "Chosen"))]
+    run = {
+        **base,
+        **described(architecture),
+        "command": options.command or "python tools/schedule_learning.py",
+        "commits": {**base.get("commits", {}), "schedule": current_commit()},
+        "cost": cost,
+        "seconds": round(sum(stage["seconds"] for stage in cost.values()), 1),
+        "notes": kept + options.note,
+    }
+    files.write_json(options.out / "run.json", run)
+    theta = {"update_rule": dict(weights.theta)["update_rule"], "scheduler": scheduler}
+    checkpoints.save_theta(options.out / "theta.npz", theta, described(architecture))
+
+
 def main() -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -258,6 +295,9 @@ def main() -> int:
     parser.add_argument("--largest", type=int, default=14_000, help="largest network in parameters (14,000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", default="celo", metavar="REF", help="whose update rule is used (celo)")
+    parser.add_argument("--write", action="store_true", help="write theta.npz and run.json instead")
+    parser.add_argument("--command", help="what is recorded as the command")
+    parser.add_argument("--note", action="append", default=[], help="a sentence to be recorded")
     parser.add_argument("--validate", type=int, metavar="N", help="train N held-out tasks instead")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -270,6 +310,10 @@ def main() -> int:
     except (OSError, ValueError) as error:
         print(f"schedule_learning: {error}", file=sys.stderr)
         return 1
+    start = Scheduler(config).init(jax.random.key(0))
+    if options.write:
+        write(celo_zoo.load(options.weights), options, start)
+        return 0
     labels = schedule_records.read(LABELS)
     lengths = [int(n) for n in options.lengths.split(",")]
     chosen = np.isin(labels.lengths, lengths) & np.array(
@@ -284,7 +328,6 @@ def main() -> int:
         final=labels.final[rows],
     )
     bench = Bench(celo_zoo.load(options.weights), config, labels, sorted(shapes))
-    start = Scheduler(config).init(jax.random.key(0))
     if options.validate:
         print(json.dumps(validate(bench, options, start), indent=1))
     else:

@@ -57,7 +57,7 @@ def provenance(
             cost[phase] = {key: last[key] for key in ("iteration", "inner_steps", "seconds", "meta_loss")}
     return {
         "command": command or shlex.join(["celo-tasks", *sys.argv[1:]]),
-        "commit": _commit(),
+        "commit": current_commit(),
         "recipe": whole(recipe),
         **described(recipe.learned_optimizer()),
         "networks": list(dict.fromkeys(networks)),
@@ -71,7 +71,7 @@ def provenance(
     }
 
 
-def _commit() -> str | None:
+def current_commit() -> str | None:
     """The commit of the checkout that this package runs from, if it does, marked where files differ from it."""
     here = pathlib.Path(__file__).parent
     try:
