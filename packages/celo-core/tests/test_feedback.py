@@ -18,6 +18,7 @@ from celo_core.schedulers import (
     GainRatio,
     LinearIntegral,
     LossTrend,
+    MomentumAlignment,
     Outcome,
     RelativeStep,
     Scheduler,
@@ -36,12 +37,14 @@ def features(part, losses, predicted=None, relative=0.01, num_steps=STEPS):
     before = jnp.concatenate([jnp.zeros((1,)), predicted[:-1]])
 
     def step(state, at):
-        value, promised, size = at
-        signal = Signal(0, value, jnp.float32(num_steps), outcome=Outcome(promised, size))
+        count, value, promised, size = at
+        signal = Signal(count, value, jnp.float32(num_steps), outcome=Outcome(promised, size, promised))
         return part.update(state, signal)
 
     sizes = jnp.full_like(losses, relative).at[0].set(0.0)
-    return np.asarray(jax.jit(lambda: jax.lax.scan(step, part.init_state(), (losses, before, sizes))[1])())
+    return np.asarray(
+        jax.jit(lambda: jax.lax.scan(step, part.init_state(), (jnp.arange(losses.size), losses, before, sizes))[1])()
+    )
 
 
 def ratio_of(values):
@@ -176,15 +179,33 @@ def test_outcome_is_that_of_the_updates(kind, multiplier):
     )
     expected = math.sqrt(np.mean([np.sum(a**2) / np.sum(b**2) for a, b in zip(u, p, strict=True)]))
     np.testing.assert_allclose(found.relative_step, expected, rtol=1e-4)
+    assert found.alignment == 0  # there is no momentum before the first step
+
+
+@pytest.mark.parametrize("kind", ["celo", "celo_adam"])
+def test_alignment_is_the_mean_cosine_of_gradient_and_momentum(kind):
+    made, build = architecture(kind)
+    params, gradients = tensors()
+    tx = build(made.init(jax.random.key(0)), 100, config=made.config)
+    state = tx.init(params)
+    _, second = tensors(seed=1)
+    for now in (gradients, second):
+        _, state = jax.jit(tx.update)(now, state, params, value=jnp.float32(1.0))
+    # After one step the momentum is parallel to its gradient.
+    cosine = lambda a, b: np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
+    pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(second), strict=True)
+    expected = np.mean([cosine(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs])
+    np.testing.assert_allclose(state.scheduler.outcome.alignment, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_outcome_does_not_depend_on_the_units_of_a_tensor():
     """Of steps that are in the parameters' units, as all are that are relative to their size; gradients are in the inverse."""
     (params, gradients), (steps, _) = tensors(), tensors(seed=1)
     in_units = lambda tree, power: {name: x * 2.0 ** (power * (n - 2)) for n, (name, x) in enumerate(tree.items())}
-    found = outcome(in_units(gradients, -1), in_units(params, 1), in_units(steps, 1), 1e4)
+    momentum = jax.tree.map(lambda g: g**3, gradients)
+    found = outcome(in_units(gradients, -1), in_units(params, 1), in_units(momentum, -1), in_units(steps, 1), 1e4)
     # Powers of two are exact.
-    assert jax.tree.map(float, found) == jax.tree.map(float, outcome(gradients, params, steps, 1e4))
+    assert jax.tree.map(float, found) == jax.tree.map(float, outcome(gradients, params, momentum, steps, 1e4))
 
 
 def test_outcome_of_a_stack_is_that_of_its_layers():
@@ -208,7 +229,7 @@ def test_tensors_without_gradient_or_size_are_left_out():
     found = outcome_of(tx, {**params, **more}, {**gradients, **none})
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     alone = outcome_of(tx, {"frozen": jnp.ones((7,))}, {"frozen": None})
-    assert alone == Outcome(0.0, 0.0)
+    assert alone == Outcome(0.0, 0.0, 0.0)
 
 
 def test_inside_multi_steps_an_update_counts_once():
@@ -225,6 +246,35 @@ def test_inside_multi_steps_an_update_counts_once():
         _, wanted = jax.jit(plain.update)(gradients, wanted, params, value=jnp.float32(value))
     found, expected = state.inner_opt_state.scheduler, wanted.scheduler
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
+
+
+def test_momentum_alignment_is_a_running_mean_that_begins_at_the_first_value():
+    window, cosines = 1 / 6, np.random.default_rng(0).uniform(-1, 1, STEPS)
+    found = features(MomentumAlignment((window,)), np.ones(STEPS), cosines)
+    decay = math.exp(-4 / (window * STEPS))
+    assert (found[:2] == 0).all()  # there is no momentum before the first step
+    for step in (2, 3, 50, STEPS - 1):
+        weights = decay ** np.arange(step - 1)[::-1]
+        np.testing.assert_allclose(
+            found[step, 0], 2 * np.average(cosines[1:step], weights=weights), rtol=1e-3, atol=1e-4
+        )
+
+
+def test_momentum_alignment_tells_noise_from_overshooting():
+    """Momenta of gradients on a quadratic: with short steps, with noise alone, and with steps beyond the stable length."""
+
+    def alignment(curvature, noise):
+        rng, x, momentum, seen = np.random.default_rng(1), np.ones(200), np.zeros(200), []
+        for _ in range(STEPS):
+            gradient = curvature * x + noise * rng.standard_normal(200)
+            norms = np.linalg.norm(gradient) * np.linalg.norm(momentum)
+            seen.append(np.dot(gradient, momentum) / norms if norms else 0.0)
+            momentum = 0.9 * momentum + 0.1 * gradient
+            x = x - momentum
+        return features(MomentumAlignment(), np.ones(STEPS), seen)[-1]
+
+    signal, noise, overshooting = alignment(1e-3, 0.0), alignment(0.0, 1.0), alignment(35.0, 0.0)
+    assert (signal > noise + 0.5).all() and (noise > overshooting + 0.2).all()
 
 
 # The bounds and the network.

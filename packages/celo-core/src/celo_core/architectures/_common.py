@@ -167,20 +167,23 @@ class Scheduling:
         signal = Signal(count, value, self._num_steps, self._embedding, statistics)
         return self._scheduler.step(self._theta, state, signal)
 
-    def observe(self, state: Any, updates: Any, params: Any, steps: Any, bound: float, stacks: Any = None) -> Any:
+    def observe(
+        self, state: Any, updates: Any, params: Any, momentum: Any, steps: Any, bound: float, stacks: Any = None
+    ) -> Any:
         """The scheduler's state after a step; only if the scheduler reads what came of it there is anything to compute.
 
         Args:
           state: the scheduler's.
           updates: gradients.
           params: parameters.
+          momentum: of the first decay, before the step.
           steps: to be subtracted from the parameters.
           bound: gradients are clipped elementwise to plus or minus this.
           stacks: of each leaf, see `Layout`; ``None`` for none.
         """
         if state is None or state.outcome is None:
             return state
-        return state._replace(outcome=outcome(updates, params, steps, bound, stacks))
+        return state._replace(outcome=outcome(updates, params, momentum, steps, bound, stacks))
 
     def decay(self, count: Array) -> Array:
         """Fraction of their initial height that steps have after ``count`` steps; weight decay follows it."""
@@ -202,31 +205,41 @@ def observed(updates: Any, params: Any, momentum: Any, bound: float) -> Observed
     return Observed([interface.finite_gradient(g, bound) for g, _ in pairs], [m for _, m in pairs])
 
 
-def outcome(updates: Any, params: Any, steps: Any, bound: float, stacks: Any = None) -> Outcome:
+def outcome(updates: Any, params: Any, momentum: Any, steps: Any, bound: float, stacks: Any = None) -> Outcome:
     """What the scheduler's next step may know of this one; arguments as of `Scheduling.observe`."""
 
-    def parts(gradient: Array, step: Array, parameter: Array) -> tuple[Array, ...]:
+    def parts(gradient: Array, momentum: Array, step: Array, parameter: Array) -> tuple[Array, ...]:
         step, parameter = step.astype(jnp.float32), interface.finite_parameter(parameter)
-        product = interface.finite_gradient(gradient, bound) * step
-        return product, jnp.square(step), jnp.square(parameter)
+        gradient, momentum = interface.finite_gradient(gradient, bound), momentum.astype(jnp.float32)
+        squares = tuple(jnp.square(x) for x in (step, parameter, gradient, momentum))
+        return gradient * step, gradient * momentum, *squares
 
     found = []
     leaves = jax.tree.leaves(params)
-    columns = leaves_like(params, updates, steps)
-    for p, g, s, stack in zip(leaves, *columns, stacks or [None] * len(leaves), strict=True):
+    columns = leaves_like(params, updates, momentum, steps)
+    for p, g, m, s, stack in zip(leaves, *columns, stacks or [None] * len(leaves), strict=True):
         if g is None or p.size == 0:
             continue
         own = p.shape[len(stack or ()) :] or (1,)
         count = math.prod(stack or ())
         shape = own if count == 1 else (count, *own)
-        arrays = tuple(x.reshape(shape) for x in (g, s, p))
-        found.append(reductions.sums(lambda x: parts(*x), arrays, shape, int(count > 1), 3).reshape(-1, 3))
+        arrays = tuple(x.reshape(shape) for x in (g, m, s, p))
+        found.append(reductions.sums(lambda x: parts(*x), arrays, shape, int(count > 1), 6).reshape(-1, 6))
     if not found:
-        return Outcome(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
-    product, step, parameter = jnp.concatenate(found).T
+        return Outcome(*(jnp.zeros((), jnp.float32) for _ in Outcome._fields))
+    product, agreement, step, parameter, gradient, memory = jnp.concatenate(found).T
     used = parameter > 1e-24  # a tensor of zeros has no size that a step could be compared with
-    share = jnp.where(used, step / jnp.where(used, parameter, 1.0), 0.0)
-    return Outcome(jnp.sum(product), jnp.sqrt(jnp.sum(share) / jnp.maximum(jnp.sum(used.astype(jnp.float32)), 1.0)))
+    share = _mean_where(used, lambda where: step / jnp.where(where, parameter, 1.0))
+    # Roots first: products of squares leave float32's range.
+    norms = jnp.sqrt(gradient) * jnp.sqrt(memory)
+    alignment = _mean_where(norms > 0, lambda where: agreement / jnp.where(where, norms, 1.0))
+    return Outcome(jnp.sum(product), jnp.sqrt(share), jnp.clip(alignment, -1.0, 1.0))
+
+
+def _mean_where(chosen: Array, values: Callable[[Array], Array]) -> Array:
+    """Mean of those values that are chosen, float32 (); 0 if none is."""
+    total = jnp.sum(jnp.where(chosen, values(chosen), 0.0))
+    return total / jnp.maximum(jnp.sum(chosen.astype(jnp.float32)), 1.0)
 
 
 def leaves_like(tree: Any, *others: Any) -> list[list[Any]]:
@@ -330,7 +343,10 @@ def _observed_with(state: Any, factor: Any) -> Any:
     scheduler: Any = getattr(state, "scheduler", None)
     if getattr(scheduler, "outcome", None) is None:
         return state
-    multiplied = jax.tree.map(lambda x: x * jnp.asarray(factor, jnp.float32), scheduler.outcome)
+    seen, factor = scheduler.outcome, jnp.asarray(factor, jnp.float32)
+    multiplied = seen._replace(
+        predicted_decrease=factor * seen.predicted_decrease, relative_step=factor * seen.relative_step
+    )
     return state._replace(scheduler=scheduler._replace(outcome=multiplied))
 
 

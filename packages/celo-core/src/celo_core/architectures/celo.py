@@ -36,6 +36,7 @@ from celo_core.schedulers import (
     Horizon,
     LinearIntegral,
     LossTrend,
+    MomentumAlignment,
     RelativeStep,
     Scheduler,
     SchedulerConfig,
@@ -107,7 +108,7 @@ ORTHOGONAL = CeloConfig(
 ADAPTIVE = dataclasses.replace(
     ORTHOGONAL,
     scheduler=SchedulerConfig(
-        inputs=(Time(), Horizon(), GainRatio(), LossTrend(), RelativeStep()),
+        inputs=(Time(), Horizon(), GainRatio(), LossTrend(), RelativeStep(), MomentumAlignment()),
         network=LinearIntegral(),
         prior=Cosine(peak=1.0, exponent=0.7, shortest=500.0),
         bounds=(1 / 16, 2.0),
@@ -302,7 +303,9 @@ def scale_by_celo(
             shardings=layout.shardings,
         )
         clip = config.moments.gradient_clip
-        scheduler_state = scheduling.observe(scheduler_state, updates, params, steps, clip, layout.stacks)
+        scheduler_state = scheduling.observe(
+            scheduler_state, updates, params, state.momentum[0], steps, clip, layout.stacks
+        )
         count = optax.safe_increment(state.count)
         factored = accumulators.FactoredMoment(new.rows, new.columns)
         kept = (scheduler_state, state.scale_floor, states)

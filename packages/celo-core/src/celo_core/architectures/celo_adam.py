@@ -167,7 +167,9 @@ def scale_by_celo_adam(
         steps, (momentum,), (second_moment,) = _common.map_tensors(
             one, updates, params, (state.momentum,), (state.second_moment,)
         )
-        scheduler_state = scheduling.observe(scheduler_state, updates, params, steps, config.gradient_clip)
+        scheduler_state = scheduling.observe(
+            scheduler_state, updates, params, state.momentum, steps, config.gradient_clip
+        )
         return steps, ScaleByCeloAdamState(count, momentum, second_moment, scheduler_state)
 
     loss = {"reads_loss": scheduling.reads_loss, "has_prior": scheduling.has_prior}

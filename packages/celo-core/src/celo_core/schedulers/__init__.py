@@ -8,6 +8,7 @@ from celo_core.schedulers.embedding import embed_task as embed_task
 from celo_core.schedulers.embedding import task_embedding as task_embedding
 from celo_core.schedulers.feedback import GainRatio as GainRatio
 from celo_core.schedulers.feedback import LossTrend as LossTrend
+from celo_core.schedulers.feedback import MomentumAlignment as MomentumAlignment
 from celo_core.schedulers.feedback import RelativeStep as RelativeStep
 from celo_core.schedulers.inputs import GradientAlignment as GradientAlignment
 from celo_core.schedulers.inputs import Horizon as Horizon

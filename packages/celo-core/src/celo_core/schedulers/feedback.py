@@ -238,3 +238,56 @@ class RelativeStep(Input, type="relative_step"):
         size = signal.outcome.relative_step
         feature = jnp.clip(0.5 * jnp.log(jnp.maximum(size, math.exp(-20.0))) + 2.5, -3.0, 3.0)
         return state, jnp.where(size > 0, feature, 0.0)[None]
+
+
+class MomentumAlignmentState(NamedTuple):
+    """State of `MomentumAlignment`.
+
+    Attributes:
+      mean: weighted sums of the cosines, float32 (windows,).
+      weight: sums of the weights, float32 (windows,).
+    """
+
+    mean: Any
+    weight: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class MomentumAlignment(Input, type="momentum_alignment"):
+    """Cosine of a gradient with the momentum before it, mean over tensors; twice its running means over windows.
+
+    It is large where gradients agree from step to step, near 0 where they are noise, and negative where steps overshoot, so that
+    gradients oppose the momentum. The gain ratio alone is near 0 in both of the latter. Without a copy of the last step, which
+    the momentum stands for, it costs no memory. 0 before the third step.
+
+    Source: the gradient of the loss by the learning rate, Baydin et al., arXiv 1703.04782, equation 5.
+
+    Attributes:
+      windows: shares of a training; one feature for each.
+    """
+
+    windows: tuple[float, ...] = (1 / 30, 1 / 6)
+    reads_outcome = True
+
+    def __post_init__(self) -> None:
+        _check_windows(self.windows)
+
+    @property
+    def size(self) -> int:
+        """Number of features."""
+        return len(self.windows)
+
+    def init_state(self) -> MomentumAlignmentState:
+        """See `Input`."""
+        zeros = lambda: jnp.zeros((self.size,), jnp.float32)
+        return MomentumAlignmentState(zeros(), zeros())
+
+    def update(self, state: MomentumAlignmentState, signal: Signal) -> tuple[MomentumAlignmentState, Array]:
+        """See `Input`."""
+        if signal.outcome is None:
+            return state, jnp.zeros((self.size,), jnp.float32)
+        decays = _decays(signal.num_steps, self.windows)
+        known = (signal.count > 1).astype(jnp.float32)  # the first momentum is 0
+        mean = decays * state.mean + known * (1.0 - decays) * signal.outcome.alignment
+        weight = decays * state.weight + known * (1.0 - decays)
+        return MomentumAlignmentState(mean, weight), 2.0 * mean / jnp.maximum(weight, _TINY)

@@ -17,10 +17,13 @@ class Outcome(NamedTuple):
     Attributes:
       predicted_decrease: of the loss to first order, ``-<g, u>`` for gradient g and update u, float32 ().
       relative_step: ``sqrt(mean |u|^2 / |p|^2)`` over tensors, those of zeros left out, float32 ().
+      alignment: ``mean <g, m> / (|g| |m|)`` over tensors, with the momentum m before the step; those where either is 0 are left
+        out, float32 ().
     """
 
     predicted_decrease: Any
     relative_step: Any
+    alignment: Any
 
 
 class Signal(NamedTuple):

@@ -109,7 +109,7 @@ class Scheduler:
         network = self.config.network
         memory = None if network is None else network.init_state(theta)
         zero = lambda: jnp.zeros((), jnp.float32)
-        outcome = Outcome(zero(), zero()) if self.config.reads_outcome else None
+        outcome = Outcome(zero(), zero(), zero()) if self.config.reads_outcome else None
         return SchedulerState(tuple(part.init_state() for part in self.config.inputs), memory, outcome)
 
     def reads_loss(self, theta: dict[str, Any]) -> bool:
