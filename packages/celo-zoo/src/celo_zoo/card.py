@@ -30,8 +30,17 @@ _INPUTS = {
     "horizon": "the planned length of the training",
     "task_embedding": "an embedding of the task",
     "gradient_alignment": "how well gradients agree with their momentum",
+    "gain_ratio": "the actual over the predicted decrease of the loss",
+    "loss_trend": "the slope and the noise of the loss",
+    "relative_step": "the size of the last step",
+    "momentum_alignment": "how well gradients agree with their momenta",
 }
-_NETWORKS = {"linear": "a linear map", "lstm": "an LSTM", "transformer": "a Transformer"}
+_NETWORKS = {
+    "linear": "a linear map",
+    "linear_integral": "a linear controller with an integral",
+    "lstm": "an LSTM",
+    "transformer": "a Transformer",
+}
 _PRIORS = {"constant": "a constant", "linear_decay": "a linear decay", "cosine": "a cosine decay"}
 
 
