@@ -43,8 +43,9 @@ class FullState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FullUnrollEstimator(Estimator, abc.ABC):
-    """What estimators on full unrolls have in common. An estimate takes as long as the longest problem that can be drawn, unless
-    all of its problems have the `same_length`.
+    """What estimators on full unrolls have in common.
+
+    An estimate takes as long as the longest problem that can be drawn, unless its problems have the `same_length`.
 
     Attributes:
       architecture: the learned optimizer; its theta is what the gradient is for.
