@@ -117,13 +117,13 @@ def _varied(
 
 
 _VARIED: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = {
-    "varied_mlp": ("`mlp`, varied", _varied(_mlp)),
+    "varied_mlp": ("as mlp, varied", _varied(_mlp)),
     "varied_large_batch_mlp": (
         "MLP 64-16-10, batches to 128, varied",
         _varied(_mlp, hidden_sizes=(16,), batch_size=128),
     ),
-    "varied_small_batch_mlp": ("`small_batch_mlp`, varied", _varied(_small_batch_mlp)),
-    "varied_few_images_mlp": ("`few_images_mlp`, varied", _varied(_few_images_mlp)),
+    "varied_small_batch_mlp": ("as small_batch_mlp, varied", _varied(_small_batch_mlp)),
+    "varied_few_images_mlp": ("as few_images_mlp, varied", _varied(_few_images_mlp)),
     "varied_wide_mlp": (
         "MLP 64-128-10, batches to 32, varied",
         _varied(_mlp, hidden_sizes=(128,), batch_size=32),
@@ -132,9 +132,9 @@ _VARIED: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = {
         "MLP 64-64-64-64-10, batches to 16, varied",
         _varied(_mlp, hidden_sizes=(64, 64, 64), batch_size=16),
     ),
-    "varied_sampled_mlp": ("`sampled_mlp`, varied", _varied(_sampled_mlp)),
+    "varied_sampled_mlp": ("as sampled_mlp, varied", _varied(_sampled_mlp)),
     "varied_wide_sampled_mlp": (
-        "`sampled_mlp` of 4 to 64 units and batches to 64, varied",
+        "as sampled_mlp of 4 to 64 units and batches to 64, varied",
         _varied(_sampled_mlp, max_width=64, max_batch_size=64),
     ),
     "varied_regression": (
@@ -145,19 +145,19 @@ _VARIED: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = {
         "the same, MLP 64-96-48-10, batches to 16, varied",
         _varied(_mlp, ImageRegression, hidden_sizes=(96, 48), batch_size=16),
     ),
-    "varied_autoencoder": ("`autoencoder`, of which the inputs alone vary", _varied(_autoencoder, ImageRestoration)),
-    "varied_vit": ("`vit`, varied", _varied(_vit)),
-    "varied_convnet": ("`convnet`, varied", _varied(_convnet)),
+    "varied_autoencoder": ("as autoencoder, of which the inputs alone vary", _varied(_autoencoder, ImageRestoration)),
+    "varied_vit": ("as vit, varied", _varied(_vit)),
+    "varied_convnet": ("as convnet, varied", _varied(_convnet)),
     "varied_plain_convnet": (
-        "`convnet` without normalisation, varied",
+        "as convnet without normalisation, varied",
         _varied(_convnet, network=ConvNet((6, 12), (2, 2), 10)),
     ),
     "varied_wide_convnet": (
-        "`convnet` of 16 and 32 channels, batches to 8, varied",
+        "as convnet of 16 and 32 channels, batches to 8, varied",
         _varied(_convnet, network=ConvNet((16, 32), (2, 2), 10, normalization="batch"), batch_size=8),
     ),
-    "varied_transformer": ("`transformer`, batches to 8 x 12, varied", _varied(_transformer, batch_size=8)),
-    "varied_gru": ("`gru`, varied", _varied(_gru)),
+    "varied_transformer": ("as transformer, batches to 8 x 12, varied", _varied(_transformer, batch_size=8)),
+    "varied_gru": ("as gru, varied", _varied(_gru)),
 }
 
 _LARGE: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = {
@@ -173,12 +173,12 @@ _LARGE: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = {
         "autoencoder 64-96-24-96-64, batches to 16, of which the inputs alone vary",
         _varied(_autoencoder, ImageRestoration, hidden_sizes=(96, 24, 96), batch_size=16),
     ),
-    "varied_large_vit": ("`vit` of two layers of width 32, varied", _varied(_vit, network=_vit_network(32, 2))),
+    "varied_large_vit": ("as vit of two layers of width 32, varied", _varied(_vit, network=_vit_network(32, 2))),
     "varied_large_transformer": (
-        "`transformer` of two layers of width 32, batches of 4 x 12, varied",
+        "as transformer of two layers of width 32, batches of 4 x 12, varied",
         _varied(_transformer, network=TransformerLM(2, 32, 2, 12), batch_size=4),
     ),
-    "varied_large_gru": ("`gru` of width 48, varied", _varied(_gru, network=RecurrentLM("gru", 48, 24))),
+    "varied_large_gru": ("as gru of width 48, varied", _varied(_gru, network=RecurrentLM("gru", 48, 24))),
 }
 """Of 17,000 to 51,000 parameters, where the others have fewer than 14,000."""
 
