@@ -68,7 +68,7 @@ class Grid:
       heights: factors on its updates.
     """
 
-    def __init__(self, weights: celo_zoo.Pretrained, family: schedule_tasks.Varied, heights: Sequence[float]) -> None:
+    def __init__(self, weights: celo_zoo.Pretrained, family: schedule_tasks.Numbered, heights: Sequence[float]) -> None:
         self.family, self.heights = family, np.asarray(heights, np.float32)
         self.problem = InnerProblem(weights.architecture, family)
         self.theta = jax.tree.map(jnp.asarray, dict(weights.theta))

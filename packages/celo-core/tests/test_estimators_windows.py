@@ -4,6 +4,8 @@ After t steps of a trajectory with paces a_1, ..., a_t the loss is their sum, so
 perturbations, which are in the estimators' memory.
 """
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,8 @@ from celo_core import (
     TruncatedES,
     TruncatedPES,
 )
+from celo_core.estimators._problems import Window
+from celo_core.meta_training.lengths import LengthSchedule
 from celo_core.testing.toys import Clock, LearnedSGD, LearnedWalk, Quadratic
 
 THETA = LearnedWalk().init(jax.random.key(0))
@@ -161,6 +165,132 @@ def test_full_unroll_masks_what_is_past_the_end():
     assert set(np.round(slopes, 5)) <= set(range(9)) and len(set(slopes)) > 4, (
         "the slope of the last step is length - 1"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class FewerThanLongest(LengthSchedule):
+    """One length, in unrolls that could be longer."""
+
+    steps: int
+    longest = 12
+
+    def sample(self, key, estimates=0):
+        del key, estimates
+        return jnp.int32(self.steps)
+
+
+@pytest.mark.parametrize("objective", ["mean", "last", "final"])
+@pytest.mark.parametrize("steps", [1, 7, 12])
+def test_an_unroll_that_ends_early_is_the_masked_one(steps, objective):
+    """Problems that learn, with batches of their own. The same arithmetic, which a compiler may order in other ways."""
+    make = lambda **kwargs: FullES(
+        LearnedSGD(), Quadratic(noise=0.5), num_pairs=3, sigma=0.3, objective=objective,
+        lengths=FewerThanLongest(steps), **kwargs,
+    )  # fmt: skip
+    theta = LearnedSGD().init(jax.random.key(0))
+    results = []
+    for same_length in (False, True):
+        estimator = make(same_length=same_length)
+        state = estimator.init(jax.random.key(0), theta)
+        (gradient, loss, info), _ = jax.jit(estimator.estimate)(jax.random.key(4), theta, state, {})
+        assert info["non_finite"] == 0 and info["resets"] == 3 and info["step_size"] > 0
+        results.append((gradient, loss))
+    chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
+
+
+def test_problems_of_an_estimate_share_their_length_and_end_there():
+    """The steps that are done are counted: a loss is asked for once per step and network."""
+    counted = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Counting(Clock):
+        def loss(self, params, model_state, key, config, batch):
+            jax.debug.callback(lambda clock: counted.append(int(clock)), params[0])
+            return super().loss(params, model_state, key, config, batch)
+
+    lengths = LogUniformLength(2, 40)
+    estimator = FullES(LearnedWalk(), Counting(), num_pairs=3, sigma=0.5, lengths=lengths, same_length=True)
+    state = estimator.init(jax.random.key(0), THETA)
+    run = jax.jit(estimator.estimate)
+    seen = set()
+    for seed in range(6):
+        counted.clear()
+        jax.block_until_ready(run(jax.random.key(seed), THETA, state, {}))
+        jax.effects_barrier()
+        steps = max(counted) + 1
+        assert sorted(counted) == sorted([*range(steps)] * 6), "three pairs of two, each of as many steps"
+        seen.add(steps)
+    assert len(seen) > 3 and min(seen) >= 2 and max(seen) <= 40
+
+
+def test_what_an_estimate_of_one_length_costs():
+    make = lambda **kwargs: FullES(LearnedWalk(), Clock(), num_pairs=2, lengths=LogUniformLength(20, 300), **kwargs)
+    assert make().inner_steps == 2 * 2 * 300
+    drawn = np.asarray(jax.vmap(LogUniformLength(20, 300).sample)(jax.random.split(jax.random.key(0), 20_000)))
+    error = drawn.std() / np.sqrt(len(drawn))
+    assert abs(drawn.mean() - LogUniformLength(20, 300).mean) < 4 * error
+    assert make(same_length=True).inner_steps == 2 * 2 * round(LogUniformLength(20, 300).mean)
+    assert LogUniformLength(5, 5).mean == ConstantLength(5).mean == 5 and GrowingLength().mean == 20_000
+
+
+@pytest.mark.parametrize("cls", [FullES, FullBackprop])
+@pytest.mark.parametrize("steps", [1, 9, 30, 47, 50, 70, 200])
+def test_final_objective_is_the_mean_of_the_last_twentieth(cls, steps):
+    """Against NumPy, from the curve; a walk's loss after t steps is t times the pace, of the pair's mean 1."""
+    kwargs = {} if cls is FullBackprop else {"sigma": 0.25}
+    estimator = cls(LearnedWalk(), Clock(), lengths=ConstantLength(steps), objective="final", **count(cls, 4), **kwargs)
+    _, _, gradients, losses, _ = histories(estimator, 1)
+    curve = np.arange(steps, dtype=np.float64)
+    expected = curve[-max(1, round(0.05 * steps)) :].mean()
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    if cls is FullBackprop:
+        np.testing.assert_allclose(gradients, expected, rtol=1e-5)
+    else:
+        masked = FullES(LearnedWalk(), Clock(), num_pairs=4, sigma=0.25, lengths=ConstantLength(2), objective="last")
+        ratio = gradients / histories(masked, 1)[2]  # the same perturbations, of a loss of 1 pace
+        np.testing.assert_allclose(ratio, expected, rtol=1e-4)
+
+
+def test_the_final_loss_of_every_length_in_longer_unrolls():
+    estimator = FullBackprop(LearnedWalk(), Clock(), num_problems=1, objective="final", lengths=ConstantLength(400))
+    losses, lengths = np.sin(np.arange(400.0)), np.arange(1, 401)
+
+    def judged(steps):
+        mask = jnp.arange(400) < steps
+        return estimator._judged(Window(jnp.float32(losses)[:, None], mask, jnp.float32(0), jnp.zeros(1)), steps)
+
+    expected = [losses[:n][-max(1, round(0.05 * n)) :].mean() for n in lengths]
+    np.testing.assert_allclose(jax.vmap(judged)(jnp.int32(lengths))[:, 0], expected, rtol=1e-4, atol=1e-6)
+
+
+def differences(losses, **kwargs):
+    estimator = FullES(LearnedWalk(), Clock(), **kwargs)
+    return [float(estimator._difference(jnp.asarray(pair, jnp.float32))) for pair in losses]
+
+
+def test_differences_are_clipped_and_those_that_are_not_finite_do_no_harm():
+    nan, inf = np.nan, np.inf
+    losses = [(3.0, 2.5), (9.0, 2.0), (2.0, 9.0), (nan, 2.0), (2.0, inf), (nan, nan), (inf, nan)]
+    assert differences(losses, clip_difference=1.0) == [0.5, 1, -1, 1, -1, 0, 0], "what diverges is the worse of two"
+    assert differences(losses, sign_delta=0.1) == pytest.approx([0.1, 0.1, -0.1, 0.1, -0.1, 0, 0])
+    assert differences(losses) == [0.5, 7, -7, 0, 0, 0, 0], "without a bound it has no size"
+
+
+def test_a_problem_whose_loss_is_not_finite_leaves_the_mean_of_the_others():
+    @dataclasses.dataclass(frozen=True)
+    class Unbounded(Quadratic):
+        def normalizer(self, loss):
+            return loss
+
+    theta = LearnedSGD().init(jax.random.key(0))
+    estimator = FullES(
+        LearnedSGD(), Unbounded(broken=0.5), num_pairs=16, sigma=0.1, lengths=ConstantLength(5), clip_difference=1.0
+    )
+    (gradient, _, info), _ = jax.jit(estimator.estimate)(
+        jax.random.key(1), theta, estimator.init(jax.random.key(0), theta), {}
+    )
+    assert 0 < info["non_finite"] < 1
+    assert np.isfinite(gradient["rule"]["log_learning_rate"]) and gradient["rule"]["log_learning_rate"] < 0
 
 
 @pytest.mark.parametrize("cls", [*TRUNCATED, FullES, FullBackprop])
@@ -327,7 +457,10 @@ def test_lengths_grow():
         (lambda: NoiseReuseES(LearnedWalk(), Clock(), sigma=0.0), "sigma"),
         (lambda: FullES(LearnedWalk(), Clock(), sigma=lambda estimates: -1.0), "sigma"),
         (lambda: FullES(LearnedWalk(), Clock(), sign_delta=0.0), "sign_delta"),
-        (lambda: FullES(LearnedWalk(), Clock(), objective="best"), "objective must be one of mean, last"),
+        (lambda: FullES(LearnedWalk(), Clock(), objective="best"), "objective must be one of mean, last, final"),
+        (lambda: FullES(LearnedWalk(), Clock(), clip_difference=0.0), "clip_difference must be a positive number"),
+        (lambda: FullES(LearnedWalk(), Clock(), clip_difference=1.0, sign_delta=1.0), "no difference to be clipped"),
+        (lambda: FullBackprop(LearnedWalk(), Clock(), same_length=True), "same_length ends the unroll .* use full_es"),
         (lambda: TruncatedPES(LearnedWalk(), Clock(), meta_loss="test"), "meta_loss must be one of training, held_out"),
         (lambda: TruncatedPES(LearnedWalk(), Clock(), clip_problem=0.0), "clip_problem"),
         (lambda: TruncatedPES(LearnedWalk(), Clock(), truncation=50, lengths=ConstantLength(20)), "longer than any problem"),

@@ -17,6 +17,7 @@ from celo_tasks.families import ImageMLP
 from celo_tasks.meta_training import monitoring as meta_report
 from celo_tasks.meta_training import run as meta_training
 from celo_tasks.meta_training.monitoring import MetaReport
+from celo_tasks.meta_training.optimizers import normalized_steps
 from celo_tasks.meta_training.recipe import load
 from celo_tasks.meta_training.validation import MetaValidation, ValidationStopped
 
@@ -104,3 +105,48 @@ def test_a_meta_optimizer_is_imported(monkeypatch):
     made = meta_training._trainer(recipe, "update_rule", {}, [family], [family.load()], None)
     updates, _ = made._optimizer.update({"a": np.ones(2)}, made._optimizer.init({"a": np.ones(2)}))
     np.testing.assert_allclose(updates["a"], -0.25)
+
+
+def with_rate(iterations, learning_rate):
+    """One that is given the phase's schedule."""
+    assert iterations == 4
+    return optax.sgd(learning_rate)
+
+
+def test_a_meta_optimizer_may_ask_for_the_learning_rate():
+    settings = (f"phases.update_rule.meta_optimizer={__name__}:with_rate", "phases.update_rule.training.iterations=4")
+    rate = ("phases.update_rule.training.learning_rate=0.5", "phases.update_rule.training.final_fraction=0.0")
+    recipe = load("paper", (*settings, *rate, "problems.families.mlp=2", "estimator.truncation=2"))
+    family = ImageMLP(("digits_8x8",))
+    made = meta_training._trainer(recipe, "update_rule", {}, [family], [family.load()], None)
+    state, steps = made._optimizer.init({"a": np.ones(2)}), []
+    for _ in range(4):
+        updates, state = made._optimizer.update({"a": np.ones(2)}, state)
+        steps.append(updates["a"][0])
+    np.testing.assert_allclose(steps, -0.25 * (1 + np.cos(np.pi * np.arange(4) / 4)), rtol=1e-6)
+
+
+def test_normalized_steps_against_numpy():
+    rng = np.random.default_rng(0)
+    optimizer = normalized_steps(10, lambda step: 0.1 / (1 + step))
+    theta = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(4, np.float32)}
+    state = optimizer.init(theta)
+    mean, square = np.zeros(10), 0.0
+    for step in range(5):
+        gradient = rng.standard_normal(10).astype(np.float32) * 10.0**-step
+        tree = {"a": gradient[:6].reshape(2, 3), "b": gradient[6:]}
+        updates, state = optimizer.update(tree, state, theta)
+        mean += 0.1 * (gradient - mean)
+        square += 0.02 * ((gradient**2).mean() - square)
+        expected = -0.1 / (1 + step) * (mean / (1 - 0.9 ** (step + 1))) / np.sqrt(square / (1 - 0.98 ** (step + 1)))
+        np.testing.assert_allclose(np.concatenate([np.ravel(updates["a"]), updates["b"]]), expected, rtol=1e-4)
+    constant = normalized_steps(10, 0.1)
+    updates, _ = constant.update(jax.tree.map(lambda x: x + 7, theta), constant.init(theta))
+    np.testing.assert_allclose(updates["b"], -0.1, rtol=1e-5)
+
+
+def test_no_gradient_makes_no_step():
+    optimizer = normalized_steps(10)
+    zeros = {"a": np.zeros(3, np.float32)}
+    updates, _ = optimizer.update(zeros, optimizer.init(zeros))
+    np.testing.assert_array_equal(updates["a"], 0)

@@ -1,5 +1,6 @@
 """Recipes: in TOML and back, against the defaults of what they are made of, by --set, and of other packages' parts."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,13 +8,16 @@ import sys
 import textwrap
 import tomllib
 
+import jax
+import numpy as np
 import pytest
 
-from celo_core import ORTHOGONAL, CeloConfig, LogUniformLength, MetaTrainConfig, TruncatedPES, configs
+from celo_core import ORTHOGONAL, CeloConfig, FullES, LogUniformLength, MetaTrainConfig, TruncatedPES, configs
 from celo_core.architectures.momentum_sgd import MomentumSGD
 from celo_core.estimators import DecayingSigma
 from celo_tasks.cli.main import main
 from celo_tasks.meta_training import recipe_files
+from celo_tasks.meta_training.families import META_FAMILIES
 from celo_tasks.meta_training.recipe import Phase, Problems, Recipe, load, whole, with_datasets, with_iterations
 
 names = pytest.mark.parametrize("name", recipe_files.names())
@@ -54,6 +58,20 @@ def test_the_shipped_recipe_makes_what_is_shipped():
     assert recipe.estimator_of("joint").sigma == DecayingSigma(0.03, 0.01)
     assert "few_images_mlp" in recipe.problems_of("orthogonal").families
     assert "few_images_mlp" not in recipe.problems_of("joint").families
+
+
+def test_the_schedules_recipe_trains_a_scheduler_for_what_is_shipped():
+    recipe = load("schedule")
+    config = recipe.learned_optimizer().config
+    assert dataclasses.replace(config, scheduler=None) == dataclasses.replace(ORTHOGONAL, scheduler=None)
+    assert config.scheduler.prior == ORTHOGONAL.scheduler.prior
+    assert not np.any(jax.tree.leaves(recipe.learned_optimizer().init(jax.random.key(0))["scheduler"])[0])
+    (phase,) = recipe.phases.values()
+    assert phase.trains == ("scheduler",) and recipe.warm_start == "celo"
+    assert recipe.estimator == FullES(
+        sigma=0.15, objective="final", same_length=True, clip_difference=1.0, lengths=LogUniformLength(200, 3000)
+    )
+    assert set(recipe.problems.families) <= {name for name in META_FAMILIES if name.startswith("varied_")}
 
 
 def test_settings_change_what_they_name():

@@ -113,7 +113,10 @@ def check_family(family: Any, data: Any, samples: int = 4) -> None:
         raise ValueError(
             f"the loss of the family {family.name} is {shape}, not one real number: return the mean over the batch."
         )
-    values = np.asarray(jax.jit(jax.vmap(loss, in_axes=(0, None)))(jax.random.split(jax.random.key(0), samples), data))
+    # It runs once: on a CPU compiling it well would take far longer than running it.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    losses = jax.jit(jax.vmap(loss, in_axes=(0, None)), compiler_options=options)
+    values = np.asarray(losses(jax.random.split(jax.random.key(0), samples), data))
     if not np.all(np.isfinite(values)):
         raise ValueError(
             f"the loss of the family {family.name} is {values[~np.isfinite(values)][0]} for a freshly initialised network: "

@@ -22,7 +22,11 @@ from celo_core.protocols import LearnedOptimizer, TaskFamily, Theta
 
 Array = jax.Array
 
-OBJECTIVES = ("mean", "last")
+OBJECTIVES = ("mean", "last", "final")
+
+FINAL_FRACTION = 0.05
+"""Share of a training, at its end, over which ``"final"`` is a mean; of one step at least. It is that of the evaluation protocol
+of VeLO (arXiv 2211.09760, section 4)."""
 
 
 class FullState(NamedTuple):
@@ -39,13 +43,19 @@ class FullState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FullUnrollEstimator(Estimator, abc.ABC):
-    """What estimators on full unrolls have in common. An estimate takes as long as the longest problem that can be drawn.
+    """What estimators on full unrolls have in common.
+
+    An estimate takes as long as the longest problem that can be drawn, unless its problems have the `same_length`.
 
     Attributes:
       architecture: the learned optimizer; its theta is what the gradient is for.
       family: the problems.
       lengths: lengths of the problems.
-      objective: ``"mean"``, the mean loss over the unroll, or ``"last"``, the loss of its last step.
+      objective: ``"mean"``, the mean loss over the unroll, ``"last"``, the loss of its last step, or ``"final"``, the mean loss
+        over its last `FINAL_FRACTION`, of which one batch decides less.
+      same_length: whether the problems of an estimate share one length, at which the unroll ends: an estimate then costs what
+        its length does, not what the longest would. The mean of the estimates stays what it is; their variance grows by
+        that between lengths. Not for backpropagation.
       meta_loss: ``"training"`` or ``"held_out"``, as for estimators on truncated unrolls.
       clip_problem: largest norm of one problem's gradient; by default there is none.
     """
@@ -57,6 +67,7 @@ class FullUnrollEstimator(Estimator, abc.ABC):
     objective: str = "mean"
     meta_loss: str = "training"
     clip_problem: float | None = None
+    same_length: bool = False
 
     _count = "num_problems"
 
@@ -77,8 +88,10 @@ class FullUnrollEstimator(Estimator, abc.ABC):
         """Inner training steps per estimate, all networks counted, those past a problem's end included."""
 
     @abc.abstractmethod
-    def _gradient(self, key: Array, theta: Theta, state: FullState, data: Any) -> tuple[Theta, Array, Window]:
-        """One problem's gradient, meta-losses by member, and the results of its unroll."""
+    def _gradient(
+        self, key: Array, theta: Theta, state: FullState, data: Any, length: Array | None
+    ) -> tuple[Theta, Array, Window]:
+        """One problem's gradient, meta-losses by member, and the results of its unroll, which is of ``length`` if given."""
 
     def check(self, data: Any) -> None:
         """Raises ValueError if the family's loss on ``data`` is not a finite scalar at initialisation."""
@@ -94,9 +107,13 @@ class FullUnrollEstimator(Estimator, abc.ABC):
         self, key: Array, theta: Theta, state: FullState, data: Any
     ) -> tuple[tuple[Theta, Array, dict[str, Array]], FullState]:
         """One whole trajectory of new problems; arguments and results as for estimators on truncated unrolls."""
+        # Of no problem's number, and the same on all devices.
+        key_length = jax.random.fold_in(key, 2**32 - 1)
+        length = self.lengths.sample(key_length, state.estimates[0]) if self.same_length else None
 
         def one(state: FullState) -> tuple[Theta, Array, dict[str, Array]]:
-            gradient, losses, unroll = self._gradient(jax.random.fold_in(key, state.index), theta, state, data)
+            key_problem = jax.random.fold_in(key, state.index)
+            gradient, losses, unroll = self._gradient(key_problem, theta, state, data, length)
             info = {"non_finite": unroll.non_finite, "step_size": unroll.step_size, "reset": jnp.ones((), jnp.float32)}
             return clipped(gradient, self.clip_problem), jnp.mean(losses), info
 
@@ -105,16 +122,47 @@ class FullUnrollEstimator(Estimator, abc.ABC):
         return (mean_over_problems(gradients), jnp.mean(losses), summarize(info)), state
 
     def _unroll(
-        self, key: Array, thetas: Theta, state: FullState, data: Any, *, differentiated: bool = False
+        self,
+        key: Array,
+        thetas: Theta,
+        state: FullState,
+        data: Any,
+        length: Array | None = None,
+        *,
+        differentiated: bool = False,
     ) -> tuple[Array, Window]:
         """Meta-losses by member and the unroll of one new problem; ``thetas`` has a leading axis over members."""
         problems = Problems(
-            architecture=self.architecture, family=self.family, lengths=self.lengths, meta_loss=self.meta_loss
+            architecture=self.architecture,
+            family=self.family,
+            lengths=self.lengths if length is None else _Drawn(length),
+            meta_loss=self.meta_loss,
         )
         key_begin, key_renew, key_steps = jax.random.split(key, 3)
         problem = problems.begin(key_begin, state.index, state.estimates, thetas)
         problem = problems.renew(key_renew, thetas, problem, None, data)
-        unroll, _ = problems.run(key_steps, thetas, problem, self.lengths.longest, data, differentiated=differentiated)
+        options: Any = {"differentiated": differentiated, "until": length}
+        unroll, _ = problems.run(key_steps, thetas, problem, self.lengths.longest, data, **options)
+        return self._judged(unroll, problem.length), unroll
+
+    def _judged(self, unroll: Window, length: Array) -> Array:
+        """What of an unroll's losses is minimised, float32 (members,)."""
+        if self.objective == "last":
+            return unroll.losses[length - 1]
         if self.objective == "mean":
-            return unroll.mean_losses(), unroll
-        return unroll.losses[problem.length - 1], unroll
+            return unroll.mean_losses()
+        final = jnp.maximum(1, jnp.round(FINAL_FRACTION * length.astype(jnp.float32)))
+        late = jnp.arange(len(unroll.mask)) >= length - final
+        return unroll._replace(mask=unroll.mask & late).mean_losses()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drawn(LengthSchedule):
+    """A length that has been drawn for all problems of an estimate."""
+
+    length: Array
+
+    def sample(self, key: Array, estimates: Any = 0) -> Array:
+        """The length."""
+        del key, estimates
+        return self.length

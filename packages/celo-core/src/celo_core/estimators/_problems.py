@@ -2,7 +2,9 @@
 
 import abc
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -114,11 +116,21 @@ class Problems:
         return state
 
     def run(
-        self, key: Array, thetas: Theta, state: ProblemState, steps: int, data: Any, *, differentiated: bool = False
+        self,
+        key: Array,
+        thetas: Theta,
+        state: ProblemState,
+        steps: int,
+        data: Any,
+        *,
+        differentiated: bool = False,
+        until: Array | None = None,
     ) -> tuple[Window, ProblemState]:
         """Steps of every member; ``thetas`` and the trainee have a leading axis over members.
 
         With ``differentiated``, backpropagation keeps the networks between the steps and recomputes what is within a step.
+        With ``until``, int32 (), no more than so many of the steps are done, in a loop that cannot be backpropagated through;
+        losses of the others are 0.
         """
         key_steps, key_store = jax.random.split(key)
 
@@ -135,12 +147,13 @@ class Problems:
             body = jax.checkpoint(body, prevent_cse=False)  # a scan's body cannot be merged with its recomputation
         mask = state.step + jnp.arange(steps, dtype=jnp.int32) < state.length
         before = state.trainee.params
-        trainee, (losses, non_finite) = jax.lax.scan(body, state.trainee, (jax.random.split(key_steps, steps), mask))
+        loop = jax.lax.scan if until is None else functools.partial(_scan_until, until)
+        trainee, (losses, non_finite) = loop(body, state.trainee, (jax.random.split(key_steps, steps), mask))
         if self.late_weight:
             # At the middle of each step, so that the weights of a whole trajectory are 1 in the mean.
             life = (state.step + jnp.arange(steps, dtype=jnp.float32) + 0.5) / state.length
             losses = losses * ((1 + self.late_weight) * life**self.late_weight)[:, None]
-        moved = jax.vmap(_relative_distance)(before, trainee.params) / steps
+        moved = jax.vmap(_relative_distance)(before, trainee.params) / (steps if until is None else until)
         state = state._replace(trainee=trainee, step=state.step + steps)
         if self.resume is not None:
             state = state._replace(snapshots=self.resume.store(key_store, state, steps))
@@ -310,6 +323,22 @@ def summarize(info: dict[str, Array]) -> dict[str, Array]:
         "step_size_max": jnp.nanmax(info["step_size"]),
         "resets": jnp.sum(info["reset"]),
     }
+
+
+def _scan_until(until: Array, body: Callable[..., tuple[Any, Any]], carry: Any, inputs: Any) -> tuple[Any, Any]:
+    """As `jax.lax.scan`, of the first ``until`` inputs; the outputs of the others are 0."""
+    at = lambda index: jax.tree.map(lambda x: x[index], inputs)
+    number = len(jax.tree.leaves(inputs)[0])
+    _, shapes = jax.eval_shape(body, carry, at(0))
+    empty = jax.tree.map(lambda x: jnp.zeros((number, *x.shape), x.dtype), shapes)
+
+    def step(index: Array, both: tuple[Any, Any]) -> tuple[Any, Any]:
+        carry, outputs = both
+        carry, new = body(carry, at(index))
+        put = lambda whole, one: jax.lax.dynamic_update_index_in_dim(whole, one, index, 0)
+        return carry, jax.tree.map(put, outputs, new)
+
+    return jax.lax.fori_loop(0, until, step, (carry, empty))
 
 
 def _relative_distance(before: Any, after: Any) -> Array:

@@ -5,6 +5,7 @@ slot has taken part in, which in meta-training is the meta-iteration, so that le
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -24,6 +25,11 @@ class LengthSchedule(Part):
     def longest(self) -> int:
         """The longest length that can be drawn."""
         raise NotImplementedError
+
+    @property
+    def mean(self) -> float:
+        """The mean length, for costs; the longest where it is not known."""
+        return float(self.longest)
 
     def sample(self, key: Array, estimates: Any = 0) -> Array:
         """Length of one problem, int32 ()."""
@@ -66,6 +72,13 @@ class LogUniformLength(LengthSchedule, type="log_uniform"):
     def longest(self) -> int:
         """The longest length that can be drawn."""
         return self.maximum
+
+    @property
+    def mean(self) -> float:
+        """The mean length, but for the rounding."""
+        if self.minimum == self.maximum:
+            return float(self.minimum)
+        return (self.maximum - self.minimum) / math.log(self.maximum / self.minimum)
 
     def sample(self, key: Array, estimates: Any = 0) -> Array:
         """Length of one problem, int32 ()."""

@@ -92,13 +92,16 @@ class MetaTrainConfig:
                 f"not {self.truncations}."
             )
 
-    def optimizer(self) -> optax.GradientTransformation:
-        """The meta-optimizer."""
+    def schedule(self) -> optax.Schedule:
+        """The learning rate by iteration."""
         held = round(self.decay_from * self.iterations)
         cosine = optax.cosine_decay_schedule(self.learning_rate, self.iterations - held, alpha=self.final_fraction)
-        schedule = optax.join_schedules([optax.constant_schedule(self.learning_rate), cosine], [held])
+        return optax.join_schedules([optax.constant_schedule(self.learning_rate), cosine], [held])
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """The meta-optimizer."""
         return optax.chain(
-            optax.clip_by_global_norm(self.clip_norm), optax.adamw(schedule, weight_decay=self.weight_decay)
+            optax.clip_by_global_norm(self.clip_norm), optax.adamw(self.schedule(), weight_decay=self.weight_decay)
         )
 
 

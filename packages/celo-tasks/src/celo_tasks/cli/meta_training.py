@@ -29,6 +29,7 @@ _EXAMPLES = """\
 examples:
   celo-tasks meta-train --out runs/first --recipe fast        # minutes on 2 cores
   celo-tasks meta-train --out runs/paper                      # the paper's: hours on a CPU
+  celo-tasks meta-train --out runs/schedule --recipe schedule --minutes 30   # a scheduler for Celo's update rule
   celo-tasks meta-train --out runs/mine --data-dir ~/arrays   # ~/arrays/mnist_8x8.npz and so on
   celo-tasks meta-train --out runs/mine --minutes 10          # ten minutes; again to go on
   celo-tasks meta-train --out runs/mine --set estimator.sigma=0.05 --set problems.families.vit=8 \\
@@ -63,8 +64,11 @@ def add_commands(commands: Any) -> None:
     add("--minutes", type=float, metavar="M", help="stop after M minutes, with a checkpoint")
     add("--iterations", type=int, metavar="N", help="meta-iterations of every phase (the recipe's)")
     add("--seed", type=int, metavar="N", help="seed of everything random (0)")
-    what = "begin with the theta of another run: its theta.npz, or the checkpoint.npz of its first phase"
-    add("--warm-start", metavar="FILE", help=what)
+    what = (
+        "begin with the theta of another run: its theta.npz, or the checkpoint.npz of its first phase; or of a pretrained "
+        "optimizer by name, such as celo, with celo-zoo"
+    )
+    add("--warm-start", metavar="FILE|NAME", help=what)
     add("--data-dir", metavar="FOLDER", help="folder of arrays NAME.npz (x_train, y_train, x_test, y_test; uint8)")
     what = "image sets (the recipe's; else the paper's four if they are on this machine, else those in the package)"
     add("--datasets", type=names, metavar="A,B,...", help=what)

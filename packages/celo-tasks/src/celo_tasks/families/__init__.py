@@ -32,4 +32,7 @@ from celo_tasks.families.sampled_mlp import SampledImageMLP as SampledImageMLP
 from celo_tasks.families.tabular import DiabetesRegression as DiabetesRegression
 from celo_tasks.families.text_transformer import TextTransformer as TextTransformer
 from celo_tasks.families.text_transformer import TransformerLM as TransformerLM
+from celo_tasks.families.varied import ImageRegression as ImageRegression
+from celo_tasks.families.varied import ImageRestoration as ImageRestoration
+from celo_tasks.families.varied import Varied as Varied
 from celo_tasks.families.vision_transformer import VisionTransformer as VisionTransformer

@@ -156,8 +156,8 @@ def _all_zeros(reparametrized: Reparametrized) -> tuple[bool, ...]:
     """Which of the family's parameters are all zeros at initialisation, in the order of their tree."""
     family = reparametrized.family
     with jax.ensure_compile_time_eval():
-        key = jax.random.key(0)
-        params, _ = family.init(key, family.sample(key))
+        init = jax.jit(lambda key: family.init(key, family.sample(key))[0])  # one program compiles sooner than many
+        params = init(jax.random.key(0))
         return tuple(not np.any(x) for x in jax.tree.leaves(params))
 
 

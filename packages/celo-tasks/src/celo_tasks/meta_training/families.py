@@ -1,17 +1,28 @@
 """The families that meta-training may draw its problems from, by name: small networks of many kinds.
 
 None is in a suite, nor among the tasks of `celo_tasks.meta_training.validation`. All are of 8x8 images or of bytes, so
-that one step of one network costs some hundred microseconds of a CPU core at most.
+that one step of one network costs some hundred microseconds of a CPU core at most; of the largest, which are named so, a
+millisecond.
 """
 
 import dataclasses
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from celo_core import TaskFamily
 from celo_core.checks import nearest
-from celo_tasks.families import ConvNet, ImageMLP, LanguageModel, SampledImageMLP, VisionTransformer
+from celo_tasks.families import (
+    ConvNet,
+    ImageMLP,
+    ImageRegression,
+    ImageRestoration,
+    LanguageModel,
+    SampledImageMLP,
+    Varied,
+    VisionTransformer,
+)
 from celo_tasks.families.image_sets import ImageAutoencoders, ImageNetworks
 from celo_tasks.families.recurrent import RecurrentLM
 from celo_tasks.families.text_transformer import TransformerLM
@@ -67,9 +78,14 @@ def _networks(label: str, network: object, sources: Sources, batch_size: int) ->
     )
 
 
+def _vit_network(width: int, layers: int) -> VisionTransformer:
+    return VisionTransformer(
+        patch_size=2, width=width, mlp_width=2 * width, num_heads=2, num_layers=layers, num_outputs=10
+    )
+
+
 def _vit(sources: Sources) -> TaskFamily:
-    network = VisionTransformer(patch_size=2, width=16, mlp_width=32, num_heads=2, num_layers=1, num_outputs=10)
-    return _networks("vit", network, sources, 8)
+    return _networks("vit", _vit_network(16, 1), sources, 8)
 
 
 def _convnet(sources: Sources) -> TaskFamily:
@@ -84,6 +100,87 @@ def _transformer(sources: Sources) -> TaskFamily:
 def _gru(sources: Sources) -> TaskFamily:
     return LanguageModel("gru_16", RecurrentLM("gru", 16, 8), sources.text, 8, 12, data_dir=sources.data_dir)
 
+
+def _varied(
+    make: Callable[[Sources], TaskFamily], of: type | None = None, **changes: Any
+) -> Callable[[Sources], TaskFamily]:
+    """Makes a `Varied` of the family that ``make`` makes, with some of its fields changed, or as another class ``of`` images."""
+
+    def varied(sources: Sources) -> TaskFamily:
+        base: Any = make(sources)
+        if of is None:
+            return Varied(dataclasses.replace(base, **changes))
+        fields = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+        return Varied(of(**{**fields, **changes}))
+
+    return varied
+
+
+_VARIED: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = {
+    "varied_mlp": ("as mlp, varied", _varied(_mlp)),
+    "varied_large_batch_mlp": (
+        "MLP 64-16-10, batches to 128, varied",
+        _varied(_mlp, hidden_sizes=(16,), batch_size=128),
+    ),
+    "varied_small_batch_mlp": ("as small_batch_mlp, varied", _varied(_small_batch_mlp)),
+    "varied_few_images_mlp": ("as few_images_mlp, varied", _varied(_few_images_mlp)),
+    "varied_wide_mlp": (
+        "MLP 64-128-10, batches to 32, varied",
+        _varied(_mlp, hidden_sizes=(128,), batch_size=32),
+    ),
+    "varied_deep_mlp": (
+        "MLP 64-64-64-64-10, batches to 16, varied",
+        _varied(_mlp, hidden_sizes=(64, 64, 64), batch_size=16),
+    ),
+    "varied_sampled_mlp": ("as sampled_mlp, varied", _varied(_sampled_mlp)),
+    "varied_wide_sampled_mlp": (
+        "as sampled_mlp of 4 to 64 units and batches to 64, varied",
+        _varied(_sampled_mlp, max_width=64, max_batch_size=64),
+    ),
+    "varied_regression": (
+        "regression of one-hot labels, MLP 64-32-10, batches to 32, varied",
+        _varied(_mlp, ImageRegression, batch_size=32),
+    ),
+    "varied_wide_regression": (
+        "the same, MLP 64-96-48-10, batches to 16, varied",
+        _varied(_mlp, ImageRegression, hidden_sizes=(96, 48), batch_size=16),
+    ),
+    "varied_autoencoder": ("as autoencoder, of which the inputs alone vary", _varied(_autoencoder, ImageRestoration)),
+    "varied_vit": ("as vit, varied", _varied(_vit)),
+    "varied_convnet": ("as convnet, varied", _varied(_convnet)),
+    "varied_plain_convnet": (
+        "as convnet without normalisation, varied",
+        _varied(_convnet, network=ConvNet((6, 12), (2, 2), 10)),
+    ),
+    "varied_wide_convnet": (
+        "as convnet of 16 and 32 channels, batches to 8, varied",
+        _varied(_convnet, network=ConvNet((16, 32), (2, 2), 10, normalization="batch"), batch_size=8),
+    ),
+    "varied_transformer": ("as transformer, batches to 8 x 12, varied", _varied(_transformer, batch_size=8)),
+    "varied_gru": ("as gru, varied", _varied(_gru)),
+}
+
+_LARGE: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = {
+    "varied_large_mlp": (
+        "MLP 64-256-128-10, batches to 32, varied",
+        _varied(_mlp, hidden_sizes=(256, 128), batch_size=32),
+    ),
+    "varied_large_few_images_mlp": (
+        "MLP 64-160-160-10, batches to 32, of 512 images, varied",
+        _varied(_few_images_mlp, hidden_sizes=(160, 160)),
+    ),
+    "varied_large_autoencoder": (
+        "autoencoder 64-96-24-96-64, batches to 16, of which the inputs alone vary",
+        _varied(_autoencoder, ImageRestoration, hidden_sizes=(96, 24, 96), batch_size=16),
+    ),
+    "varied_large_vit": ("as vit of two layers of width 32, varied", _varied(_vit, network=_vit_network(32, 2))),
+    "varied_large_transformer": (
+        "as transformer of two layers of width 32, batches of 4 x 12, varied",
+        _varied(_transformer, network=TransformerLM(2, 32, 2, 12), batch_size=4),
+    ),
+    "varied_large_gru": ("as gru of width 48, varied", _varied(_gru, network=RecurrentLM("gru", 48, 24))),
+}
+"""Of 17,000 to 51,000 parameters, where the others have fewer than 14,000."""
 
 META_FAMILIES: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = MappingProxyType(
     {
@@ -102,9 +199,11 @@ META_FAMILIES: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = Mappi
         "convnet": ("convnet of 6 and 12 channels with batch normalisation, batch 16", _convnet),
         "transformer": ("byte-level transformer of one layer of width 12, batch 6 x 12", _transformer),
         "gru": ("byte-level GRU of width 16, batch 8 x 12", _gru),
+        **_VARIED,
+        **_LARGE,
     }
 )
-"""By name, what it is and how it is made."""
+"""By name, what it is and how it is made. "Varied": see `celo_tasks.families.Varied`."""
 
 GROUP = "celo.families"
 """Entry-point group in which other packages name theirs: a callable that makes a `celo_core.TaskFamily` of `Sources`."""

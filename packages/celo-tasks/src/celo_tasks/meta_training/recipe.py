@@ -4,6 +4,7 @@ Source of the defaults: Celo (arXiv 2501.12670, section 4).
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -41,6 +42,7 @@ class Problems:
         that derive the scale of such tensors from the others.
       objective: of what the mean over a problem's steps is minimised, ``"loss"`` or ``"log_loss"`` (see
         `celo_tasks.families.LogLoss`); families whose losses differ in size want the latter.
+      floor: lower bound on losses of which the logarithm is taken.
     """
 
     families: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"mlp": 32})
@@ -49,12 +51,15 @@ class Problems:
     augmentation: tuple[str, ...] = ("global", "tensor", "parameter")
     zeros_follow: bool = False
     objective: str = "loss"
+    floor: float = 1e-2
 
     def __post_init__(self) -> None:
         if not self.families or min(self.families.values()) < 1:
             raise ValueError(
                 f"problems need families, each with at least 1 antithetic pair, not {dict(self.families)}."
             )
+        if not 0 < self.floor < math.inf:
+            raise ValueError(f"floor must be a positive number, of which there is a logarithm, not {self.floor}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +74,8 @@ class Phase:
       late_weight: how much more the end of a problem's trajectory weighs than its beginning, for estimators on truncated
         unrolls: see `celo_core.TruncatedPES`.
       meta_optimizer: ``"module:function"`` that, called with the number of iterations, returns the Optax optimizer to use in
-        place of AdamW; ``None`` for AdamW.
+        place of AdamW; ``None`` for AdamW. If it has a parameter ``learning_rate``, it is given the schedule that ``training``
+        says. `celo_tasks.meta_training.optimizers` has one for evolution strategies.
       problems: of this phase, ``None`` for the recipe's.
       estimator: of this phase, ``None`` for the recipe's.
     """
@@ -100,8 +106,9 @@ class Recipe:
       estimator: of the meta-gradient; its number of problems is that of each family.
       phases: one after the other, by name, which is the name of a phase's folder. The paper's by default; in TOML, of another
         architecture than "celo", one phase "all" that trains all of it.
-      warm_start: a theta.npz, each part of which the phase that trains it begins with, or the checkpoint.npz of a first
-        phase; ``None`` for random beginnings.
+      warm_start: a theta.npz, each part of which the phase that trains it begins with, the checkpoint.npz of a first phase, or
+        the name of a pretrained optimizer, see `celo_tasks.evaluation.optimizers.load_pretrained`; ``None`` for random
+        beginnings.
       seed: of everything random.
     """
 

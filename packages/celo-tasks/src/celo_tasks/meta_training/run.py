@@ -4,8 +4,10 @@ Source: Celo (arXiv 2501.12670, section 4).
 """
 
 import dataclasses
+import inspect
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -30,6 +32,7 @@ from celo_core.estimators import DecayingSigma
 from celo_core.meta_training import checkpoints
 from celo_core.meta_training.run import checkpoint_theta
 from celo_tasks.evaluation import optimizer_specs
+from celo_tasks.evaluation.optimizers import load_pretrained
 from celo_tasks.families import LogLoss, reparametrize
 from celo_tasks.meta_training import recipe_files
 from celo_tasks.meta_training.families import Sources, check_family_name, make_family
@@ -226,7 +229,7 @@ def _families(problems: Problems, held_out: bool, data_dir: str | None) -> list[
     for name in problems.families:
         made = make_family(name, sources)
         family = reparametrize(made, problems.augmentation, zeros_follow=problems.zeros_follow)
-        families.append(LogLoss(family) if problems.objective == "log_loss" else family)
+        families.append(LogLoss(family, problems.floor) if problems.objective == "log_loss" else family)
     return families
 
 
@@ -285,7 +288,10 @@ def _trainer(
     training = dataclasses.replace(chosen.training, seed=recipe.seed + chosen.training.seed)
     optimizer = None
     if chosen.meta_optimizer is not None:
-        optimizer = optimizer_specs.imported(chosen.meta_optimizer)(training.iterations)
+        make = optimizer_specs.imported(chosen.meta_optimizer)
+        takes = inspect.signature(make).parameters
+        given = {"learning_rate": training.schedule()} if "learning_rate" in takes else {}
+        optimizer = make(training.iterations, **given)
     pairs = recipe.problems_of(phase).families.values()
     parts = [
         _estimator(recipe, phase, architecture, family, count) for family, count in zip(families, pairs, strict=True)
@@ -296,18 +302,32 @@ def _trainer(
 
 
 def _warm_start(recipe: Recipe) -> dict[str, Any]:
-    """The theta that phases begin with, out of a theta.npz or the first phase's checkpoint."""
+    """The theta that phases begin with, out of a theta.npz, the first phase's checkpoint, or a pretrained optimizer."""
     assert recipe.warm_start is not None
     path = pathlib.Path(recipe.warm_start)
-    metadata = checkpoints.load_metadata(path)
-    if "settings" in metadata:
-        return dict(checkpoint_theta(path, _trained(recipe, next(iter(recipe.phases)), {})))
-    if metadata.get("format_version", 2) < FORMAT:
-        raise ValueError(OLD_LAYOUT.format(path))
+    if re.fullmatch(r"\w+", recipe.warm_start) and not path.exists():
+        found = _pretrained_theta(recipe.warm_start)
+    else:
+        metadata = checkpoints.load_metadata(path)
+        if "settings" in metadata:
+            return dict(checkpoint_theta(path, _trained(recipe, next(iter(recipe.phases)), {})))
+        if metadata.get("format_version", 2) < FORMAT:
+            raise ValueError(OLD_LAYOUT.format(path))
+        found = checkpoints.load_theta(path)
     groups = {group for phase in recipe.phases for group in _groups(recipe.learned_optimizer(phase))}
-    theta = {group: values for group, values in checkpoints.load_theta(path).items() if group in groups}
+    theta = {group: values for group, values in found.items() if group in groups}
     if not theta:
-        raise ValueError(f"{path} holds nothing of the theta of {recipe.architecture.name}: name another file.")
+        raise ValueError(
+            f"{recipe.warm_start} holds nothing of the theta of {recipe.architecture.name}: name another file."
+        )
+    return theta
+
+
+def _pretrained_theta(name: str) -> Mapping[str, Any]:
+    """The theta of a pretrained optimizer that an installed package offers."""
+    theta = getattr(load_pretrained(name), "theta", None)
+    if not isinstance(theta, Mapping):
+        raise ValueError(f"the pretrained optimizer {name!r} has no theta to begin with: name a theta.npz.")
     return theta
 
 
