@@ -250,10 +250,7 @@ def write(weights: celo_zoo.Pretrained, options: argparse.Namespace, start: Any)
     config = configs.from_json(SchedulerConfig, json.loads((options.out / "scheduler.json").read_text()))
     architecture = Celo(dataclasses.replace(weights.config, scheduler=config))
     with np.load(options.out / "state.npz") as saved:
-        scheduler, iterations = (
-            jax.device_get(unravel(jnp.asarray(saved["mean"], jnp.float32))),
-            int(saved["iteration"]),
-        )
+        scheduler = jax.device_get(unravel(jnp.asarray(saved["mean"], jnp.float32)))
     base = weights.document["provenance"]
     cost = {name: stage for name, stage in base["cost"].items() if not name.startswith("schedule")}
     for name, folder in (("schedule_first", options.out / "first"), ("schedule", options.out)):

@@ -30,7 +30,7 @@ SOURCES = Sources(("digits_8x8",))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in META_FAMILIES if not name.startswith("varied_")])
+@pytest.mark.parametrize("name", [name for name in META_FAMILIES if not name.startswith(("varied_", "learned_"))])
 def test_family_is_sound_and_can_be_learned(name):
     """Its loss is a finite scalar, and Adam lowers it."""
     family = META_FAMILIES[name][1](SOURCES)

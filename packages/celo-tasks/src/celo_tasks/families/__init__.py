@@ -11,6 +11,9 @@ from celo_tasks.families.augmentation import Reparametrized as Reparametrized
 from celo_tasks.families.augmentation import reparametrize as reparametrize
 from celo_tasks.families.es_wrapped import ESWrapped as ESWrapped
 from celo_tasks.families.frozen import FineTuned as FineTuned
+from celo_tasks.families.hard_images import EstimatedImageMLP as EstimatedImageMLP
+from celo_tasks.families.hard_images import ImageVAEs as ImageVAEs
+from celo_tasks.families.hard_images import SameBatch as SameBatch
 from celo_tasks.families.hashed_trigrams import HashedTrigrams as HashedTrigrams
 from celo_tasks.families.image_autoencoder import ImageAutoencoder as ImageAutoencoder
 from celo_tasks.families.image_autoencoder import ImageVAE as ImageVAE

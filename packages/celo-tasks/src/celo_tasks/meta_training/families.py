@@ -14,11 +14,19 @@ from typing import Any
 from celo_core import TaskFamily
 from celo_core.checks import nearest
 from celo_tasks.families import (
+    MLP,
+    AdafacMLP,
+    AdafacMLPConfig,
     ConvNet,
+    EstimatedImageMLP,
+    ImageClassifier,
     ImageMLP,
     ImageRegression,
     ImageRestoration,
+    ImageVAEs,
     LanguageModel,
+    LearnedOptimizerTraining,
+    SameBatch,
     SampledImageMLP,
     Varied,
     VisionTransformer,
@@ -101,6 +109,11 @@ def _gru(sources: Sources) -> TaskFamily:
     return LanguageModel("gru_16", RecurrentLM("gru", 16, 8), sources.text, 8, 12, data_dir=sources.data_dir)
 
 
+def _learned(sources: Sources) -> TaskFamily:
+    inner = ImageClassifier("mlp_5", MLP((5,), 10), sources.datasets[0], (64,), batch_size=8, data_dir=sources.data_dir)
+    return LearnedOptimizerTraining("learned_optimizer_5", inner, 8, AdafacMLP(AdafacMLPConfig((6,))))
+
+
 def _varied(
     make: Callable[[Sources], TaskFamily], of: type | None = None, **changes: Any
 ) -> Callable[[Sources], TaskFamily]:
@@ -158,7 +171,32 @@ _VARIED: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = {
     ),
     "varied_transformer": ("as transformer, batches to 8 x 12, varied", _varied(_transformer, batch_size=8)),
     "varied_gru": ("as gru, varied", _varied(_gru)),
+    "varied_very_deep_mlp": (
+        "MLP of eight layers of 16, batches to 16, varied",
+        _varied(_mlp, hidden_sizes=(16,) * 8, batch_size=16),
+    ),
+    "varied_vae": (
+        "variational autoencoder 64-24-4-24-64, batches to 32, of which the inputs alone vary",
+        _varied(_autoencoder, ImageVAEs, hidden_sizes=(24,), latents=4),
+    ),
+    "varied_deep_vae": (
+        "variational autoencoder 64-40-28-6-40-28-64, batches to 16, of which the inputs alone vary",
+        _varied(_autoencoder, ImageVAEs, hidden_sizes=(40, 28), latents=6, batch_size=16),
+    ),
+    "varied_es_mlp": (
+        "MLP 64-18-10, gradients by evolution strategies of one pair, batches to 32, varied",
+        _varied(_mlp, EstimatedImageMLP, hidden_sizes=(18,), batch_size=32),
+    ),
+    "varied_es_deep_mlp": (
+        "MLP 64-24-16-10, gradients by evolution strategies of six pairs, batches to 16, varied",
+        _varied(_mlp, EstimatedImageMLP, hidden_sizes=(24, 16), batch_size=16, num_pairs=6),
+    ),
+    "same_batch_regression": (
+        "regression, MLP 64-24-24-10, of one batch of up to 64 images, varied",
+        lambda sources: SameBatch(_varied(_mlp, ImageRegression, hidden_sizes=(24, 24), batch_size=64)(sources)),
+    ),
 }
+
 
 _LARGE: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = {
     "varied_large_mlp": (
@@ -201,6 +239,7 @@ META_FAMILIES: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = Mappi
         "gru": ("byte-level GRU of width 16, batch 8 x 12", _gru),
         **_VARIED,
         **_LARGE,
+        "learned_optimizer": ("training of 8 steps of an MLP 64-5-10 by a learned optimizer of 252 numbers", _learned),
     }
 )
 """By name, what it is and how it is made. "Varied": see `celo_tasks.families.Varied`."""
