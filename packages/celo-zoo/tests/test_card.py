@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 import celo_zoo
-from celo_core import ORTHOGONAL, CeloAdamConfig, CeloConfig, SchedulerConfig, configs, get_architecture
+from celo_core import ADAPTIVE, ORTHOGONAL, CeloAdamConfig, CeloConfig, SchedulerConfig, configs, get_architecture
 from celo_core.schedulers import Loss, TaskEmbedding, Time
 from celo_zoo import card, evaluation, schema
 
@@ -73,6 +73,12 @@ def test_what_it_does_is_by_its_config():
     shipped = of(ORTHOGONAL)
     assert "Adam's direction with learned weights and for matrices an orthogonalised momentum. All" in shipped
     assert "scaled by a cosine decay, in which nothing is learned." in shipped
+    adaptive = of(ADAPTIVE)
+    assert (
+        "scaled by a cosine decay times what a linear controller with an integral makes of the part of the training"
+        in adaptive
+    )
+    assert "the actual over the predicted decrease of the loss" in adaptive
     paper = of(CeloConfig())
     assert "Steps are the step that a small network makes" in paper and "orthogonalised" not in paper
     assert "a constant times what an LSTM makes of the part of the training done and the loss." in paper
