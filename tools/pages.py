@@ -279,6 +279,7 @@ def pages() -> dict[str, dict[str, str]]:
         "docs/using.md": {"first call": first_call_table(read("first-call.json"))},
         "docs/unstable.md": levers.tables(levers.read(RESULTS / "levers")),
         "docs/results/celo/README.md": {name: choice_table(read(f"celo/{name}.json")) for name in choices},
+        "docs/results/schedule-learning/README.md": {"schedules": choice_table(read("schedule-learning/choice.json"))},
         "docs/results/celo-adam/README.md": {"choice_lengths": choice_table(read("celo-adam/choice_lengths.json"))},
     }
 

@@ -103,7 +103,7 @@ ORTHOGONAL = CeloConfig(
     scale=ParameterScale(zero_init=1.0),
     scheduler=SchedulerConfig(inputs=(), network=None, prior=Cosine(peak=1.0, exponent=0.7, shortest=500.0)),
 )
-"""The network's direction, Adam's and an orthogonalised momentum, under a cosine decay set by hand."""
+"""The network's direction, Adam's and an orthogonalised momentum, under a cosine decay: the config of "celo" in celo-zoo."""
 
 ADAPTIVE = dataclasses.replace(
     ORTHOGONAL,
@@ -114,7 +114,7 @@ ADAPTIVE = dataclasses.replace(
         bounds=(1 / 16, 2.0),
     ),
 )
-"""`ORTHOGONAL` with a cosine decay that a linear network changes by what becomes of the loss: the config of "celo" in celo-zoo."""
+"""`ORTHOGONAL` with a cosine decay that a linear network changes by what becomes of the loss: what the recipe schedule learns."""
 
 CONFIGS: Mapping[str, CeloConfig] = MappingProxyType(
     {"the paper's": CeloConfig(), "ORTHOGONAL": ORTHOGONAL, "ADAPTIVE": ADAPTIVE}
