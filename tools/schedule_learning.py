@@ -129,15 +129,20 @@ class Bench:
         used = np.array([one["shape"] in shapes for one in labels.described])
         held_out = labels.tasks % HELD_OUT == HELD_OUT - 1
         self.training, self.validation = np.flatnonzero(used & ~held_out), np.flatnonzero(used & held_out)
+        of = [labels.described[row] for row in self.training]
+        self.is_plain = np.array([one["inputs"] == "plain" and one["wrong_labels"] == 0.0 for one in of])
+
+    def _trials_of(self, shape: Any) -> Trials:
+        if shape.label not in self._trials:
+            self._trials[shape.label] = Trials(self._weights, self._config, shape)
+        return self._trials[shape.label]
 
     def _logs(self, task: int, length: int, schedulers: Any) -> Floats:
         """Logarithms of final losses."""
         more = schedule_more_tasks
         is_labelled = task < more.FIRST
         shape = schedule_tasks.shape_of(task) if is_labelled else more.SHAPES[task % len(more.SHAPES)]
-        if shape.label not in self._trials:
-            self._trials[shape.label] = Trials(self._weights, self._config, shape)
-        trials = self._trials[shape.label]
+        trials = self._trials_of(shape)
         final = trials.final_losses(schedule_tasks.Draw(task, 0, trials.family), length, schedulers)
         return np.log(np.maximum(final, schedule_records.SMALLEST_LOSS))
 
@@ -146,6 +151,15 @@ class Bench:
         found = self._logs(int(self.labels.tasks[row]), int(self.labels.lengths[row]), schedulers)
         best = np.log(np.maximum(self.labels.final[row].min(), schedule_records.SMALLEST_LOSS))
         return np.clip(found - best, -schedule_records.LARGEST_REGRET, schedule_records.LARGEST_REGRET)
+
+    def next_plain(self, number: int) -> int:
+        """The next number of a task without labels, of the same shape, whose inputs are plain."""
+        shapes = schedule_more_tasks.SHAPES
+        shape = shapes[(schedule_more_tasks.FIRST + number) % len(shapes)]
+        family = self._trials_of(shape).family
+        while schedule_tasks.Draw(schedule_more_tasks.FIRST + number, 0, family).described["inputs"] != "plain":
+            number += len(shapes)
+        return number
 
     def differences(self, number: int, length: int, schedulers: Any) -> Floats:
         """``log(final loss)`` of each scheduler less the mean of these, of a task without labels."""
@@ -170,11 +184,13 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
     while time.monotonic() - begun < 60 * options.minutes:
         rng = np.random.default_rng([options.seed, iteration])
         # Short trainings more often, which cost less.
-        share = bench.labels.lengths[bench.training] ** -0.5
+        share = bench.labels.lengths[bench.training] ** -0.5 * np.where(bench.is_plain, options.plain, 1.0)
         rows = rng.choice(bench.training, options.tasks, replace=False, p=share / share.sum())
         # The numbers of held-out ones are those below HELD_OUT times the number of shapes.
         first = HELD_OUT * len(schedule_more_tasks.SHAPES)
-        more = [(first + int(rng.integers(10**6)), int(rng.choice(lengths))) for _ in range(options.more)]
+        draws = rng.integers(10**6, size=options.more) + first
+        numbers = [int(n) if rng.random() * options.plain < 1 else bench.next_plain(int(n)) for n in draws]
+        more = [(n, int(rng.choice(lengths))) for n in numbers]
         gradient, seen = np.zeros_like(theta), []
         for part in (*rows, *more):
             noise = rng.standard_normal((options.pairs, len(theta)))
@@ -283,6 +299,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="time after which no further iteration begins (10)")
     parser.add_argument("--tasks", type=int, default=12, help="tasks in an iteration (12)")
     parser.add_argument("--more", type=int, default=6, help="tasks without labels in an iteration (6)")
+    parser.add_argument(
+        "--plain", type=float, default=1.0, help="how much more often tasks of plain inputs are drawn (1)"
+    )
     parser.add_argument("--start", type=Path, metavar="NPZ", help="state.npz of another run, to begin at its mean")
     parser.add_argument("--pairs", type=int, default=4, help="antithetic pairs for each task (4)")
     parser.add_argument("--sigma", type=float, default=0.15, help="standard deviation of the perturbations (0.15)")

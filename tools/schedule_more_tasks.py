@@ -65,7 +65,7 @@ class Shape(schedule_tasks.Shape):
 
 SHAPES = (
     Shape("varied_vae", "vae_24_4", 1),
-    Shape("varied_es_mlp", "es_18_1", 1),
+    Shape("varied_es_mlp", "es_18_4", 1),
     Shape("learned_optimizer", "learned_optimizer_5_8", 1),
     Shape("varied_deep_vae", "vae_40_28_6", 1),
     Shape("varied_very_deep_mlp", "mlp_16x8", 1),

@@ -176,16 +176,16 @@ _VARIED: Mapping[str, tuple[str, Callable[[Sources], TaskFamily]]] = {
         _varied(_mlp, hidden_sizes=(16,) * 8, batch_size=16),
     ),
     "varied_vae": (
-        "variational autoencoder 64-24-4-24-64, batches to 32, of which the inputs alone vary",
+        "variational autoencoder 64-24-4-24-64, batches to 32, varied but for its pixels",
         _varied(_autoencoder, ImageVAEs, hidden_sizes=(24,), latents=4),
     ),
     "varied_deep_vae": (
-        "variational autoencoder 64-40-28-6-40-28-64, batches to 16, of which the inputs alone vary",
+        "variational autoencoder 64-40-28-6-40-28-64, batches to 16, varied but for its pixels",
         _varied(_autoencoder, ImageVAEs, hidden_sizes=(40, 28), latents=6, batch_size=16),
     ),
     "varied_es_mlp": (
-        "MLP 64-18-10, gradients by evolution strategies of one pair, batches to 32, varied",
-        _varied(_mlp, EstimatedImageMLP, hidden_sizes=(18,), batch_size=32),
+        "MLP 64-18-10, gradients by evolution strategies of four pairs, batches to 64, varied",
+        _varied(_mlp, EstimatedImageMLP, hidden_sizes=(18,), batch_size=64, num_pairs=4),
     ),
     "varied_es_deep_mlp": (
         "MLP 64-24-16-10, gradients by evolution strategies of six pairs, batches to 16, varied",
