@@ -29,7 +29,7 @@ _EXAMPLES = """\
 examples:
   celo-tasks meta-train --out runs/first --recipe fast        # minutes on 2 cores
   celo-tasks meta-train --out runs/paper                      # the paper's: hours on a CPU
-  celo-tasks meta-train --out runs/schedule --recipe schedule --minutes 30   # a scheduler for Celo's update rule
+  celo-tasks meta-train --out runs/schedule --recipe schedule --minutes 30   # learn a scheduler
   celo-tasks meta-train --out runs/mine --data-dir ~/arrays   # ~/arrays/mnist_8x8.npz and so on
   celo-tasks meta-train --out runs/mine --minutes 10          # ten minutes; again to go on
   celo-tasks meta-train --out runs/mine --set estimator.sigma=0.05 --set problems.families.vit=8 \\
