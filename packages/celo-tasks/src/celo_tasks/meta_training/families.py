@@ -1,9 +1,9 @@
 """The families that meta-training may draw its problems from, by name: small networks of many kinds.
 
 None is in a suite, nor among the tasks of `celo_tasks.meta_training.validation`; the networks of two, the paper's MLP and
-varied_large_batch_mlp, are in tasks of suites that see them through gradients by evolution strategies. All are of 8x8 images or of bytes, so
-that one step of one network costs some hundred microseconds of a CPU core at most; of the largest, which are named so, a
-millisecond.
+varied_large_batch_mlp, are in tasks of suites that see them through gradients by evolution strategies. All are of 8x8 images
+or of bytes, so that one step of one network costs some hundred microseconds of a CPU core at most; of the largest, which are
+named so, a millisecond.
 """
 
 import dataclasses
