@@ -269,13 +269,14 @@ def write(weights: celo_zoo.Pretrained, options: argparse.Namespace, start: Any)
         scheduler = jax.device_get(unravel(jnp.asarray(saved["mean"], jnp.float32)))
     base = weights.document["provenance"]
     cost = {name: stage for name, stage in base["cost"].items() if not name.startswith("schedule")}
-    for name, folder in (("schedule_first", options.out / "first"), ("schedule", options.out)):
-        if (folder / "log.jsonl").exists():
-            lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-            times = [line["seconds"] for line in lines]
-            # Seconds begin anew where the run went on.
-            seconds = sum(now for now, after in zip(times, [*times[1:], 0.0], strict=True) if after < now)
-            cost[name] = {"iteration": lines[-1]["iteration"], "seconds": round(seconds, 1)}
+    # Folders within are of the runs that this one began with.
+    for log in (*sorted(options.out.glob("*/log.jsonl")), options.out / "log.jsonl"):
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        times = [line["seconds"] for line in lines]
+        # Seconds begin anew where the run went on.
+        seconds = sum(now for now, after in zip(times, [*times[1:], 0.0], strict=True) if after < now)
+        name = "schedule" if log.parent == options.out else f"schedule_{log.parent.name}"
+        cost[name] = {"iteration": lines[-1]["iteration"], "seconds": round(seconds, 1)}
     kept = [note for note in base["notes"] if not note.startswith(("The schedule", "The evaluations", "Chosen"))]
     run = {
         **base,

@@ -229,16 +229,16 @@ def outcome(updates: Any, params: Any, momentum: Any, steps: Any, bound: float, 
         return Outcome(*(jnp.zeros((), jnp.float32) for _ in Outcome._fields))
     product, agreement, step, parameter, gradient, memory = jnp.concatenate(found).T
     used = parameter > 1e-24  # a tensor of zeros has no size that a step could be compared with
-    share = _mean_where(used, lambda where: step / jnp.where(where, parameter, 1.0))
+    share = _mean_ratio(step, parameter, used)
     # Roots first: products of squares leave float32's range.
     norms = jnp.sqrt(gradient) * jnp.sqrt(memory)
-    alignment = _mean_where(norms > 0, lambda where: agreement / jnp.where(where, norms, 1.0))
+    alignment = _mean_ratio(agreement, norms, norms > 0)
     return Outcome(jnp.sum(product), jnp.sqrt(share), jnp.clip(alignment, -1.0, 1.0))
 
 
-def _mean_where(chosen: Array, values: Callable[[Array], Array]) -> Array:
-    """Mean of those values that are chosen, float32 (); 0 if none is."""
-    total = jnp.sum(jnp.where(chosen, values(chosen), 0.0))
+def _mean_ratio(above: Array, below: Array, chosen: Array) -> Array:
+    """Mean of ``above / below`` where it is chosen, float32 (); 0 if nowhere."""
+    total = jnp.sum(jnp.where(chosen, above / jnp.where(chosen, below, 1.0), 0.0))
     return total / jnp.maximum(jnp.sum(chosen.astype(jnp.float32)), 1.0)
 
 

@@ -79,9 +79,24 @@ def _decays(num_steps: Any, windows: tuple[float, ...]) -> Array:
     return jnp.exp(-4.0 / jnp.maximum(shares * jnp.asarray(num_steps, jnp.float32), 6.0))
 
 
-def _check_windows(windows: tuple[float, ...]) -> None:
-    if not windows or not all(0 < share <= 1 for share in windows):
-        raise ValueError(f"windows must be shares of a training, above 0 and at most 1, not {list(windows)}.")
+@dataclasses.dataclass(frozen=True)
+class _Windowed(Input):
+    """An input with a feature for each of several windows.
+
+    Attributes:
+      windows: shares of a training.
+    """
+
+    windows: tuple[float, ...] = (1 / 30, 1 / 6)
+
+    def __post_init__(self) -> None:
+        if not self.windows or not all(0 < share <= 1 for share in self.windows):
+            raise ValueError(f"windows must be shares of a training, above 0 and at most 1, not {list(self.windows)}.")
+
+    @property
+    def size(self) -> int:
+        """Number of features."""
+        return len(self.windows)
 
 
 class GainRatioState(NamedTuple):
@@ -99,7 +114,7 @@ class GainRatioState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class GainRatio(Input, type="gain_ratio"):
+class GainRatio(_Windowed, type="gain_ratio"):
     """Actual over predicted decrease of the loss: near 1 where steps are short, near 0 where they are too long.
 
     With losses L, gradients g and updates u, ``ratio = sum k_t (L_t - L_{t+1}) / sum k_t (-<g_t, u_t>)`` with weights k of each
@@ -109,17 +124,8 @@ class GainRatio(Input, type="gain_ratio"):
       windows: shares of a training; one feature for each.
     """
 
-    windows: tuple[float, ...] = (1 / 30, 1 / 6)
     reads_loss = True
     reads_outcome = True
-
-    def __post_init__(self) -> None:
-        _check_windows(self.windows)
-
-    @property
-    def size(self) -> int:
-        """Number of features."""
-        return len(self.windows)
 
     def init_state(self) -> GainRatioState:
         """See `Input`."""
@@ -168,7 +174,7 @@ class LossTrendState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class LossTrend(Input, type="loss_trend"):
+class LossTrend(_Windowed, type="loss_trend"):
     """Slope of the loss over its own standard deviation, and that deviation over the mean loss.
 
     With a running mean a of the loss, a running mean c of a, and s^2 one of ``(L - a)^2``, the features are ``(c - a) / s``,
@@ -181,11 +187,7 @@ class LossTrend(Input, type="loss_trend"):
       windows: shares of a training; two features for each.
     """
 
-    windows: tuple[float, ...] = (1 / 30, 1 / 6)
     reads_loss = True
-
-    def __post_init__(self) -> None:
-        _check_windows(self.windows)
 
     @property
     def size(self) -> int:
@@ -253,7 +255,7 @@ class MomentumAlignmentState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class MomentumAlignment(Input, type="momentum_alignment"):
+class MomentumAlignment(_Windowed, type="momentum_alignment"):
     """Cosine of a gradient with the momentum before it, mean over tensors; twice its running means over windows.
 
     It is large where gradients agree from step to step, near 0 where they are noise, and negative where steps overshoot, so that
@@ -266,16 +268,7 @@ class MomentumAlignment(Input, type="momentum_alignment"):
       windows: shares of a training; one feature for each.
     """
 
-    windows: tuple[float, ...] = (1 / 30, 1 / 6)
     reads_outcome = True
-
-    def __post_init__(self) -> None:
-        _check_windows(self.windows)
-
-    @property
-    def size(self) -> int:
-        """Number of features."""
-        return len(self.windows)
 
     def init_state(self) -> MomentumAlignmentState:
         """See `Input`."""
