@@ -280,6 +280,34 @@ def test_momentum_alignment_tells_noise_from_overshooting():
 # The bounds and the network.
 
 
+def with_cosines(part, cosines, ratio=0.01):
+    """Features of `GainRatio` where losses fall by ``ratio`` of what was promised and gradients have these cosines."""
+
+    def step(state, at):
+        count, value, cosine = at
+        seen = Outcome(jnp.float32(0.1), jnp.float32(0.01), cosine)
+        return part.update(state, Signal(count, value, jnp.float32(STEPS), outcome=seen))
+
+    losses = 9.0 - 0.1 * ratio * jnp.arange(STEPS, dtype=jnp.float32)
+    every = (jnp.arange(STEPS), losses, jnp.broadcast_to(jnp.asarray(cosines, jnp.float32), (STEPS,)))
+    return np.asarray(jax.lax.scan(step, part.init_state(), every)[1])
+
+
+@pytest.mark.parametrize("cosine", [-0.5, -0.05, 0.01, 0.05, 0.5])
+def test_gain_ratio_counts_little_where_gradients_are_noise(cosine):
+    plain, gated = (with_cosines(GainRatio(noise=noise), cosine) for noise in (0.0, 0.05))
+    share = cosine**2 / (cosine**2 + 0.05**2)
+    np.testing.assert_allclose(gated[3:], share * plain[3:], rtol=1e-3)
+
+
+def test_gain_ratio_tells_noise_of_gradients_from_overshooting():
+    cosines = 0.02 * np.random.default_rng(0).standard_normal(STEPS)
+    part = GainRatio(noise=0.05)
+    # The mean over the shorter window has a standard deviation of 0.006: a share of 0.17 at 3.5 of these.
+    assert np.all(np.abs(with_cosines(part, cosines)[20:]) < 0.2)
+    assert np.all(with_cosines(part, cosines - 0.2)[20:] < -0.8)
+
+
 def test_before_it_has_learned_the_schedule_is_the_prior():
     prior = Cosine(peak=0.7, exponent=0.5)
     config = SchedulerConfig(
@@ -350,6 +378,7 @@ def test_linear_integral_in_closed_form():
     ("make", "words"),
     [
         (lambda: GainRatio(()), "windows must be shares of a training"),
+        (lambda: GainRatio(noise=-0.1), "noise must be a cosine from 0 to 1, not -0.1."),
         (lambda: LossTrend((0.1, 2.0)), "windows must be shares of a training"),
         (lambda: LinearIntegral(rate=0.0), "rate must be a positive number, not 0.0."),
         (lambda: LinearIntegral(limit=math.inf), "limit must be a positive number, not inf."),

@@ -15,6 +15,8 @@ from celo_core.architectures.celo_adam import CeloAdamConfig as CeloAdamConfig
 from celo_core.architectures.celo_adam import ScaleByCeloAdamState as ScaleByCeloAdamState
 from celo_core.architectures.celo_adam import celo_adam as celo_adam
 from celo_core.architectures.celo_adam import scale_by_celo_adam as scale_by_celo_adam
+from celo_core.averaging import averaged as averaged
+from celo_core.averaging import celo_eval_params as celo_eval_params
 from celo_core.estimators import ESTIMATORS as ESTIMATORS
 from celo_core.estimators import FullBackprop as FullBackprop
 from celo_core.estimators import FullES as FullES

@@ -79,6 +79,34 @@ def _decays(num_steps: Any, windows: tuple[float, ...]) -> Array:
     return jnp.exp(-4.0 / jnp.maximum(shares * jnp.asarray(num_steps, jnp.float32), 6.0))
 
 
+class MeanAlignment(NamedTuple):
+    """Running means of the cosine of a gradient with the momentum before it, over windows.
+
+    Attributes:
+      mean: weighted sums of the cosines, float32 (windows,).
+      weight: sums of the weights, float32 (windows,).
+    """
+
+    mean: Any
+    weight: Any
+
+    @property
+    def value(self) -> Array:
+        """The means, float32 (windows,); 0 before the third step."""
+        return self.mean / jnp.maximum(self.weight, _TINY)
+
+
+def _first_mean(size: int) -> MeanAlignment:
+    return MeanAlignment(*(jnp.zeros((size,), jnp.float32) for _ in MeanAlignment._fields))
+
+
+def _next_mean(state: MeanAlignment, signal: Signal, decays: Array) -> MeanAlignment:
+    # The first momentum is 0.
+    fresh = (1.0 - decays) * (signal.count > 1).astype(jnp.float32)
+    alignment = signal.outcome.alignment if signal.outcome is not None else 0.0
+    return MeanAlignment(decays * state.mean + fresh * alignment, decays * state.weight + fresh)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Windowed(Input):
     """An input with a feature for each of several windows.
@@ -106,11 +134,13 @@ class GainRatioState(NamedTuple):
       losses: the losses so far.
       actual: weighted sums of the decreases, float32 (2, windows): with weights ``b^m`` and ``m b^m``.
       predicted: the same of the predicted ones.
+      alignment: means as of `MomentumAlignment`, ``None`` if `GainRatio.noise` is 0.
     """
 
     losses: Losses
     actual: Any
     predicted: Any
+    alignment: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,17 +150,29 @@ class GainRatio(_Windowed, type="gain_ratio"):
     With losses L, gradients g and updates u, ``ratio = sum k_t (L_t - L_{t+1}) / sum k_t (-<g_t, u_t>)`` with weights k of each
     window, and the feature is ``(log(clip(ratio, 0.003, 1.5)) + 3) / 1.5``.
 
+    The ratio is near 0 too where gradients are mostly noise, to which steps are aligned, and says nothing there about their
+    length. With c, the mean cosine of gradients with the momentum before them, such noise has a c near 0, and signal as well as
+    overshooting has not: the feature is multiplied by ``c^2 / (c^2 + noise^2)``.
+
     Attributes:
       windows: shares of a training; one feature for each.
+      noise: cosine at which the feature is halved; 0 to leave it as it is.
     """
+
+    noise: float = 0.0
 
     reads_loss = True
     reads_outcome = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"noise must be a cosine from 0 to 1, not {self.noise}.")
+
     def init_state(self) -> GainRatioState:
         """See `Input`."""
         sums = lambda: jnp.zeros((2, self.size), jnp.float32)
-        return GainRatioState(_first_losses(), sums(), sums())
+        return GainRatioState(_first_losses(), sums(), sums(), _first_mean(self.size) if self.noise else None)
 
     def update(self, state: GainRatioState, signal: Signal) -> tuple[GainRatioState, Array]:
         """See `Input`."""
@@ -145,15 +187,20 @@ class GainRatio(_Windowed, type="gain_ratio"):
 
         predicted = jnp.clip(signal.outcome.predicted_decrease, -_LARGEST, _LARGEST)
         used = jnp.isfinite(jnp.asarray(signal.value, jnp.float32)) & (state.losses.count > 0)
+        alignment = _next_mean(state.alignment, signal, decays) if self.noise else None
         new = GainRatioState(
             losses,
             jnp.where(used, add(state.actual, decrease), state.actual),
             jnp.where(used, add(state.predicted, predicted), state.predicted),
+            alignment,
         )
         actual, promised = new.actual[1], new.predicted[1]
         ratio = actual / jnp.where(promised > 0, promised, 1.0)
         ratio = jnp.clip(jnp.where(promised > 0, ratio, 0.0), SMALLEST_RATIO, LARGEST_RATIO)
         features = (jnp.log(ratio) + 3.0) / 1.5
+        if alignment is not None:
+            square = jnp.square(alignment.value)
+            features = features * square / (square + np.float32(self.noise**2))
         return new, jnp.where(jnp.any(new.predicted != 0), features, 0.0)
 
 
@@ -242,18 +289,6 @@ class RelativeStep(Input, type="relative_step"):
         return state, jnp.where(size > 0, feature, 0.0)[None]
 
 
-class MomentumAlignmentState(NamedTuple):
-    """State of `MomentumAlignment`.
-
-    Attributes:
-      mean: weighted sums of the cosines, float32 (windows,).
-      weight: sums of the weights, float32 (windows,).
-    """
-
-    mean: Any
-    weight: Any
-
-
 @dataclasses.dataclass(frozen=True)
 class MomentumAlignment(_Windowed, type="momentum_alignment"):
     """Cosine of a gradient with the momentum before it, mean over tensors; twice its running means over windows.
@@ -270,17 +305,13 @@ class MomentumAlignment(_Windowed, type="momentum_alignment"):
 
     reads_outcome = True
 
-    def init_state(self) -> MomentumAlignmentState:
+    def init_state(self) -> MeanAlignment:
         """See `Input`."""
-        zeros = lambda: jnp.zeros((self.size,), jnp.float32)
-        return MomentumAlignmentState(zeros(), zeros())
+        return _first_mean(self.size)
 
-    def update(self, state: MomentumAlignmentState, signal: Signal) -> tuple[MomentumAlignmentState, Array]:
+    def update(self, state: MeanAlignment, signal: Signal) -> tuple[MeanAlignment, Array]:
         """See `Input`."""
         if signal.outcome is None:
             return state, jnp.zeros((self.size,), jnp.float32)
-        decays = _decays(signal.num_steps, self.windows)
-        known = (signal.count > 1).astype(jnp.float32)  # the first momentum is 0
-        mean = decays * state.mean + known * (1.0 - decays) * signal.outcome.alignment
-        weight = decays * state.weight + known * (1.0 - decays)
-        return MomentumAlignmentState(mean, weight), 2.0 * mean / jnp.maximum(weight, _TINY)
+        new = _next_mean(state, signal, _decays(signal.num_steps, self.windows))
+        return new, 2.0 * new.value
