@@ -20,6 +20,7 @@ from celo_core.schedulers import (
     LinearDecay,
     Loss,
     Signal,
+    SignalToNoise,
     Time,
 )
 from celo_core.schedulers.loss_features import (
@@ -29,7 +30,7 @@ from celo_core.schedulers.loss_features import (
     time_features,
     update_loss_buffer,
 )
-from celo_core.schedulers.statistics import Observed, gradient_alignment
+from celo_core.schedulers.statistics import Averages, Observed, gradient_alignment, signal_to_noise
 
 buffer_step = jax.jit(update_loss_buffer)
 
@@ -202,6 +203,75 @@ def test_gradient_alignment_is_a_cosine_whatever_the_scale(scale):
     )
     np.testing.assert_allclose(gradient_alignment(observed), g @ m / np.linalg.norm(g) / np.linalg.norm(m), rtol=1e-5)
     assert gradient_alignment(Observed([jnp.zeros(3)], [jnp.ones(3)])) == 0 == gradient_alignment(Observed([], []))
+
+
+def averages_after(gradients, decays=(0.9, 0.99, 0.999), second=0.999, units=(1.0,)):
+    """Moments of gradients (steps, size), of one tensor for each of ``units`` by which they are multiplied."""
+    momenta, v = np.zeros((len(decays), gradients.shape[1])), np.zeros(gradients.shape[1])
+    for g in gradients:
+        momenta = np.stack([b * m + (1 - b) * g for b, m in zip(decays, momenta, strict=True)])
+        v = second * v + (1 - second) * g**2
+    of = lambda x, power: [jnp.float32(unit**power * x) for unit in units]
+    return Averages([of(m, 1) for m in momenta], of(v, 2), decays, second, jnp.int32(len(gradients)))
+
+
+def told(averages):
+    return np.asarray(signal_to_noise(Observed([], [], averages)))
+
+
+@pytest.mark.parametrize("steps", [5, 60, 400])
+def test_signal_to_noise_is_zero_for_noise_and_known_for_equal_gradients(steps):
+    rng = np.random.default_rng(0)
+    noise = told(averages_after(rng.standard_normal((steps, 20_000))))
+    np.testing.assert_allclose(noise, 0.0, atol=0.03)  # 20,000 entries: a relative error of 1 % of the energy
+    equal = told(averages_after(np.broadcast_to(rng.standard_normal(50), (steps, 50))))
+    b = np.array([0.9, 0.99, 0.999])
+    expected = 0.5 * np.log((1 - b**steps) ** 2 * (1 + b) / (1 - b) / (1 - b ** (2 * steps)))
+    np.testing.assert_allclose(equal, expected, atol=2e-3)
+
+
+def test_signal_to_noise_is_negative_where_gradients_alternate():
+    signs = np.where(np.arange(100) % 2 == 0, 1.0, -1.0)[:, None]
+    assert np.all(told(averages_after(signs * np.ones((1, 30))))[:2] < -0.5)
+
+
+def test_signal_to_noise_does_not_depend_on_units_and_is_zero_where_nothing_is_known():
+    gradients = np.random.default_rng(1).standard_normal((30, 40)) + 0.2
+    np.testing.assert_allclose(
+        told(averages_after(gradients, units=(1e-12, 1.0, 1e12))), told(averages_after(gradients)), atol=1e-4
+    )
+    for few in (gradients[:0], gradients[:1], 0 * gradients):
+        assert np.all(told(averages_after(few)) == 0)
+
+
+@pytest.mark.parametrize(("architecture", "momenta"), [("celo", 3), ("celo_adam", 1)])
+def test_a_scheduler_reads_the_signal_to_noise_of_the_moments_that_there_are(architecture, momenta):
+    scheduler = SchedulerConfig(inputs=(SignalToNoise(momenta),), network=Linear())
+    made = get_architecture(architecture)
+    made = dataclasses.replace(made, config=dataclasses.replace(made.config, scheduler=scheduler))
+    theta = made.init(jax.random.key(0))
+    kernel = theta["scheduler"]["step_size"]["kernel"]
+    params = {"w": jnp.ones((4, 3)), "frozen": jnp.ones(2)}
+
+    def sizes(weight):
+        tx = made.build({**theta, "scheduler": {"step_size": {"kernel": 0 * kernel + weight, "bias": jnp.zeros(1)}}}, 100)
+        state, found = tx.init(params), []
+        for _ in range(4):
+            steps, state = tx.update({"w": jnp.ones((4, 3)), "frozen": None}, state, params, value=jnp.float32(1.0))
+            found.append(float(jnp.linalg.norm(steps["w"])))
+        return np.array(found)
+
+    with_it, without = sizes(1.0), sizes(0.0)
+    np.testing.assert_allclose(with_it[:2], without[:2], rtol=1e-5)
+    b = np.array([0.9, 0.99, 0.999])[:momenta] if architecture == "celo" else np.array([made.config.b1])
+    equal = lambda k: np.sum(0.5 * np.log((1 - b**k) ** 2 * (1 + b) / (1 - b) / (1 - b ** (2 * k))))
+    np.testing.assert_allclose(np.log(with_it[2:] / without[2:]), [equal(2), equal(3)], rtol=2e-3)
+
+
+def test_another_number_of_momenta_is_refused_in_a_sentence():
+    part = SignalToNoise(2)
+    with pytest.raises(ValueError, match="signal_to_noise: momenta is 2, but the optimizer keeps 3"):
+        part.update(None, Signal(0, 1.0, 100.0, None, {"signal_to_noise": jnp.zeros(3)}))
 
 
 def test_time_features():

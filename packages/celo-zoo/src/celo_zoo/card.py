@@ -34,6 +34,7 @@ _INPUTS = {
     "loss_trend": "the slope and the noise of the loss",
     "relative_step": "the size of the last step",
     "momentum_alignment": "how well gradients agree with their momenta",
+    "signal_to_noise": "how much of each momentum is signal",
 }
 _NETWORKS = {
     "linear": "a linear map",

@@ -15,7 +15,7 @@ from celo_core import checks
 from celo_core.kernels import interface, reductions
 from celo_core.schedulers import Outcome, Scheduler, SchedulerConfig, Signal
 from celo_core.schedulers.embedding import check_task_embedding
-from celo_core.schedulers.statistics import STATISTICS, Observed
+from celo_core.schedulers.statistics import STATISTICS, Averages, Observed
 from celo_core.sharding import KeepsShardings, explicit_key
 
 Array = jax.Array
@@ -192,17 +192,20 @@ class Scheduling:
         return self._scheduler.decay(count, self._num_steps)
 
 
-def observed(updates: Any, params: Any, momentum: Any, bound: float) -> Observed:
+def observed(updates: Any, params: Any, averages: Averages, bound: float) -> Observed:
     """Inputs of the statistics, from the tensors that have a gradient.
 
     Args:
       updates: gradients.
       params: parameters.
-      momentum: tree like the parameters.
+      averages: with trees like the parameters in place of lists.
       bound: gradients are clipped elementwise to plus or minus this.
     """
-    pairs = [pair for pair in zip(*leaves_like(params, updates, momentum), strict=True) if pair[0] is not None]
-    return Observed([interface.finite_gradient(g, bound) for g, _ in pairs], [m for _, m in pairs])
+    gradients, second, *momenta = leaves_like(params, updates, averages.second_moment, *averages.momenta)
+    there = [n for n, gradient in enumerate(gradients) if gradient is not None]
+    of = lambda column: [column[n] for n in there]
+    lists = averages._replace(momenta=[of(m) for m in momenta], second_moment=of(second))
+    return Observed([interface.finite_gradient(g, bound) for g in of(gradients)], lists.momenta[0], lists)
 
 
 def outcome(updates: Any, params: Any, momentum: Any, steps: Any, bound: float, stacks: Any = None) -> Outcome:

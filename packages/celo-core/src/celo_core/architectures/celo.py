@@ -42,6 +42,7 @@ from celo_core.schedulers import (
     SchedulerConfig,
     Time,
 )
+from celo_core.schedulers.statistics import Averages
 
 Array = jax.Array
 
@@ -108,7 +109,7 @@ ORTHOGONAL = CeloConfig(
 ADAPTIVE = dataclasses.replace(
     ORTHOGONAL,
     scheduler=SchedulerConfig(
-        inputs=(Time(), Horizon(), GainRatio(), LossTrend(), RelativeStep(), MomentumAlignment()),
+        inputs=(Time(), Horizon(), GainRatio(noise=0.05), LossTrend(), RelativeStep(), MomentumAlignment()),
         network=LinearIntegral(),
         prior=Cosine(peak=1.0, exponent=0.7, shortest=500.0),
         bounds=(1 / 16, 2.0),
@@ -284,7 +285,7 @@ def scale_by_celo(
     def update(
         updates: Any, state: ScaleByCeloState, params: Any, value: Any, layout: _common.Layout
     ) -> tuple[Any, ScaleByCeloState]:
-        seen = lambda: _common.observed(updates, params, state.momentum[0], config.moments.gradient_clip)
+        seen = lambda: _common.observed(updates, params, averages_of(config, state), config.moments.gradient_clip)
         controls, scheduler_state = scheduling.step(state.scheduler, state.count, value, seen)
         multiplier, own = _split(controls, state.scale_floor)
         prepared = lambda parts: tuple(d.prepare(weights[d.type], config.moments, state.count) for d in parts)
@@ -313,6 +314,13 @@ def scale_by_celo(
 
     loss = {"reads_loss": scheduling.reads_loss, "has_prior": scheduling.has_prior}
     return _common.direction("celo", init, update, **loss, num_stacked_axes=num_stacked_axes)
+
+
+def averages_of(config: CeloConfig, state: ScaleByCeloState) -> Averages:
+    """The moments of a state, as statistics read them."""
+    moments = config.moments
+    decays = moments.momentum_decays, moments.second_moment_decay
+    return Averages(state.momentum, state.second_moment, *decays, state.count)
 
 
 def _scheduling(config: CeloConfig, theta: Any, arrays: Any, num_steps: Any, task_embedding: Any) -> _common.Scheduling:

@@ -24,6 +24,7 @@ from celo_core import accumulators, checks, kernels
 from celo_core.architectures import _common
 from celo_core.kernels import interface
 from celo_core.schedulers import Cosine, Horizon, Linear, Loss, Scheduler, SchedulerConfig, Time
+from celo_core.schedulers.statistics import Averages
 
 Array = jax.Array
 
@@ -143,7 +144,8 @@ def scale_by_celo_adam(
         updates: Any, state: ScaleByCeloAdamState, params: Any, value: Any, layout: Any
     ) -> tuple[Any, ScaleByCeloAdamState]:
         del layout
-        seen = lambda: _common.observed(updates, params, state.momentum, config.gradient_clip)
+        averages = Averages((state.momentum,), state.second_moment, (config.b1,), config.b2, state.count)
+        seen = lambda: _common.observed(updates, params, averages, config.gradient_clip)
         controls, scheduler_state = scheduling.step(state.scheduler, state.count, value, seen)
         count = optax.safe_increment(state.count)
         k = count.astype(jnp.float32)

@@ -13,6 +13,7 @@ from celo_core.schedulers.feedback import RelativeStep as RelativeStep
 from celo_core.schedulers.inputs import GradientAlignment as GradientAlignment
 from celo_core.schedulers.inputs import Horizon as Horizon
 from celo_core.schedulers.inputs import Loss as Loss
+from celo_core.schedulers.inputs import SignalToNoise as SignalToNoise
 from celo_core.schedulers.inputs import TaskEmbedding as TaskEmbedding
 from celo_core.schedulers.inputs import Time as Time
 from celo_core.schedulers.interface import Controls as Controls

@@ -154,3 +154,27 @@ class GradientAlignment(Input, type="gradient_alignment"):
     def update(self, state: Any, signal: Signal) -> tuple[Any, Array]:
         """See `Input`."""
         return state, signal.statistics["gradient_alignment"][None]
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalToNoise(Input, type="signal_to_noise"):
+    """`celo_core.schedulers.statistics.signal_to_noise`, which costs a pass over the moments that there are.
+
+    Attributes:
+      momenta: how many momenta the optimizer keeps; one feature for each.
+    """
+
+    momenta: int = 3
+    statistics = ("signal_to_noise",)
+
+    @property
+    def size(self) -> int:
+        """Number of features."""
+        return self.momenta
+
+    def update(self, state: Any, signal: Signal) -> tuple[Any, Array]:
+        """See `Input`; raises ValueError if the optimizer keeps another number of momenta."""
+        found = signal.statistics["signal_to_noise"]
+        if found.shape != (self.momenta,):
+            raise ValueError(f"signal_to_noise: momenta is {self.momenta}, but the optimizer keeps {found.size}.")
+        return state, found

@@ -35,7 +35,7 @@ class Signal(NamedTuple):
       num_steps: planned length of training, float32 ().
       task_embedding: what `celo_core.task_embedding` returned, or ``None`` where it is not read.
       statistics: of gradients and moments, those of `celo_core.schedulers.statistics.STATISTICS` that the scheduler's inputs
-        read, by name, float32 ().
+        read, by name, float32.
       outcome: of the step before, or ``None`` where it is not read.
     """
 

@@ -51,8 +51,8 @@ _VALIDATE = """\
 Compare weights on the validation tasks at several lengths of training: tuned Adam's final loss over theirs, above 1 where they
 are better.
 
-The eleven tasks are neither trained on nor in an evaluation suite, so that nothing is chosen by what it is judged by later. Five,
-"few", are small and well scaled; the others are larger, badly scaled or noisy. Adam is tuned for each task and length. With
+The tasks are neither trained on nor in an evaluation suite, so that nothing is chosen by what it is judged by later. Five, "few",
+are small and well scaled; fourteen are larger, of other kinds, badly scaled or noisy. Adam is tuned for each task and length. With
 --out the results are kept, and the same command measures only what is missing.
 """
 

@@ -36,8 +36,11 @@ from celo_tasks.families import (
     ImageVAE,
     LanguageModel,
 )
+from celo_tasks.families.hashed_trigrams import HashedTrigrams
+from celo_tasks.families.mlp_mixer import MLPMixer
 from celo_tasks.families.recurrent import RecurrentLM
 from celo_tasks.families.text_transformer import TransformerLM
+from celo_tasks.families.vision_transformer import VisionTransformer
 from celo_tasks.meta_training.optimizers import Adam, Recorded
 
 Array = jax.Array
@@ -90,6 +93,43 @@ def _tiny_batch() -> TaskFamily:
     return ImageClassifier("convnet_batch_2", ConvNet((6, 6), (2, 2), 10), "digits_8x8", (8, 8, 1), batch_size=2)
 
 
+def _vit() -> TaskFamily:
+    network = VisionTransformer(patch_size=2, width=24, mlp_width=48, num_heads=4, num_layers=2, num_outputs=10)
+    return ImageClassifier("vit_2x24", network, "fashion_mnist_small_8x8", (8, 8, 1), batch_size=16)
+
+
+def _mixer() -> TaskFamily:
+    network = MLPMixer(2, 16, 2, token_mlp_width=24, channel_mlp_width=32, num_outputs=10)
+    return ImageClassifier("mixer_2x16", network, "digits_8x8", (8, 8, 1), batch_size=32)
+
+
+def _deep() -> TaskFamily:
+    return ImageClassifier("mlp_8x32", MLP((32,) * 8, 10), "fashion_mnist_small_8x8", (64,), batch_size=32)
+
+
+def _batch_norm() -> TaskFamily:
+    network = ConvNet((12, 24), (1, 2), 10, normalization="batch")
+    return ImageClassifier("convnet_batchnorm", network, "fashion_mnist_small_8x8", (8, 8, 1), batch_size=64)
+
+
+def _large_autoencoder() -> TaskFamily:
+    sizes = (64, 16, 64)
+    return ImageAutoencoder("autoencoder_784", "fashion_mnist_small_28", 784, batch_size=32, hidden_sizes=sizes)
+
+
+def _large_small_batch() -> TaskFamily:
+    network = MLP((96, 64, 48), 10)
+    return ImageClassifier("mlp_784x96x64x48", network, "fashion_mnist_small_28", (784,), batch_size=8)
+
+
+def _gru() -> TaskFamily:
+    return LanguageModel("gru_40", RecurrentLM("gru", 40, 16), batch_size=8, length=24)
+
+
+def _trigrams() -> TaskFamily:
+    return LanguageModel("trigrams_1024", HashedTrigrams(1024, 12, 32), batch_size=8, length=32)
+
+
 VALIDATION_TASKS: Mapping[str, tuple[str, Callable[[], TaskFamily]]] = MappingProxyType(
     {
         "mlp_tanh_48x24": ("MLP 64-48-24-10 with tanh on Fashion-MNIST at 8x8, batch 32", _mlp),
@@ -117,6 +157,20 @@ VALIDATION_TASKS: Mapping[str, tuple[str, Callable[[], TaskFamily]]] = MappingPr
         "convnet_batch_2": (
             "convnet, 3x3 with 6 and 6 channels, without normalisation, on 8x8 digits, batch 2",
             _tiny_batch,
+        ),
+        "vit_2x24": ("vision transformer, two layers of width 24, on Fashion-MNIST at 8x8, batch 16", _vit),
+        "mixer_2x16": ("MLP-Mixer, two blocks of width 16, on 8x8 digits, batch 32", _mixer),
+        "mlp_8x32": ("MLP of eight layers of width 32, without normalisation, on Fashion-MNIST at 8x8, batch 32", _deep),
+        "convnet_batchnorm": (
+            "convnet, 3x3 with 12 and 24 channels and batch normalisation, on Fashion-MNIST at 8x8, batch 64",
+            _batch_norm,
+        ),
+        "autoencoder_784": ("autoencoder 784-64-16-64-784 of Fashion-MNIST, batch 32", _large_autoencoder),
+        "mlp_784x96x64x48": ("MLP 784-96-64-48-10 on Fashion-MNIST, batch 8", _large_small_batch),
+        "gru_40": ("byte-level GRU of width 40 on Shakespeare, batch 8 x 24", _gru),
+        "trigrams_1024": (
+            "byte-level model with an embedding of 1,024 hashed trigrams, most of them rare, on Shakespeare, batch 8 x 32",
+            _trigrams,
         ),
     }
 )
