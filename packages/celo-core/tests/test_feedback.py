@@ -361,6 +361,30 @@ def test_the_network_changes_the_prior_within_the_bounds(bounds):
     np.testing.assert_allclose(slopes[0], slopes[1], rtol=0.02)
 
 
+@pytest.mark.parametrize("cosine", [-0.3, 0.0, 0.04, 0.3])
+def test_where_gradients_are_noise_the_prior_is_followed(cosine):
+    config = SchedulerConfig(
+        inputs=(Time(),), network=LinearIntegral(), prior=Constant(1.0), bounds=(0.25, 4.0), noise=0.04
+    )
+    theta = Scheduler(config).init(jax.random.key(0))
+    theta["step_size"]["bias"] += jnp.asarray([-0.7, 0.0])
+
+    def multipliers(config):
+        def step(state, count):
+            if state.outcome is not None:
+                state = state._replace(outcome=Outcome(jnp.float32(0.1), jnp.float32(0.01), jnp.float32(cosine)))
+            controls, state = Scheduler(config).step(theta, state, Signal(count, None, 100.0))
+            return state, controls.multiplier
+
+        return np.asarray(jax.lax.scan(step, Scheduler(config).init_state(theta), jnp.arange(50))[1])
+
+    share = cosine**2 / (cosine**2 + 0.04**2)
+    whole = np.log(multipliers(dataclasses.replace(config, noise=0.0)))
+    found = np.log(multipliers(config))
+    np.testing.assert_allclose(found[2:], share * whole[2:], rtol=1e-3, atol=1e-6)
+    assert np.all(found[:2] == 0), "of the first two steps no alignment is known"
+
+
 def test_linear_integral_in_closed_form():
     network = LinearIntegral(rate=8.0, limit=0.5)
     rng = np.random.default_rng(0)
@@ -386,6 +410,7 @@ def test_linear_integral_in_closed_form():
             lambda: SchedulerConfig(bounds=(0.5, 1.0)),
             "bounds must be factors below and above 1, such as 0.25 and 4, not",
         ),
+        (lambda: SchedulerConfig(noise=2.0), "noise must be a cosine from 0 to 1, not 2.0."),
         (lambda: SchedulerConfig(bounds=(-1.0, 2.0)), "bounds must be factors below and above 1"),
         (lambda: SchedulerConfig(bounds=(0.5, math.nan)), "bounds must be factors below and above 1"),
     ],

@@ -254,7 +254,9 @@ def test_a_scheduler_reads_the_signal_to_noise_of_the_moments_that_there_are(arc
     params = {"w": jnp.ones((4, 3)), "frozen": jnp.ones(2)}
 
     def sizes(weight):
-        tx = made.build({**theta, "scheduler": {"step_size": {"kernel": 0 * kernel + weight, "bias": jnp.zeros(1)}}}, 100)
+        tx = made.build(
+            {**theta, "scheduler": {"step_size": {"kernel": 0 * kernel + weight, "bias": jnp.zeros(1)}}}, 100
+        )
         state, found = tx.init(params), []
         for _ in range(4):
             steps, state = tx.update({"w": jnp.ones((4, 3)), "frozen": None}, state, params, value=jnp.float32(1.0))

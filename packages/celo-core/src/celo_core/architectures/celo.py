@@ -113,6 +113,7 @@ ADAPTIVE = dataclasses.replace(
         network=LinearIntegral(),
         prior=Cosine(peak=1.0, exponent=0.7, shortest=500.0),
         bounds=(1 / 16, 2.0),
+        noise=0.04,
     ),
 )
 """`ORTHOGONAL` with a cosine decay that a linear network changes by what becomes of the loss: what the recipe schedule learns."""

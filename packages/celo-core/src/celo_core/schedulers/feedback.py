@@ -90,21 +90,28 @@ class MeanAlignment(NamedTuple):
     mean: Any
     weight: Any
 
+    @classmethod
+    def first(cls, size: int) -> "MeanAlignment":
+        """Before the first step."""
+        return cls(*(jnp.zeros((size,), jnp.float32) for _ in cls._fields))
+
+    def after(self, signal: Signal, windows: tuple[float, ...]) -> "MeanAlignment":
+        """With the cosine of one more step, which the signal's outcome has."""
+        decays = _decays(signal.num_steps, windows)
+        # The first momentum is 0.
+        fresh = (1.0 - decays) * (signal.count > 1).astype(jnp.float32)
+        alignment = signal.outcome.alignment if signal.outcome is not None else 0.0
+        return MeanAlignment(decays * self.mean + fresh * alignment, decays * self.weight + fresh)
+
     @property
     def value(self) -> Array:
         """The means, float32 (windows,); 0 before the third step."""
         return self.mean / jnp.maximum(self.weight, _TINY)
 
-
-def _first_mean(size: int) -> MeanAlignment:
-    return MeanAlignment(*(jnp.zeros((size,), jnp.float32) for _ in MeanAlignment._fields))
-
-
-def _next_mean(state: MeanAlignment, signal: Signal, decays: Array) -> MeanAlignment:
-    # The first momentum is 0.
-    fresh = (1.0 - decays) * (signal.count > 1).astype(jnp.float32)
-    alignment = signal.outcome.alignment if signal.outcome is not None else 0.0
-    return MeanAlignment(decays * state.mean + fresh * alignment, decays * state.weight + fresh)
+    def share(self, noise: float) -> Array:
+        """``c^2 / (c^2 + noise^2)`` of the means c: near 0 where gradients are noise, float32 (windows,)."""
+        square = jnp.square(self.value)
+        return square / (square + np.float32(noise**2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +179,7 @@ class GainRatio(_Windowed, type="gain_ratio"):
     def init_state(self) -> GainRatioState:
         """See `Input`."""
         sums = lambda: jnp.zeros((2, self.size), jnp.float32)
-        return GainRatioState(_first_losses(), sums(), sums(), _first_mean(self.size) if self.noise else None)
+        return GainRatioState(_first_losses(), sums(), sums(), MeanAlignment.first(self.size) if self.noise else None)
 
     def update(self, state: GainRatioState, signal: Signal) -> tuple[GainRatioState, Array]:
         """See `Input`."""
@@ -187,7 +194,7 @@ class GainRatio(_Windowed, type="gain_ratio"):
 
         predicted = jnp.clip(signal.outcome.predicted_decrease, -_LARGEST, _LARGEST)
         used = jnp.isfinite(jnp.asarray(signal.value, jnp.float32)) & (state.losses.count > 0)
-        alignment = _next_mean(state.alignment, signal, decays) if self.noise else None
+        alignment = state.alignment.after(signal, self.windows) if self.noise else None
         new = GainRatioState(
             losses,
             jnp.where(used, add(state.actual, decrease), state.actual),
@@ -199,8 +206,7 @@ class GainRatio(_Windowed, type="gain_ratio"):
         ratio = jnp.clip(jnp.where(promised > 0, ratio, 0.0), SMALLEST_RATIO, LARGEST_RATIO)
         features = (jnp.log(ratio) + 3.0) / 1.5
         if alignment is not None:
-            square = jnp.square(alignment.value)
-            features = features * square / (square + np.float32(self.noise**2))
+            features = features * alignment.share(self.noise)
         return new, jnp.where(jnp.any(new.predicted != 0), features, 0.0)
 
 
@@ -307,11 +313,11 @@ class MomentumAlignment(_Windowed, type="momentum_alignment"):
 
     def init_state(self) -> MeanAlignment:
         """See `Input`."""
-        return _first_mean(self.size)
+        return MeanAlignment.first(self.size)
 
     def update(self, state: MeanAlignment, signal: Signal) -> tuple[MeanAlignment, Array]:
         """See `Input`."""
         if signal.outcome is None:
             return state, jnp.zeros((self.size,), jnp.float32)
-        new = _next_mean(state, signal, _decays(signal.num_steps, self.windows))
+        new = state.after(signal, self.windows)
         return new, 2.0 * new.value

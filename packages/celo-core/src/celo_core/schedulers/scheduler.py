@@ -1,7 +1,7 @@
 """The scheduler: inputs, a network and a prior, evaluated once per step, since they depend on no tensor.
 
 ``multiplier = prior(step, num_steps) * exp(network(inputs))``, without a network the prior alone, and with a bound B on either
-side the network's output y of that sign replaced by ``log B tanh(y / log B)``. Source: Celo (arXiv 2501.12670, section 3),
+side the network's output y of that sign replaced by ``log B tanh(y / log B)``. Where gradients are noise, y may count less. Source: Celo (arXiv 2501.12670, section 3),
 where inputs are time and loss, the network is an LSTM of 64 units and the prior is 0.1.
 """
 
@@ -15,9 +15,13 @@ import numpy as np
 
 from celo_core.schedulers import inputs as inputs_lib
 from celo_core.schedulers import networks, priors
+from celo_core.schedulers.feedback import MeanAlignment
 from celo_core.schedulers.interface import Controls, Outcome, Signal
 
 Array = jax.Array
+
+NOISE_WINDOW = 1 / 6
+"""Share of a training over which gradients are compared with momenta, where `SchedulerConfig.noise` is not 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,9 @@ class SchedulerConfig:
       prior: see `celo_core.schedulers.priors`.
       bounds: smallest and largest factor by which the network changes the prior, around 1, which it is before it has learned;
         ``None`` for no bounds. With bounds, a step without a loss that the inputs read follows the prior alone.
+      noise: where gradients are mostly noise, little of what came of a step is due to its length. With c, the mean cosine of
+        gradients with the momentum before them over the last sixth of the training, near 0 for noise and neither for signal nor
+        for overshooting, the network's output is multiplied by ``c^2 / (c^2 + noise^2)``. 0 for no such factor.
 
     Raises:
       ValueError: the bounds are not around 1, inputs without a network, a network without inputs, or the same input twice.
@@ -39,10 +46,13 @@ class SchedulerConfig:
     network: networks.Network | None = networks.LSTM()
     prior: priors.Prior = priors.Constant()
     bounds: tuple[float, float] | None = None
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.bounds is not None and not 0 < self.bounds[0] < 1 < self.bounds[1] < math.inf:
             raise ValueError(f"bounds must be factors below and above 1, such as 0.25 and 4, not {list(self.bounds)}.")
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"noise must be a cosine from 0 to 1, not {self.noise}.")
         if (self.network is None) != (not self.inputs):
             has, lacks = ("inputs", "network") if self.inputs else ("a network", "inputs")
             raise ValueError(f"a scheduler with {has} needs {lacks} too: give both, or neither for the prior alone.")
@@ -63,7 +73,7 @@ class SchedulerConfig:
     @property
     def reads_outcome(self) -> bool:
         """Whether `Scheduler.observe` must be told of each step."""
-        return any(part.reads_outcome for part in self.inputs)
+        return self.noise > 0 or any(part.reads_outcome for part in self.inputs)
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -78,11 +88,13 @@ class SchedulerState(NamedTuple):
       inputs: state of each input, or ``None``.
       network: state of the network, or ``None``.
       outcome: of the last step, or ``None`` where it is not read.
+      alignment: mean cosine of gradients with momenta, or ``None`` where the config's ``noise`` is 0.
     """
 
     inputs: tuple[Any, ...]
     network: Any
     outcome: Outcome | None = None
+    alignment: MeanAlignment | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +122,8 @@ class Scheduler:
         memory = None if network is None else network.init_state(theta)
         zero = lambda: jnp.zeros((), jnp.float32)
         outcome = Outcome(zero(), zero(), zero()) if self.config.reads_outcome else None
-        return SchedulerState(tuple(part.init_state() for part in self.config.inputs), memory, outcome)
+        alignment = MeanAlignment.first(1) if self.config.noise else None
+        return SchedulerState(tuple(part.init_state() for part in self.config.inputs), memory, outcome, alignment)
 
     def reads_loss(self, theta: dict[str, Any]) -> bool:
         """Whether the multiplier depends on the loss; false where a linear network's weights of the loss are all 0."""
@@ -158,4 +171,9 @@ class Scheduler:
             least, most = np.log(np.asarray(self.config.bounds, np.float32))
             limit = jnp.where(log_multiplier < 0, -least, most)
             log_multiplier = limit * jnp.tanh(log_multiplier / limit)
-        return Controls(scale * jnp.exp(log_multiplier)), SchedulerState(tuple(memories), memory, state.outcome)
+        alignment = state.alignment
+        if alignment is not None:
+            alignment = alignment.after(signal, (NOISE_WINDOW,))
+            log_multiplier = log_multiplier * alignment.share(self.config.noise)[0]
+        new = SchedulerState(tuple(memories), memory, state.outcome, alignment)
+        return Controls(scale * jnp.exp(log_multiplier)), new

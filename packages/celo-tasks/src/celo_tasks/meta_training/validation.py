@@ -160,7 +160,10 @@ VALIDATION_TASKS: Mapping[str, tuple[str, Callable[[], TaskFamily]]] = MappingPr
         ),
         "vit_2x24": ("vision transformer, two layers of width 24, on Fashion-MNIST at 8x8, batch 16", _vit),
         "mixer_2x16": ("MLP-Mixer, two blocks of width 16, on 8x8 digits, batch 32", _mixer),
-        "mlp_8x32": ("MLP of eight layers of width 32, without normalisation, on Fashion-MNIST at 8x8, batch 32", _deep),
+        "mlp_8x32": (
+            "MLP of eight layers of width 32, without normalisation, on Fashion-MNIST at 8x8, batch 32",
+            _deep,
+        ),
         "convnet_batchnorm": (
             "convnet, 3x3 with 12 and 24 channels and batch normalisation, on Fashion-MNIST at 8x8, batch 64",
             _batch_norm,
