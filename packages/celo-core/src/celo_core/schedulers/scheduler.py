@@ -1,8 +1,9 @@
 """The scheduler: inputs, a network and a prior, evaluated once per step, since they depend on no tensor.
 
-``multiplier = prior(step, num_steps) * exp(network(inputs))``, without a network the prior alone, and with a bound B on either
-side the network's output y of that sign replaced by ``log B tanh(y / log B)``. Where gradients are noise, y may count less. Source: Celo (arXiv 2501.12670, section 3),
-where inputs are time and loss, the network is an LSTM of 64 units and the prior is 0.1.
+``multiplier = prior(step, num_steps) * exp(network(inputs))``, without a network the prior alone. With a bound B on either side
+the network's output y of that sign is replaced by ``log B tanh(y / log B)``, and where gradients are noise y may count less.
+Source: Celo (arXiv 2501.12670, section 3), where inputs are time and loss, the network is an LSTM of 64 units and the prior is
+0.1.
 """
 
 import dataclasses
