@@ -51,14 +51,17 @@ def yardstick_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def evaluation_table(report: dict[str, Any]) -> str:
-    """One row per optimizer of an evaluation's report.json."""
+def evaluation_table(*reports: dict[str, Any]) -> str:
+    """One row per optimizer of evaluations' report.json, the best first; of one that is in several, that of the first."""
     interval = lambda x: f"{x['value']:.2f} [{x['low']:.2f}, {x['high']:.2f}]"
     lines = [
         "| optimizer | final-loss ratio, IQM | speed-up, IQM | optimality gap of the ratio | diverged |",
         "|---|---:|---:|---:|---:|",
     ]
-    for one in report["aggregates"]:
+    found: dict[str, Any] = {}
+    for report in reports:
+        found |= {one["optimizer"]: one for one in report["aggregates"] if one["optimizer"] not in found}
+    for one in sorted(found.values(), key=lambda one: -one["ratio"]["iqm"]["value"]):
         bound = "> " if one["lower_bound"] else ""
         lines.append(
             f"| {one['optimizer']} | {interval(one['ratio']['iqm'])} | {bound}{interval(one['speedup']['iqm'])} "
@@ -175,17 +178,34 @@ def choice_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def schedule_table(record: dict[str, Any]) -> str:
-    """The multiplier at shares of trainings of several lengths."""
+def choice_by_task(record: dict[str, Any]) -> str:
+    """As `choice_table`, with a column for each of the weights and a row for each task at the longest length."""
+    longest = list(record["adam"])[-1]
+    weights = record["weights"]
+    lines = ["| | " + " | ".join(weights) + " |", "|---|" + "---:|" * len(weights)]
+    shown = lambda x: "" if x is None else f"{x:.2f}"
+    row = lambda label, values: lines.append(f"| {label} | " + " | ".join(map(shown, values)) + " |")
+    for length in record["adam"]:
+        of = [one["lengths"].get(length) for one in weights.values()]
+        row(f"{int(length):,} steps: IQM", [one and one["iqm"] for one in of])
+        row(f"{int(length):,} steps: geometric mean", [one and one["ratio"] for one in of])
+        row(f"{int(length):,} steps: lowest", [one and min(one["tasks"].values()) for one in of])
+    for task in record["adam"][longest]["tasks"]:
+        row(f"{task}, {int(longest):,} steps", [one["lengths"][longest]["tasks"][task] for one in weights.values()])
+    return "\n".join(lines)
+
+
+def schedule_table(record: dict[str, Any], part: str = "schedule", label: str = "planned steps") -> str:
+    """The multiplier at shares of trainings of a part of a behaviour.json, such as several lengths."""
     shares = (0.0, 0.15, 0.3, 0.5, 0.7, 0.9)
     lines = [
-        "| planned steps | " + " | ".join(f"at {100 * share:.0f} %" for share in shares) + " |",
+        f"| {label} | " + " | ".join(f"at {100 * share:.0f} %" for share in shares) + " |",
         "|---:|" + "---:|" * len(shares),
     ]
-    for steps, curves in record["schedule"].items():
+    for setting, curves in record[part].items():
         values = curves["multiplier"]
         row = [f"{values[round(share * (len(values) - 1))]:.2f}" for share in shares]
-        lines.append(f"| {int(steps):,} | " + " | ".join(row) + " |")
+        lines.append(f"| {float(setting):,g} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
@@ -215,42 +235,59 @@ def first_call_table(results: dict[str, Any]) -> str:
 
 
 def section(
-    quickstart: dict[str, Any], evaluation: dict[str, Any], yardstick: dict[str, Any], run: dict[str, Any]
+    quickstart: dict[str, Any],
+    evaluation: dict[str, Any],
+    others: dict[str, Any],
+    stress: dict[str, Any],
+    yardstick: dict[str, Any],
+    run: dict[str, Any],
 ) -> str:
     """The README's section between its markers."""
-    with np.load(RESULTS / "celo/theta.npz", allow_pickle=False) as archive:
+    with np.load(RESULTS / "schedule-learning/theta.npz", allow_pickle=False) as archive:
         values = sum(archive[name].size for name in archive.files if name != "metadata")
-    hours, steps = run["seconds"] / 3600, run["inner_steps"] / 1e6
+    cost = {name: stage["seconds"] / 3600 for name, stage in run["cost"].items()}
+    scheduler = sum(hours for name, hours in cost.items() if name.startswith("schedule"))
+    rule = sum(cost.values()) - scheduler
     seeds = max(len(one["final_loss_by_seed"]) for one in quickstart["tasks"])
     rates = max(one["settings"] for one in quickstart["tasks"])
     return f"""\
-The weights are {values:,} numbers and a cosine decay, meta-trained from scratch in {hours:.1f} hours on two CPU cores,
-{steps:.0f} million training steps in all ([how](docs/results/celo/README.md), [what they have learned](docs/learned.md)).
+The weights are {values:,} numbers, meta-trained from scratch: an update rule in {rule:.1f} hours on two CPU cores
+([how](docs/results/celo/README.md)), and a scheduler that adapts a cosine decay to the task, in {scheduler:.1f} hours of one core
+([how](docs/results/schedule-learning/README.md)). [What they have learned](docs/learned.md).
 
 What `nox -s quickstart` measured ({"; ".join(quickstart["machines"])}; {quickstart["steps"]} steps, {seeds} seed(s);
 [every number](docs/results/quickstart/report.json)). The images are of Fashion-MNIST's test split at 28x28; meta-training
 saw its training split at 8x8, and other text. Adam and AdamW have the best of {rates} learning rates for each
 task, a star marking the edge of the grid. Speed-up: the steps that tuned Adam needs to reach the optimizer's final loss,
 over the steps taken; above 1, and "> 1.00" (Adam does not get there), the optimizer is the faster one, below 1 Adam is.
-A step of Celo costs more time than one of Adam: the last column.
+A step of Celo costs more time than one of Adam: the last column. Celo is here still the bundled weights before, with the
+cosine decay alone, "celo_cosine" below.
 
 {quickstart_table(quickstart)}
 
 ![training curves](docs/results/quickstart/curves.png)
 
-On the suite small-8 (eight tasks, {evaluation["steps"]} steps, three seeds; [report](docs/results/small-8/report.md),
-[tasks](docs/tasks.md), [metrics](docs/metrics.md)), against tuned Adam = 1, higher is better. Adam, AdamW, Lion, Muon and
-schedule-free AdamW have the best of 11 learning rates by two schedules for each task; the Celos are not tuned. IQM:
-interquartile mean over tasks and seeds, in brackets its 95 % interval; ">": Adam did not get there in four times the steps.
-"celo" and "celo_adam" are those in celo-zoo, "published" the weights of the paper's authors.
+On the suite small-8 (eight tasks, {evaluation["steps"]} steps, three seeds; [report](docs/results/small-8-celo/report.md),
+[of the others](docs/results/small-8/report.md), [tasks](docs/tasks.md), [metrics](docs/metrics.md)), against tuned Adam = 1,
+higher is better. Adam, AdamW, Lion, Muon and schedule-free AdamW have the best of 11 learning rates by two schedules for each
+task; the Celos are not tuned. IQM: interquartile mean over tasks and seeds, in brackets its 95 % interval; ">": Adam did not
+get there in four times the steps. "celo" and "celo_adam" are those in celo-zoo, "celo_cosine" is Celo with a cosine decay alone,
+as it was before, "published" the weights of the paper's authors.
 
-{evaluation_table(evaluation)}
+{evaluation_table(evaluation, others)}
 
-![aggregates](docs/results/small-8/intervals.png)
+On the suite stress-8, of what users do to optimizers (raw pixels and targets, a PINN, a deep network without normalisation,
+batches of 1 to 4, rare tokens, fine-tuning, gradients by evolution strategies; [report](docs/results/stress-8/report.md)), Adam
+alone is tuned; the others are as people take them without tuning:
+
+{evaluation_table(stress)}
+
+![training curves on stress-8](docs/results/stress-8/curves.png)
 
 On the distribution of its meta-training (8x8 images, MLP 64-32-10, badly scaled by up to a thousand; mean training loss,
 lower is better; {yardstick["problems_per_data_set"]} problems of each of four data sets,
-[numbers](docs/results/yardstick.json)), against the weights that the paper's authors published:
+[numbers](docs/results/yardstick.json)), against the weights that the paper's authors published; "this project" is the bundled
+weights before, with the cosine decay alone:
 
 {yardstick_table(yardstick)}"""
 
@@ -260,7 +297,8 @@ def pages() -> dict[str, dict[str, str]]:
     read = lambda name: json.loads((RESULTS / name).read_text())
     performance = (RESULTS / "performance/results.md").read_text().strip()
     plot = "![time against size](results/performance/time_against_size.png)"
-    readme = map(read, ("quickstart/report.json", "small-8/report.json", "yardstick.json", "celo/run.json"))
+    reports = ("quickstart", "small-8-celo", "small-8", "stress-8")
+    readme = map(read, (*(f"{name}/report.json" for name in reports), "yardstick.json", "schedule-learning/run.json"))
     choices = ("choice", "choice_six_seeds", "choice_lengths")
     return {
         "README.md": {"results": section(*readme)},
@@ -273,13 +311,18 @@ def pages() -> dict[str, dict[str, str]]:
         },
         "docs/learned.md": {
             "schedule": schedule_table(read("behaviour/behaviour.json")),
+            "lengthened": schedule_table(read("behaviour/behaviour.json"), "lengthened", "factor on every step"),
+            "inputs": schedule_table(read("behaviour/behaviour.json"), "inputs", "largest pixel"),
+            "batches": schedule_table(read("behaviour/behaviour.json"), "noise", "images in a batch"),
             "scale": scale_table(read("behaviour/behaviour.json")),
             "schedule_adam": schedule_table(read("behaviour-adam/behaviour.json")),
         },
         "docs/using.md": {"first call": first_call_table(read("first-call.json"))},
         "docs/unstable.md": levers.tables(levers.read(RESULTS / "levers")),
+        "docs/results/schedule-learning/README.md": {
+            "schedules": choice_by_task(read("schedule-learning/choice.json"))
+        },
         "docs/results/celo/README.md": {name: choice_table(read(f"celo/{name}.json")) for name in choices},
-        "docs/results/schedule-learning/README.md": {"schedules": choice_table(read("schedule-learning/choice.json"))},
         "docs/results/celo-adam/README.md": {"choice_lengths": choice_table(read("celo-adam/choice_lengths.json"))},
     }
 

@@ -7,7 +7,9 @@
 Each iteration draws some of the tasks of docs/results/schedule-labels and some of schedule_more_tasks.py, trains each under
 antithetic pairs of schedulers with the same initialisation and batches, and descends ``log(final loss / that of the grid's best
 height)``, clipped, which takes out how the tasks differ. Tasks without labels have the mean over all pairs in place of the best
-height. The update rule is that of the weights and stays as it is. The same command goes on where it was stopped.
+height. With --in-steps a difference is divided by how much the logarithm of the task's loss falls per e-fold of steps, which makes
+it one of training time: a language model's loss differs by hundredths where that of a network that memorises differs by factors.
+The update rule is that of the weights and stays as it is. The same command goes on where it was stopped.
 --validate trains tasks of other numbers, which are never drawn, under the scheduler that has been learned and under the prior
 alone. --write makes the folder that of a run, with the whole theta and where it comes from, as which `celo-zoo convert` reads it.
 """
@@ -45,6 +47,10 @@ Array = jax.Array
 Floats = NDArray[np.floating]
 
 LABELS = Path(__file__).parent.parent / "docs" / "results" / "schedule-labels"
+SLOPES = (0.05, 1.0)
+"""Least and largest fall of a logarithm of the loss per e-fold of steps that differences are divided by."""
+SLOPE_DRAWS = 3
+"""Tasks without labels by which the slope of their shape is found."""
 HELD_OUT = 8
 """Of every so many tasks the last is for validation."""
 
@@ -130,6 +136,7 @@ class Bench:
         held_out = labels.tasks % HELD_OUT == HELD_OUT - 1
         self.training, self.validation = np.flatnonzero(used & ~held_out), np.flatnonzero(used & held_out)
         of = [labels.described[row] for row in self.training]
+        self._slopes = self._slopes_of_labels()
         self.is_plain = np.array([one["inputs"] == "plain" and one["wrong_labels"] == 0.0 for one in of])
 
     def _trials_of(self, shape: Any) -> Trials:
@@ -151,6 +158,34 @@ class Bench:
         found = self._logs(int(self.labels.tasks[row]), int(self.labels.lengths[row]), schedulers)
         best = np.log(np.maximum(self.labels.final[row].min(), schedule_records.SMALLEST_LOSS))
         return np.clip(found - best, -schedule_records.LARGEST_REGRET, schedule_records.LARGEST_REGRET)
+
+    def _slopes_of_labels(self) -> dict[int | str, float]:
+        """By task: fall of the logarithm of the best loss per e-fold of steps."""
+        best = np.log(np.maximum(self.labels.final.min(axis=1), schedule_records.SMALLEST_LOSS))
+        slopes: dict[int | str, float] = {}
+        for task in np.unique(self.labels.tasks):
+            of = self.labels.tasks == task
+            lengths = np.log(self.labels.lengths[of])
+            if of.sum() > 1:
+                slopes[int(task)] = float(np.clip(-np.polyfit(lengths, best[of], 1)[0], *SLOPES))
+        return slopes
+
+    def slope_of_task(self, row: int) -> float:
+        """Of a task with labels; 1 if it has one length alone."""
+        return self._slopes.get(int(self.labels.tasks[row]), 1.0)
+
+    def slope_of_shape(self, number: int, schedulers: Any) -> float:
+        """Of a shape without labels, under the first of the schedulers, mean over `SLOPE_DRAWS` tasks."""
+        shapes = schedule_more_tasks.SHAPES
+        label = shapes[(schedule_more_tasks.FIRST + number) % len(shapes)].label
+        if label not in self._slopes:
+            falls = []
+            for draw in range(SLOPE_DRAWS):
+                task = schedule_more_tasks.FIRST + number + draw * len(shapes)
+                short, long = (float(self._logs(task, length, schedulers)[0]) for length in (300, 1000))
+                falls.append((short - long) / np.log(1000 / 300))
+            self._slopes[label] = float(np.clip(np.mean(falls), *SLOPES))
+        return self._slopes[label]
 
     def next_plain(self, number: int) -> int:
         """The next number of a task without labels, of the same shape, whose inputs are plain."""
@@ -177,9 +212,11 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
         with np.load(path) as saved:
             theta, moments, iteration, mean = saved["theta"], saved["moments"], int(saved["iteration"]), saved["mean"]
     elif options.start is not None:
-        with np.load(options.start) as saved:
-            theta = mean = saved["mean"].copy()
+        theta = mean = np.mean([np.load(path)["mean"] for path in options.start], axis=0)
     lengths = sorted({int(n) for n in bench.labels.lengths})
+    arrays = {"theta": theta, "moments": moments, "iteration": np.int64(iteration), "mean": mean}
+    if not path.exists():
+        _save(path, arrays)
     begun = time.monotonic()
     while time.monotonic() - begun < 60 * options.minutes:
         rng = np.random.default_rng([options.seed, iteration])
@@ -201,6 +238,10 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
             else:
                 found = bench.regrets(int(part), schedulers)
                 seen.append(found.mean())
+            if options.in_steps:
+                prior = jax.tree.map(lambda x: jnp.broadcast_to(x, (2 * options.pairs, *x.shape)), start)
+                slope = bench.slope_of_shape(part[0], prior) if isinstance(part, tuple) else bench.slope_of_task(part)
+                found = found / slope
             difference = np.clip(found[: options.pairs] - found[options.pairs :], -1.0, 1.0)
             gradient += difference @ noise / (2 * options.sigma * options.pairs * (len(rows) + len(more)))
         iteration += 1
@@ -212,8 +253,7 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
         theta = theta - options.rate * corrected[0] / length
         mean += (theta - mean) / min(iteration, options.average)
         arrays = {"theta": theta, "moments": moments, "iteration": np.int64(iteration), "mean": mean}
-        with files.written_atomically(path) as file:
-            np.savez(file, **arrays)
+        _save(path, arrays)
         line = {
             "iteration": iteration,
             "regret": round(float(np.mean(seen)), 4),
@@ -221,6 +261,11 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
         }
         with log.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _save(path: Path, arrays: dict[str, Any]) -> None:
+    with files.written_atomically(path) as file:
+        np.savez(file, **arrays)
 
 
 def validate(bench: Bench, options: argparse.Namespace, start: Any) -> dict[str, Any]:
@@ -260,17 +305,28 @@ def validate(bench: Bench, options: argparse.Namespace, start: Any) -> dict[str,
     return result
 
 
+def shortened(config: SchedulerConfig, theta: Any, share: float) -> tuple[SchedulerConfig, Any]:
+    """Config and theta whose logarithm of the multiplier is this share of what it was, but for the bounds."""
+    network: Any = config.network
+    network = dataclasses.replace(network, rate=share * network.rate, limit=share * network.limit)
+    factors = np.array([share, 1.0], np.float32)  # the second output is the integral's, of which rate and limit are
+    step_size = jax.tree.map(lambda x: x * factors, theta["step_size"])
+    return dataclasses.replace(config, network=network), {**theta, "step_size": step_size}
+
+
 def write(weights: celo_zoo.Pretrained, options: argparse.Namespace, start: Any) -> None:
     """Writes theta.npz, the mean of theta over iterations with the weights' update rule, and run.json."""
     _, unravel = jax.flatten_util.ravel_pytree(start)
     config = configs.from_json(SchedulerConfig, json.loads((options.out / "scheduler.json").read_text()))
-    architecture = Celo(dataclasses.replace(weights.config, scheduler=config))
     with np.load(options.out / "state.npz") as saved:
         scheduler = jax.device_get(unravel(jnp.asarray(saved["mean"], jnp.float32)))
+    if options.share != 1:
+        config, scheduler = shortened(config, scheduler, options.share)
+    architecture = Celo(dataclasses.replace(weights.config, scheduler=config))
     base = weights.document["provenance"]
     cost = {name: stage for name, stage in base["cost"].items() if not name.startswith("schedule")}
     # Folders within are of the runs that this one began with.
-    for log in (*sorted(options.out.glob("*/log.jsonl")), options.out / "log.jsonl"):
+    for log in sorted(options.out.glob("**/log.jsonl")):
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         times = [line["seconds"] for line in lines]
         # Seconds begin anew where the run went on.
@@ -303,7 +359,14 @@ def main() -> int:
     parser.add_argument(
         "--plain", type=float, default=1.0, help="how much more often tasks of plain inputs are drawn (1)"
     )
-    parser.add_argument("--start", type=Path, metavar="NPZ", help="state.npz of another run, to begin at its mean")
+    parser.add_argument("--in-steps", action="store_true", help="compare in training time, see above")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        nargs="+",
+        metavar="NPZ",
+        help="state.npz of other runs, to begin at the mean of their means",
+    )
     parser.add_argument("--pairs", type=int, default=4, help="antithetic pairs for each task (4)")
     parser.add_argument("--sigma", type=float, default=0.15, help="standard deviation of the perturbations (0.15)")
     parser.add_argument("--rate", type=float, default=0.05, help="length of a step of each entry of theta (0.05)")
@@ -313,6 +376,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", default="celo", metavar="REF", help="whose update rule is used (celo)")
     parser.add_argument("--write", action="store_true", help="write theta.npz and run.json instead")
+    parser.add_argument("--share", type=float, default=1.0, help="of what was learned, in what is written (1)")
     parser.add_argument("--command", help="what is recorded as the command")
     parser.add_argument("--note", action="append", default=[], help="a sentence to be recorded")
     parser.add_argument("--validate", type=int, metavar="N", help="train N held-out tasks instead")

@@ -41,7 +41,7 @@ LEAST_BYTES = {"adam": 28, "celo_adam": 28, PAPER: 72, f"{PAPER}, bfloat16 momen
 
 def optimizers() -> dict[str, Callable[[], optax.GradientTransformationExtraArgs]]:
     """What is measured; Adam comes first, then the config of the weights in celo-zoo."""
-    shipped, paper, celo_adam = celo_core.Celo(celo_core.ORTHOGONAL), celo_core.Celo(), celo_core.CeloAdam()
+    shipped, paper, celo_adam = celo_core.Celo(celo_core.ADAPTIVE), celo_core.Celo(), celo_core.CeloAdam()
     key = jax.random.key(0)
     theta, paper_theta, adam_theta = shipped.init(key), paper.init(key), celo_adam.init(key)
     made: dict[str, Any] = {

@@ -25,6 +25,7 @@ from celo_core.schedulers import (
     Signal,
     Time,
 )
+from celo_core.schedulers.feedback import MeanAlignment
 
 STEPS = 600
 
@@ -359,6 +360,16 @@ def test_the_network_changes_the_prior_within_the_bounds(bounds):
     step = 1e-3
     slopes = [math.log(multiplier(sign * step) / 0.3) / (sign * step) for sign in (-1, 1)]
     np.testing.assert_allclose(slopes[0], slopes[1], rtol=0.02)
+
+
+def test_before_a_cosine_is_known_nothing_is_divided_by_nothing_in_a_compiled_program():
+    """With a constant count XLA knows the sum of weights to be 0, and may square above and below a line apart."""
+
+    def shares():
+        seen = Signal(jnp.int32(0), None, jnp.float32(10.0), outcome=Outcome(*map(jnp.float32, (0.0, 0.0, 0.0))))
+        return MeanAlignment.first(2).after(seen, (0.1, 0.2)).share(0.05)
+
+    assert np.all(np.asarray(jax.jit(shares)()) == 0)
 
 
 @pytest.mark.parametrize("cosine", [-0.3, 0.0, 0.04, 0.3])

@@ -21,7 +21,9 @@ from celo_tasks.evaluation.store import Run, Store
 from celo_tasks.meta_training.validation import VALIDATION_TASKS
 from celo_tasks.tasks.registry import find_suite
 
-SMALL = behaviour.BehaviourSettings(1, 20, lengths=(20,), disturbed=(5,), batches=(4,), scales=(0.01, 100.0))
+SMALL = behaviour.BehaviourSettings(
+    1, 20, lengths=(20,), disturbed=(5,), batches=(4,), factors=(0.5,), gains=(2.0,), scales=(0.01, 100.0)
+)
 
 
 def save(folder: Path, architecture: Celo) -> Path:
@@ -234,6 +236,12 @@ def test_behaviour_of_a_given_schedule(tmp_path: Path, monkeypatch: pytest.Monke
     )
     assert result["disturbance"]["relative_multiplier"]["5"] == [1.0] * 20
     assert set(result["noise"]) == {"4"}
+    # As it is the same for all steps, whatever the factor on them and the inputs.
+    assert (
+        result["lengthened"]["0.5"]["multiplier"]
+        == result["inputs"]["2"]["multiplier"]
+        == result["schedule"]["20"]["multiplier"]
+    )
     assert np.ptp(result["scale"]["celo"]) < np.ptp(result["scale"]["adam"])
     assert result["weights"] == str(tmp_path / "run") and result["fingerprint"].startswith("sha256 ")
 
@@ -241,10 +249,10 @@ def test_behaviour_of_a_given_schedule(tmp_path: Path, monkeypatch: pytest.Monke
 def test_behaviour_of_a_scheduler_that_reads_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(behaviour, "LEARNING_RATES", (1e-3,))
     found = learned.Learned("mine", CeloAdam(), CeloAdam().init(jax.random.key(1)), None)
-    result = behaviour.measure(found, behaviour.BehaviourSettings(1, 20, (20,), (5,), (4,), (1.0,)))
+    result = behaviour.measure(found, behaviour.BehaviourSettings(1, 20, (20,), (5,), (4,), (2.0,), (1.0,), (1.0,)))
     relative = result["disturbance"]["relative_multiplier"]["5"]
     assert relative[:10] == [1.0] * 10 and relative[12:] != [1.0] * 8
-    assert len(draw(result).axes) == 4
+    assert len(draw(result).axes) == 6
 
 
 def test_multiplier_is_the_one_that_the_optimizer_used() -> None:

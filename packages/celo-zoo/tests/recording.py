@@ -1,8 +1,9 @@
 """Update sequences of bundled and published weights, as they were once recorded: what the code around them may not change.
 
-    python packages/celo-zoo/tests/recording.py
+    python packages/celo-zoo/tests/recording.py celo "celo with bfloat16 moments"
 
-writes recorded_updates.npz anew, for when the weights themselves change. The published ones are not in this repository: their
+writes these runs in recorded_updates.npz anew, for when the weights themselves change. Those of format 2 are a folder here, which
+stays as it is. The published ones are not in this repository: their
 runs need them in a folder, see `published`. Tensors of all ways through the fused update are in:
 scalars, vectors, matrices alone and with their like, a convolution, and one that is gone through in blocks.
 """
@@ -10,6 +11,7 @@ scalars, vectors, matrices alone and with their like, a convolution, and one tha
 import functools
 import os
 import pathlib
+import sys
 from collections.abc import Mapping
 
 import jax
@@ -21,6 +23,7 @@ import celo_core
 import celo_zoo
 from celo_zoo import convert
 
+FORMAT_2 = pathlib.Path(__file__).parent / "format_2"
 FILE = pathlib.Path(__file__).with_name("recorded_updates.npz")
 
 SHAPES: Mapping[str, tuple[int, ...]] = {
@@ -38,6 +41,8 @@ RUNS: Mapping[str, dict] = {
     "celo": {},
     "celo_adam": {},
     "celo with bfloat16 moments": {"accumulator_dtype": "bfloat16"},
+    "format_2 celo": {},
+    "format_2 celo with bfloat16 moments": {"accumulator_dtype": "bfloat16"},
     "published celo": {},
     "published celo_adam": {},
 }
@@ -62,7 +67,8 @@ def optimizer(name: str) -> optax.GradientTransformationExtraArgs:
         architecture = name.split()[1]
         theta, config = convert.convert_published(published(architecture), architecture)
         return celo_core.get_architecture(architecture, config).build(theta, NUM_STEPS + 4)
-    return celo_zoo.optimizer(name.split()[0], NUM_STEPS + 4, **RUNS[name])
+    weights = FORMAT_2 / name.split()[1] if name.startswith("format_2") else name.split()[0]
+    return celo_zoo.optimizer(weights, NUM_STEPS + 4, **RUNS[name])
 
 
 def updates(name: str) -> dict[str, np.ndarray]:
@@ -94,8 +100,11 @@ def updates(name: str) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    """Writes the file."""
-    np.savez_compressed(FILE, **{key: x for name in RUNS for key, x in updates(name).items()})
+    """Writes the file; with names of runs as arguments, these alone anew."""
+    chosen = sys.argv[1:] or list(RUNS)
+    with np.load(FILE) as file:
+        kept = {key: file[key] for key in file.files if key.split("/")[0] not in chosen}
+    np.savez_compressed(FILE, **kept, **{key: x for name in chosen for key, x in updates(name).items()})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from conftest import PROVENANCE
 
 import celo_core
 import celo_zoo
-from celo_core import ARCHITECTURES, ORTHOGONAL, CeloConfig, SchedulerConfig, configs, get_architecture
+from celo_core import ADAPTIVE, ARCHITECTURES, ORTHOGONAL, CeloConfig, SchedulerConfig, configs, get_architecture
 from celo_core.checks import flatten_theta
 from celo_core.directions import MLP
 from celo_core.schedulers import LSTM, Constant, Cosine, Horizon, Linear, Loss, Time
@@ -311,11 +311,18 @@ def test_format_2_is_still_read():
     assert set(flatten_theta(adam.theta)) == {"scheduler/step_size/kernel", "scheduler/step_size/bias"}
 
 
-@pytest.mark.parametrize("name", ["celo", "celo_adam"])
-def test_format_2_has_the_bundled_numbers(name):
-    old, new = celo_zoo.load(FORMAT_2 / name), celo_zoo.load(name)
+def test_format_2_has_the_bundled_numbers():
+    old, new = celo_zoo.load(FORMAT_2 / "celo_adam"), celo_zoo.load("celo_adam")
     assert old.config == new.config and old.fingerprint == new.fingerprint
     jax.tree.map(np.testing.assert_array_equal, old.theta, new.theta)
+
+
+def test_the_update_rule_of_celo_is_that_of_format_2():
+    """Of which only the scheduler has been learned since: it modulates the schedule that was set by hand."""
+    old, new = celo_zoo.load(FORMAT_2 / "celo"), celo_zoo.load("celo")
+    assert new.config == ADAPTIVE and ADAPTIVE.scheduler.prior == old.config.scheduler.prior
+    assert dataclasses.replace(new.config, scheduler=old.config.scheduler) == old.config
+    jax.tree.map(np.testing.assert_array_equal, old.theta["update_rule"], new.theta["update_rule"])
 
 
 @pytest.mark.parametrize(

@@ -104,19 +104,19 @@ ORTHOGONAL = CeloConfig(
     scale=ParameterScale(zero_init=1.0),
     scheduler=SchedulerConfig(inputs=(), network=None, prior=Cosine(peak=1.0, exponent=0.7, shortest=500.0)),
 )
-"""The network's direction, Adam's and an orthogonalised momentum, under a cosine decay: the config of "celo" in celo-zoo."""
+"""The network's direction, Adam's and an orthogonalised momentum, under a cosine decay."""
 
 ADAPTIVE = dataclasses.replace(
     ORTHOGONAL,
     scheduler=SchedulerConfig(
         inputs=(Time(), Horizon(), GainRatio(noise=0.05), LossTrend(), RelativeStep(), MomentumAlignment()),
-        network=LinearIntegral(),
+        network=LinearIntegral(rate=5.0, limit=0.75),
         prior=Cosine(peak=1.0, exponent=0.7, shortest=500.0),
         bounds=(1 / 16, 2.0),
         noise=0.04,
     ),
 )
-"""`ORTHOGONAL` with a cosine decay that a linear network changes by what becomes of the loss: what the recipe schedule learns."""
+"""`ORTHOGONAL` with a cosine decay that a linear network adapts to the task: the config of "celo" in celo-zoo."""
 
 CONFIGS: Mapping[str, CeloConfig] = MappingProxyType(
     {"the paper's": CeloConfig(), "ORTHOGONAL": ORTHOGONAL, "ADAPTIVE": ADAPTIVE}

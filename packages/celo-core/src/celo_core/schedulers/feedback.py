@@ -106,7 +106,8 @@ class MeanAlignment(NamedTuple):
     @property
     def value(self) -> Array:
         """The means, float32 (windows,); 0 before the third step."""
-        return self.mean / jnp.maximum(self.weight, _TINY)
+        # Not divided by the least number where the weight is 0: XLA may divide squares, and its square is 0.
+        return self.mean / jnp.where(self.weight > 0, self.weight, 1.0)
 
     def share(self, noise: float) -> Array:
         """``c^2 / (c^2 + noise^2)`` of the means c: near 0 where gradients are noise, float32 (windows,)."""

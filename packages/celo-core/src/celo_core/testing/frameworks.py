@@ -107,7 +107,8 @@ def _assert_goes_on(tx: Any, run: Any, restored: Any, how: str) -> None:
     for _ in range(2):
         # Not compiled: a program could contain constants of the first run.
         run, restored = train_step(tx, *run), train_step(tx, *restored)
-    assert_close(restored, run, f"two steps later, what Orbax restored {how}")
+    # Sums over arrays that lie elsewhere in memory may be rounded differently.
+    assert_close(restored, run, f"two steps later, what Orbax restored {how}", 1e-5)
 
 
 def _started(make: Make) -> tuple[Any, Any, Any]:

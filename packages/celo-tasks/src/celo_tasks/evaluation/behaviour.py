@@ -1,4 +1,4 @@
-"""What a learned optimizer has learned: its multiplier over a training, after disturbances, under noise, in other scales.
+"""What a learned optimizer has learned: its multiplier over a training, with steps that are too long, noise, other scales.
 
 Everything is measured on one small problem that meta-training does not have, an MLP with tanh on the package's Fashion-MNIST at
 8x8; medians over seeds.
@@ -7,6 +7,8 @@ Everything is measured on one small problem that meta-training does not have, an
 * disturbance: the multiplier after the loss that the optimizer is told (not the one that is minimised) is tripled for a
   while, relative to the same training undisturbed
 * noise: multiplier and relative step size with batches of several sizes
+* lengthened: the multiplier where every step that it gives is multiplied by a factor
+* inputs: the multiplier where the pixels are, which are from 0 to 1 otherwise
 * scale: final loss where the parameters are scaled by c, so that gradients are too, against Adam at its best rate for c = 1
 """
 
@@ -49,6 +51,8 @@ class BehaviourSettings:
       lengths: planned lengths of the trainings whose schedules are compared.
       disturbed: steps for which the loss is tripled, from the middle of a training on.
       batches: batch sizes.
+      factors: on every step.
+      gains: on the pixels.
       scales: factors on the parameters.
     """
 
@@ -57,6 +61,8 @@ class BehaviourSettings:
     lengths: Sequence[int] = (200, 1000, 5000)
     disturbed: Sequence[int] = (1, 50, 10_000)
     batches: Sequence[int] = (4, 32, 256)
+    factors: Sequence[float] = (0.25, 1.0, 4.0)
+    gains: Sequence[float] = (0.01, 1.0, 255.0)
     scales: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 
     def __post_init__(self) -> None:
@@ -155,6 +161,10 @@ def _adam(rate: float, num_steps: int) -> optax.GradientTransformation:
     return optax.adam(rate)
 
 
+def _lengthened(architecture: Any, theta: Any, factor: float, num_steps: int) -> Any:
+    return architecture.build(theta, num_steps, step_multiplier=factor)
+
+
 def _curve(values: Floats) -> list[float | None]:
     """Median over seeds of at most `POINTS` means over parts of a training."""
     parts = np.array_split(values, min(POINTS, values.shape[1]), axis=1)
@@ -184,9 +194,9 @@ def measure(
       report: called with the name of each part before it is measured.
 
     Returns:
-      For JSON, all curves being medians over seeds at `POINTS` shares of a training: ``"schedule"`` and ``"noise"`` with
-      ``"loss"``, ``"multiplier"`` and ``"step_size"`` by length and by batch size; ``"disturbance"``; and ``"scale"``, with
-      final losses. What is not finite is ``None``.
+      For JSON, all curves being medians over seeds at `POINTS` shares of a training: ``"schedule"``, ``"noise"``,
+      ``"lengthened"`` and ``"inputs"`` with ``"loss"``, ``"multiplier"`` and ``"step_size"`` by length, batch size, factor and
+      gain; ``"disturbance"``; and ``"scale"``, with final losses. What is not finite is ``None``.
 
     Raises:
       ValueError: the optimizer needs a task embedding.
@@ -218,6 +228,17 @@ def measure(
     for size in settings.batches:
         run = celo.train(dataclasses.replace(family, batch_size=size), steps)
         result["noise"][str(size)] = {name: _curve(run[name]) for name in run}
+    report("lengthened")
+    result["lengthened"] = {}
+    for factor in settings.factors:
+        made = functools.partial(_lengthened, architecture, theta, factor)
+        run = Subject(made, seeds, multiplier).train(family, steps)
+        result["lengthened"][f"{factor:g}"] = {name: _curve(run[name]) for name in run}
+    report("inputs")
+    result["inputs"] = {}
+    for gain in settings.gains:
+        run = celo.train(dataclasses.replace(family, gain=gain), steps)
+        result["inputs"][f"{gain:g}"] = {name: _curve(run[name]) for name in run}
     report("scale")
     best = min(LEARNING_RATES, key=lambda rate: _final(adam[rate].train(family, steps)["loss"]))
     result["scale"] = {"adam_learning_rate": best, "scales": list(settings.scales), "celo": [], "adam": []}

@@ -9,18 +9,24 @@ from celo_tasks.reporting.figures import Axes, Figure, tidy
 
 
 def draw(result: Mapping[str, Any]) -> Figure:
-    """Four panels: schedule, disturbance, noise and scale.
+    """Six panels: schedule, lengthened steps, inputs, disturbance, noise and scale.
 
     Args:
       result: what `celo_tasks.evaluation.behaviour.measure` returned.
     """
-    figure = Figure(figsize=(10.0, 7.2), dpi=130, layout="constrained")
-    schedule, disturbance, noise, scale = figure.subplots(2, 2).ravel()
+    figure = Figure(figsize=(13.5, 7.2), dpi=130, layout="constrained")
+    schedule, lengthened, inputs, disturbance, noise, scale = figure.subplots(2, 3).ravel()
     share = lambda curve: np.linspace(0, 1, len(curve))
     floats = lambda curve: np.array(curve, float)  # None becomes NaN, where lines have gaps
     for length, run in result["schedule"].items():
         schedule.plot(share(run["multiplier"]), floats(run["multiplier"]), label=f"{int(length):,} steps")
     _label(schedule, "planned length", "share of the training done", "multiplier", log=True)
+    for factor, run in result["lengthened"].items():
+        lengthened.plot(share(run["multiplier"]), floats(run["multiplier"]), label=f"times {factor}")
+    _label(lengthened, "every step is multiplied", "share of the training done", "multiplier", log=True)
+    for gain, run in result["inputs"].items():
+        inputs.plot(share(run["multiplier"]), floats(run["multiplier"]), label=f"pixels of 0 to {gain}")
+    _label(inputs, "scale of the inputs", "share of the training done", "multiplier", log=True)
     for count, curve in result["disturbance"]["relative_multiplier"].items():
         label = "to the end" if int(count) > result["steps"] else f"{count} step{'s' * (int(count) > 1)}"
         disturbance.plot(share(curve) * result["steps"], floats(curve), label=label)
