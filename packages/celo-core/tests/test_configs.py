@@ -101,7 +101,7 @@ def test_an_integer_will_do_for_a_float():
         ),
         (
             {"scheduler": {"units": 8}},
-            "CeloConfig.scheduler has no field 'units', did you mean inputs or bounds: it takes inputs",
+            "CeloConfig.scheduler has no field 'units', did you mean noise or inputs or bounds: it takes inputs",
         ),
         ({"scheduler": 3}, "CeloConfig.scheduler must be an object"),
         (
