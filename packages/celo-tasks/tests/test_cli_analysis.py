@@ -283,6 +283,7 @@ def test_diverged_trainings_are_drawn() -> None:
     scale = {"adam_learning_rate": 0.01, "scales": [0.1, 1.0], "celo": [1.0, None], "adam": [1.0, 2.0]}
     disturbance = {"factor": 3.0, "relative_multiplier": {"5": [1.0, None]}}
     result = {"weights": "mine", "steps": 20, "schedule": {"20": curve}, "noise": {"4": curve}}
+    result |= {"lengthened": {"0.5": curve}, "inputs": {"255": curve}}
     figure = draw({**result, "disturbance": disturbance, "scale": scale})
     assert np.isnan(figure.axes[0].lines[0].get_ydata()[1])
 

@@ -52,7 +52,7 @@ Compare weights on the validation tasks at several lengths of training: tuned Ad
 are better.
 
 The tasks are neither trained on nor in an evaluation suite, so that nothing is chosen by what it is judged by later. Five, "few",
-are small and well scaled; fourteen are larger, of other kinds, badly scaled or noisy. Adam is tuned for each task and length. With
+are small and well scaled; thirteen are larger, of other kinds, badly scaled or noisy. Adam is tuned for each task and length. With
 --out the results are kept, and the same command measures only what is missing.
 """
 

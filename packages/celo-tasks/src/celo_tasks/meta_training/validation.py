@@ -112,11 +112,6 @@ def _batch_norm() -> TaskFamily:
     return ImageClassifier("convnet_batchnorm", network, "fashion_mnist_small_8x8", (8, 8, 1), batch_size=64)
 
 
-def _large_autoencoder() -> TaskFamily:
-    sizes = (64, 16, 64)
-    return ImageAutoencoder("autoencoder_784", "fashion_mnist_small_28", 784, batch_size=32, hidden_sizes=sizes)
-
-
 def _large_small_batch() -> TaskFamily:
     network = MLP((96, 64, 48), 10)
     return ImageClassifier("mlp_784x96x64x48", network, "fashion_mnist_small_28", (784,), batch_size=8)
@@ -168,7 +163,6 @@ VALIDATION_TASKS: Mapping[str, tuple[str, Callable[[], TaskFamily]]] = MappingPr
             "convnet, 3x3 with 12 and 24 channels and batch normalisation, on Fashion-MNIST at 8x8, batch 64",
             _batch_norm,
         ),
-        "autoencoder_784": ("autoencoder 784-64-16-64-784 of Fashion-MNIST, batch 32", _large_autoencoder),
         "mlp_784x96x64x48": ("MLP 784-96-64-48-10 on Fashion-MNIST, batch 8", _large_small_batch),
         "gru_40": ("byte-level GRU of width 40 on Shakespeare, batch 8 x 24", _gru),
         "trigrams_1024": (
