@@ -212,11 +212,12 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
         with np.load(path) as saved:
             theta, moments, iteration, mean = saved["theta"], saved["moments"], int(saved["iteration"]), saved["mean"]
     elif options.start is not None:
-        theta = mean = np.mean([np.load(path)["mean"] for path in options.start], axis=0)
+        theta = mean = np.mean([np.load(one)["mean"] for one in options.start], axis=0)
     lengths = sorted({int(n) for n in bench.labels.lengths})
     arrays = {"theta": theta, "moments": moments, "iteration": np.int64(iteration), "mean": mean}
     if not path.exists():
         _save(path, arrays)
+    prior = jax.tree.map(lambda x: jnp.broadcast_to(x, (2 * options.pairs, *x.shape)), start)
     begun = time.monotonic()
     while time.monotonic() - begun < 60 * options.minutes:
         rng = np.random.default_rng([options.seed, iteration])
@@ -239,7 +240,6 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
                 found = bench.regrets(int(part), schedulers)
                 seen.append(found.mean())
             if options.in_steps:
-                prior = jax.tree.map(lambda x: jnp.broadcast_to(x, (2 * options.pairs, *x.shape)), start)
                 slope = bench.slope_of_shape(part[0], prior) if isinstance(part, tuple) else bench.slope_of_task(part)
                 found = found / slope
             difference = np.clip(found[: options.pairs] - found[options.pairs :], -1.0, 1.0)

@@ -171,6 +171,10 @@ def _curve(values: Floats) -> list[float | None]:
     return [_digits(np.median(part.mean(axis=1))) for part in parts]
 
 
+def _curves(run: dict[str, Floats]) -> dict[str, list[float | None]]:
+    return {name: _curve(values) for name, values in run.items()}
+
+
 def _final(losses: Floats) -> float:
     """Median over seeds of the mean of the last 5 %."""
     return float(np.median(losses[:, -max(1, losses.shape[1] // 20) :].mean(axis=1)))
@@ -216,7 +220,7 @@ def measure(
     result: dict[str, Any] = {**found, "task": VALIDATION_TASKS[TASK][0], "seeds": seeds}
     report("schedule")
     runs = {length: celo.train(family, length) for length in settings.lengths}
-    result["schedule"] = {str(n): {name: _curve(run[name]) for name in run} for n, run in runs.items()}
+    result["schedule"] = {str(n): _curves(run) for n, run in runs.items()}
     report("disturbance")
     plain = celo.train(family, steps)
     result["disturbance"] = {"steps": steps, "from": steps // 2, "factor": FACTOR, "relative_multiplier": {}}
@@ -227,18 +231,18 @@ def measure(
     result["noise"] = {}
     for size in settings.batches:
         run = celo.train(dataclasses.replace(family, batch_size=size), steps)
-        result["noise"][str(size)] = {name: _curve(run[name]) for name in run}
+        result["noise"][str(size)] = _curves(run)
     report("lengthened")
     result["lengthened"] = {}
     for factor in settings.factors:
         made = functools.partial(_lengthened, architecture, theta, factor)
         run = Subject(made, seeds, multiplier).train(family, steps)
-        result["lengthened"][f"{factor:g}"] = {name: _curve(run[name]) for name in run}
+        result["lengthened"][f"{factor:g}"] = _curves(run)
     report("inputs")
     result["inputs"] = {}
     for gain in settings.gains:
         run = celo.train(dataclasses.replace(family, gain=gain), steps)
-        result["inputs"][f"{gain:g}"] = {name: _curve(run[name]) for name in run}
+        result["inputs"][f"{gain:g}"] = _curves(run)
     report("scale")
     best = min(LEARNING_RATES, key=lambda rate: _final(adam[rate].train(family, steps)["loss"]))
     result["scale"] = {"adam_learning_rate": best, "scales": list(settings.scales), "celo": [], "adam": []}

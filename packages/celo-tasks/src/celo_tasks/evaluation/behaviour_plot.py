@@ -18,15 +18,14 @@ def draw(result: Mapping[str, Any]) -> Figure:
     schedule, lengthened, inputs, disturbance, noise, scale = figure.subplots(2, 3).ravel()
     share = lambda curve: np.linspace(0, 1, len(curve))
     floats = lambda curve: np.array(curve, float)  # None becomes NaN, where lines have gaps
-    for length, run in result["schedule"].items():
-        schedule.plot(share(run["multiplier"]), floats(run["multiplier"]), label=f"{int(length):,} steps")
-    _label(schedule, "planned length", "share of the training done", "multiplier", log=True)
-    for factor, run in result["lengthened"].items():
-        lengthened.plot(share(run["multiplier"]), floats(run["multiplier"]), label=f"times {factor}")
-    _label(lengthened, "every step is multiplied", "share of the training done", "multiplier", log=True)
-    for gain, run in result["inputs"].items():
-        inputs.plot(share(run["multiplier"]), floats(run["multiplier"]), label=f"pixels of 0 to {gain}")
-    _label(inputs, "scale of the inputs", "share of the training done", "multiplier", log=True)
+    for axes, part, title, named in (
+        (schedule, "schedule", "planned length", lambda length: f"{int(length):,} steps"),
+        (lengthened, "lengthened", "every step is multiplied", "times {}".format),
+        (inputs, "inputs", "scale of the inputs", "pixels of 0 to {}".format),
+    ):
+        for setting, run in result[part].items():
+            axes.plot(share(run["multiplier"]), floats(run["multiplier"]), label=named(setting))
+        _label(axes, title, "share of the training done", "multiplier", log=True)
     for count, curve in result["disturbance"]["relative_multiplier"].items():
         label = "to the end" if int(count) > result["steps"] else f"{count} step{'s' * (int(count) > 1)}"
         disturbance.plot(share(curve) * result["steps"], floats(curve), label=label)
