@@ -9,7 +9,8 @@ antithetic pairs of schedulers with the same initialisation and batches, and des
 height)``, clipped, which takes out how the tasks differ. Tasks without labels have the mean over all pairs in place of the best
 height. With --in-steps a difference is divided by how much the logarithm of the task's loss falls per e-fold of steps, which makes
 it one of training time: a language model's loss differs by hundredths where that of a network that memorises differs by factors.
-The update rule is that of the weights and stays as it is. The same command goes on where it was stopped.
+The update rule is that of the weights and stays as it is, or with --rule the ten numbers of `RULE` are learned besides. The same
+command goes on where it was stopped.
 --validate trains tasks of other numbers, which are never drawn, under the scheduler that has been learned and under the prior
 alone. --write makes the folder that of a run, with the whole theta and where it comes from, as which `celo-zoo convert` reads it.
 """
@@ -51,8 +52,35 @@ SLOPES = (0.05, 1.0)
 """Least and largest fall of a logarithm of the loss per e-fold of steps that differences are divided by."""
 SLOPE_DRAWS = 3
 """Tasks without labels by which the slope of their shape is found."""
+RULE: dict[str, tuple[str, str, tuple[float, ...]]] = {
+    "adam": ("adam", "kernel", (0.5, 0.5, 0.5)),
+    "length": ("orthogonal", "length", (2.0, 1.0)),
+    "momentum": ("orthogonal", "momentum", (0.5, 0.5, 0.5, 0.5)),
+}
+"""Entries of the update rule that --rule learns: direction, name and by how much they change for a 1 in what is learned. The tenth
+number is the logarithm of a factor on the network's direction."""
 HELD_OUT = 8
 """Of every so many tasks the last is for validation."""
+
+
+def changes_of(rule: Any) -> dict[str, Any]:
+    """Zeros for what --rule learns: the update rule as it is."""
+    found = {name: np.zeros(len(units)) for name, (part, _, units) in RULE.items() if part in rule}
+    return {**found, "network": np.zeros(())}
+
+
+def changed_rule(rule: Any, changes: dict[str, Any]) -> Any:
+    """The update rule with what --rule has learned, see `RULE`; as it is where that is empty."""
+    if not changes:
+        return rule
+    for name in changes.keys() & RULE:
+        part, entry, units = RULE[name]
+        old = rule[part][entry]
+        new = old + (jnp.asarray(units, jnp.float32) * changes[name]).reshape(old.shape)
+        rule = {**rule, part: {**rule[part], entry: new}}
+    factors = jnp.stack([jnp.exp(changes["network"]), jnp.ones(())])  # the second output is a logarithm
+    output = jax.tree.map(lambda x: x * factors, rule["mlp"]["output"])
+    return {**rule, "mlp": {**rule["mlp"], "output": output}}
 
 
 class Trials:
@@ -74,8 +102,9 @@ class Trials:
         self._begin = jax.jit(self._begin_all, compiler_options=options)
         self._run = jax.jit(self._run_chunk, compiler_options=options, donate_argnums=0)
 
-    def _theta(self, scheduler: Any) -> Any:
-        return {"update_rule": self.rule, "scheduler": scheduler}
+    def _theta(self, learned: Any) -> Any:
+        scheduler, changes = learned
+        return {"update_rule": changed_rule(self.rule, changes), "scheduler": scheduler}
 
     def _begin_all(self, schedulers: Any, key: Array, config: Any, num_steps: Any) -> Any:
         begin = lambda scheduler: self.problem.init(self._theta(scheduler), key, config, num_steps)
@@ -97,7 +126,12 @@ class Trials:
         return jax.lax.scan(body, state, keys)
 
     def final_losses(self, draw: schedule_tasks.Draw, num_steps: int, schedulers: Any) -> Floats:
-        """Final losses under each of the schedulers, stacked along a first axis, as `schedule_labels.record` has them."""
+        """Final losses under each of the schedulers, as `schedule_labels.record` has them."""
+        losses = schedule_records.relative(self.losses(draw, num_steps, schedulers), self.family.limit(draw))
+        return curves.final_loss(losses.T)
+
+    def losses(self, draw: schedule_tasks.Draw, num_steps: int, schedulers: Any) -> Floats:
+        """Losses of a training under each of the schedulers, which are stacked along a first axis: (num_steps, schedulers)."""
         config = self.family.config(draw)
         key_init, key_steps = jax.random.split(jax.random.key(draw.seed))
         steps = jnp.int32(num_steps)
@@ -109,8 +143,7 @@ class Trials:
         for first in range(0, len(keys), CHUNK):
             state, losses = self._run(state, schedulers, keys[first : first + CHUNK], config, self.data, steps)
             seen.append(np.asarray(losses))
-        losses = schedule_records.relative(np.concatenate(seen)[:num_steps], self.family.limit(draw))
-        return curves.final_loss(losses.T)
+        return np.concatenate(seen)[:num_steps]
 
 
 class Bench:
@@ -212,7 +245,9 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
         with np.load(path) as saved:
             theta, moments, iteration, mean = saved["theta"], saved["moments"], int(saved["iteration"]), saved["mean"]
     elif options.start is not None:
-        theta = mean = np.mean([np.load(one)["mean"] for one in options.start], axis=0)
+        found = np.mean([np.load(one)["mean"] for one in options.start], axis=0)
+        # What follows a scheduler that was learned alone are the update rule's changes: none.
+        theta = mean = np.concatenate([found, theta[len(found) :]])
     lengths = sorted({int(n) for n in bench.labels.lengths})
     arrays = {"theta": theta, "moments": moments, "iteration": np.int64(iteration), "mean": mean}
     if not path.exists():
@@ -319,7 +354,7 @@ def write(weights: celo_zoo.Pretrained, options: argparse.Namespace, start: Any)
     _, unravel = jax.flatten_util.ravel_pytree(start)
     config = configs.from_json(SchedulerConfig, json.loads((options.out / "scheduler.json").read_text()))
     with np.load(options.out / "state.npz") as saved:
-        scheduler = jax.device_get(unravel(jnp.asarray(saved["mean"], jnp.float32)))
+        scheduler, changes = jax.device_get(unravel(jnp.asarray(saved["mean"], jnp.float32)))
     if options.share != 1:
         config, scheduler = shortened(config, scheduler, options.share)
     architecture = Celo(dataclasses.replace(weights.config, scheduler=config))
@@ -344,7 +379,8 @@ def write(weights: celo_zoo.Pretrained, options: argparse.Namespace, start: Any)
         "notes": kept + options.note,
     }
     files.write_json(options.out / "run.json", run)
-    theta = {"update_rule": dict(weights.theta)["update_rule"], "scheduler": scheduler}
+    rule = jax.device_get(changed_rule(dict(weights.theta)["update_rule"], changes))
+    theta = {"update_rule": rule, "scheduler": scheduler}
     checkpoints.save_theta(options.out / "theta.npz", theta, described(architecture))
 
 
@@ -360,6 +396,7 @@ def main() -> int:
         "--plain", type=float, default=1.0, help="how much more often tasks of plain inputs are drawn (1)"
     )
     parser.add_argument("--in-steps", action="store_true", help="compare in training time, see above")
+    parser.add_argument("--rule", action="store_true", help="learn ten numbers of the update rule besides")
     parser.add_argument(
         "--start",
         type=Path,
@@ -391,9 +428,11 @@ def main() -> int:
     except (OSError, ValueError) as error:
         print(f"schedule_learning: {error}", file=sys.stderr)
         return 1
-    start = Scheduler(config).init(jax.random.key(0))
+    weights = celo_zoo.load(options.weights)
+    changes = changes_of(dict(weights.theta)["update_rule"]) if options.rule else {}
+    start = Scheduler(config).init(jax.random.key(0)), changes
     if options.write:
-        write(celo_zoo.load(options.weights), options, start)
+        write(weights, options, start)
         return 0
     labels = schedule_records.read(LABELS)
     lengths = [int(n) for n in options.lengths.split(",")]
@@ -408,7 +447,7 @@ def main() -> int:
         described=[labels.described[row] for row in rows],
         final=labels.final[rows],
     )
-    bench = Bench(celo_zoo.load(options.weights), config, labels, sorted(shapes))
+    bench = Bench(weights, config, labels, sorted(shapes))
     if options.validate:
         print(json.dumps(validate(bench, options, start), indent=1))
     else:
