@@ -19,6 +19,8 @@ from levers import tables as levers
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs/results"
 HORIZONS = {"100": "steps 1-100", "500": "1-500", "2000": "1-2000", "last_100": "1901-2000"}
+SMALLEST_LOSS = 1e-8
+"""Losses below it count as it where logarithms are compared."""
 PAPER_INNER_STEPS = 100_000 * 2 * 32 * 50
 """Of a phase: iterations, members, pairs, truncation."""
 
@@ -195,6 +197,37 @@ def choice_by_task(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def ablation_table(record: dict[str, Any]) -> str:
+    """The logarithm of the final loss without an input of the scheduler over that with all of them, over tasks."""
+    final = record["final_losses"].values()
+    variants = [name for name in next(iter(final)) if name != "whole"]
+    labels = {
+        "all": "all: the cosine decay alone",
+        "noise": "the rule that follows the decay where gradients are noise",
+    }
+    lines = ["| without | mean | median | least | greatest |", "|---|---:|---:|---:|---:|"]
+    for name in variants:
+        found = [np.log(max(of[name], SMALLEST_LOSS) / max(of["whole"], SMALLEST_LOSS)) for of in final]
+        numbers = (np.mean(found), np.median(found), min(found), max(found))
+        lines.append(f"| {labels.get(name, name)} | " + " | ".join(f"{x:+.3f}" for x in numbers) + " |")
+    return "\n".join(lines)
+
+
+def averages_table(record: dict[str, Any]) -> str:
+    """The logarithm of the loss of averaged parameters over that of the last ones: medians over tasks, and the least."""
+    lengths = list(dict.fromkeys(label.rsplit(", ", 1)[1] for label in record["losses"]))
+    moments = record["moments"]
+    lines = ["| | average over | " + " | ".join(f"at {100 * x:.0f} %" for x in moments) + " |"]
+    lines.append("|---|---:|" + "---:|" * len(moments))
+    for length in lengths:
+        of = [losses for label, losses in record["losses"].items() if label.endswith(f", {length}")]
+        for share in record["shares"]:
+            logs = np.array([np.log(np.divide(losses[f"{share:g}"], losses["parameters"])) for losses in of])
+            cells = (f"{np.median(x):+.3f} ({min(x):+.2f})" for x in logs.T)
+            lines.append(f"| {length} | {100 * share:.2f} % | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def schedule_table(record: dict[str, Any], part: str = "schedule", label: str = "planned steps") -> str:
     """The multiplier at shares of trainings of a part of a behaviour.json, such as several lengths."""
     shares = (0.0, 0.15, 0.3, 0.5, 0.7, 0.9)
@@ -316,12 +349,17 @@ def pages() -> dict[str, dict[str, str]]:
             "batches": schedule_table(read("behaviour/behaviour.json"), "noise", "images in a batch"),
             "scale": scale_table(read("behaviour/behaviour.json")),
             "schedule_adam": schedule_table(read("behaviour-adam/behaviour.json")),
+            "ablation": ablation_table(read("schedule-learning/ablation.json")),
         },
-        "docs/using.md": {"first call": first_call_table(read("first-call.json"))},
+        "docs/using.md": {
+            "first call": first_call_table(read("first-call.json")),
+            "averages": averages_table(read("averages.json")),
+        },
         "docs/unstable.md": levers.tables(levers.read(RESULTS / "levers")),
         "docs/results/schedule-learning/README.md": {
             "schedules": choice_by_task(read("schedule-learning/choice.json"))
         },
+        "docs/results/celo-paper/README.md": {"schedules": choice_by_task(read("celo-paper/choice.json"))},
         "docs/results/celo/README.md": {name: choice_table(read(f"celo/{name}.json")) for name in choices},
         "docs/results/celo-adam/README.md": {"choice_lengths": choice_table(read("celo-adam/choice_lengths.json"))},
     }

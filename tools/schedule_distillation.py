@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.flatten_util
@@ -23,6 +23,7 @@ import numpy as np
 import optax
 import schedule_learning
 import schedule_records
+import schedule_rule
 import schedule_tasks
 from numpy.typing import NDArray
 
@@ -43,13 +44,6 @@ SPREAD = 0.3
 """Standard deviation of the perturbations of the teacher under which curves are made."""
 FLOOR = 0.02
 """Multipliers are compared by ``log(multiplier + FLOOR)``, so that the last steps of a decay to 0 do not rule the fit."""
-
-
-class Rule(NamedTuple):
-    """What is read of weights: theta and config."""
-
-    theta: Any
-    config: CeloConfig
 
 
 def make_curves(
@@ -207,12 +201,11 @@ def main() -> int:
     _, unravel = jax.flatten_util.ravel_pytree(Scheduler(config).init(jax.random.key(0)))
     with np.load(options.teacher / "state.npz") as saved:
         teacher = unravel(jnp.asarray(saved["mean"], jnp.float32))
-    rule = {"mlp": checkpoints.load_theta(options.rule)["update_rule"]["mlp"]}
-    weights = Rule({"update_rule": rule}, CeloConfig())
+    weights = schedule_rule.load_rule(str(options.rule))
     curves = make_curves(options, weights, config, teacher, options.out / "curves.npz")
     scheduler, report = fit(options, config, teacher, curves)
     files.write_json(options.out / "fit.json", report)
-    write(options, {"update_rule": rule, "scheduler": scheduler}, report)
+    write(options, {**weights.theta, "scheduler": scheduler}, report)
     print(json.dumps(report, indent=1))
     return 0
 

@@ -9,8 +9,8 @@ antithetic pairs of schedulers with the same initialisation and batches, and des
 height)``, clipped, which takes out how the tasks differ. Tasks without labels have the mean over all pairs in place of the best
 height. With --in-steps a difference is divided by how much the logarithm of the task's loss falls per e-fold of steps, which makes
 it one of training time: a language model's loss differs by hundredths where that of a network that memorises differs by factors.
-The update rule is that of the weights and stays as it is, or with --rule the ten numbers of `RULE` are learned besides. The same
-command goes on where it was stopped.
+The update rule is that of the weights and stays as it is, or with --rule ten of its numbers are learned besides, or with --network
+all of its network (schedule_rule.py). The same command goes on where it was stopped.
 --validate trains tasks of other numbers, which are never drawn, under the scheduler that has been learned and under the prior
 alone. --write makes the folder that of a run, with the whole theta and where it comes from, as which `celo-zoo convert` reads it.
 """
@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import schedule_more_tasks
 import schedule_records
+import schedule_rule
 import schedule_tasks
 from numpy.typing import NDArray
 from schedule_training import CHUNK
@@ -52,35 +53,8 @@ SLOPES = (0.05, 1.0)
 """Least and largest fall of a logarithm of the loss per e-fold of steps that differences are divided by."""
 SLOPE_DRAWS = 3
 """Tasks without labels by which the slope of their shape is found."""
-RULE: dict[str, tuple[str, str, tuple[float, ...]]] = {
-    "adam": ("adam", "kernel", (0.5, 0.5, 0.5)),
-    "length": ("orthogonal", "length", (2.0, 1.0)),
-    "momentum": ("orthogonal", "momentum", (0.5, 0.5, 0.5, 0.5)),
-}
-"""Entries of the update rule that --rule learns: direction, name and by how much they change for a 1 in what is learned. The tenth
-number is the logarithm of a factor on the network's direction."""
 HELD_OUT = 8
 """Of every so many tasks the last is for validation."""
-
-
-def changes_of(rule: Any) -> dict[str, Any]:
-    """Zeros for what --rule learns: the update rule as it is."""
-    found = {name: np.zeros(len(units)) for name, (part, _, units) in RULE.items() if part in rule}
-    return {**found, "network": np.zeros(())}
-
-
-def changed_rule(rule: Any, changes: dict[str, Any]) -> Any:
-    """The update rule with what --rule has learned, see `RULE`; as it is where that is empty."""
-    if not changes:
-        return rule
-    for name in changes.keys() & RULE:
-        part, entry, units = RULE[name]
-        old = rule[part][entry]
-        new = old + (jnp.asarray(units, jnp.float32) * changes[name]).reshape(old.shape)
-        rule = {**rule, part: {**rule[part], entry: new}}
-    factors = jnp.stack([jnp.exp(changes["network"]), jnp.ones(())])  # the second output is a logarithm
-    output = jax.tree.map(lambda x: x * factors, rule["mlp"]["output"])
-    return {**rule, "mlp": {**rule["mlp"], "output": output}}
 
 
 class Trials:
@@ -92,7 +66,7 @@ class Trials:
       shape: of the tasks.
     """
 
-    def __init__(self, weights: celo_zoo.Pretrained, config: SchedulerConfig, shape: schedule_tasks.Shape) -> None:
+    def __init__(self, weights: Any, config: SchedulerConfig, shape: schedule_tasks.Shape) -> None:
         self.family = shape.build(OFFLINE_DATASETS, None)
         architecture = Celo(dataclasses.replace(weights.config, scheduler=config))
         self.problem = InnerProblem(architecture, self.family)
@@ -104,7 +78,7 @@ class Trials:
 
     def _theta(self, learned: Any) -> Any:
         scheduler, changes = learned
-        return {"update_rule": changed_rule(self.rule, changes), "scheduler": scheduler}
+        return {"update_rule": schedule_rule.changed_rule(self.rule, changes), "scheduler": scheduler}
 
     def _begin_all(self, schedulers: Any, key: Array, config: Any, num_steps: Any) -> Any:
         begin = lambda scheduler: self.problem.init(self._theta(scheduler), key, config, num_steps)
@@ -158,7 +132,7 @@ class Bench:
 
     def __init__(
         self,
-        weights: celo_zoo.Pretrained,
+        weights: Any,
         config: SchedulerConfig,
         labels: schedule_records.Labels,
         shapes: Sequence[str],
@@ -245,9 +219,9 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
         with np.load(path) as saved:
             theta, moments, iteration, mean = saved["theta"], saved["moments"], int(saved["iteration"]), saved["mean"]
     elif options.start is not None:
-        found = np.mean([np.load(one)["mean"] for one in options.start], axis=0)
-        # What follows a scheduler that was learned alone are the update rule's changes: none.
-        theta = mean = np.concatenate([found, theta[len(found) :]])
+        # Of a scheduler that was learned alone the update rule's changes, which follow, are none.
+        found = [np.concatenate([x := np.load(one)["mean"], theta[len(x) :]]) for one in options.start]
+        theta = mean = np.mean(found, axis=0)
     lengths = sorted({int(n) for n in bench.labels.lengths})
     arrays = {"theta": theta, "moments": moments, "iteration": np.int64(iteration), "mean": mean}
     if not path.exists():
@@ -358,7 +332,7 @@ def write(weights: celo_zoo.Pretrained, options: argparse.Namespace, start: Any)
     if options.share != 1:
         config, scheduler = shortened(config, scheduler, options.share)
     architecture = Celo(dataclasses.replace(weights.config, scheduler=config))
-    base = weights.document["provenance"]
+    base = json.loads(options.provenance.read_text()) if options.provenance else weights.document["provenance"]
     cost = {name: stage for name, stage in base["cost"].items() if not name.startswith("schedule")}
     # Folders within are of the runs that this one began with.
     for log in sorted(options.out.glob("**/log.jsonl")):
@@ -368,7 +342,9 @@ def write(weights: celo_zoo.Pretrained, options: argparse.Namespace, start: Any)
         seconds = sum(now for now, after in zip(times, [*times[1:], 0.0], strict=True) if after < now)
         name = "schedule" if log.parent == options.out else f"schedule_{log.parent.name}"
         cost[name] = {"iteration": lines[-1]["iteration"], "seconds": round(seconds, 1)}
-    kept = [note for note in base["notes"] if not note.startswith(("The schedule", "The evaluations", "Chosen"))]
+    kept = [
+        note for note in base.get("notes", []) if not note.startswith(("The schedule", "The evaluations", "Chosen"))
+    ]
     run = {
         **base,
         **described(architecture),
@@ -379,7 +355,7 @@ def write(weights: celo_zoo.Pretrained, options: argparse.Namespace, start: Any)
         "notes": kept + options.note,
     }
     files.write_json(options.out / "run.json", run)
-    rule = jax.device_get(changed_rule(dict(weights.theta)["update_rule"], changes))
+    rule = jax.device_get(schedule_rule.changed_rule(dict(weights.theta)["update_rule"], changes))
     theta = {"update_rule": rule, "scheduler": scheduler}
     checkpoints.save_theta(options.out / "theta.npz", theta, described(architecture))
 
@@ -397,6 +373,7 @@ def main() -> int:
     )
     parser.add_argument("--in-steps", action="store_true", help="compare in training time, see above")
     parser.add_argument("--rule", action="store_true", help="learn ten numbers of the update rule besides")
+    parser.add_argument("--network", action="store_true", help="learn the update rule's network besides")
     parser.add_argument(
         "--start",
         type=Path,
@@ -411,13 +388,17 @@ def main() -> int:
     parser.add_argument("--lengths", default="300,1000", help="lengths of the trainings (300,1000)")
     parser.add_argument("--largest", type=int, default=14_000, help="largest network in parameters (14,000)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", default="celo", metavar="REF", help="whose update rule is used (celo)")
+    parser.add_argument("--weights", metavar="REF", help="whose update rule is used, or a theta.npz (celo)")
     parser.add_argument("--write", action="store_true", help="write theta.npz and run.json instead")
     parser.add_argument("--share", type=float, default=1.0, help="of what was learned, in what is written (1)")
+    parser.add_argument("--provenance", type=Path, help="run.json of the update rule (what the weights have)")
     parser.add_argument("--command", help="what is recorded as the command")
     parser.add_argument("--note", action="append", default=[], help="a sentence to be recorded")
     parser.add_argument("--validate", type=int, metavar="N", help="train N held-out tasks instead")
     options = parser.parse_args()
+    if (options.rule or options.network) and options.weights is None:
+        parser.error("what is learned of an update rule is relative to it: give it by --weights.")
+    options.weights = options.weights or "celo"
     options.out.mkdir(parents=True, exist_ok=True)
     kept = options.out / "scheduler.json"
     try:
@@ -428,8 +409,8 @@ def main() -> int:
     except (OSError, ValueError) as error:
         print(f"schedule_learning: {error}", file=sys.stderr)
         return 1
-    weights = celo_zoo.load(options.weights)
-    changes = changes_of(dict(weights.theta)["update_rule"]) if options.rule else {}
+    weights = schedule_rule.load_rule(options.weights)
+    changes = schedule_rule.changes_of(dict(weights.theta)["update_rule"], options)
     start = Scheduler(config).init(jax.random.key(0)), changes
     if options.write:
         write(weights, options, start)

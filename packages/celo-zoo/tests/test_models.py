@@ -317,12 +317,18 @@ def test_format_2_has_the_bundled_numbers():
     jax.tree.map(np.testing.assert_array_equal, old.theta, new.theta)
 
 
-def test_the_update_rule_of_celo_is_that_of_format_2():
-    """Of which only the scheduler has been learned since: it modulates the schedule that was set by hand."""
+def test_the_update_rule_of_celo_began_as_that_of_format_2():
+    """Whose schedule was set by hand: a scheduler that modulates it has been learned since, and ten numbers with it."""
     old, new = celo_zoo.load(FORMAT_2 / "celo"), celo_zoo.load("celo")
     assert new.config == ADAPTIVE and ADAPTIVE.scheduler.prior == old.config.scheduler.prior
     assert dataclasses.replace(new.config, scheduler=old.config.scheduler) == old.config
-    jax.tree.map(np.testing.assert_array_equal, old.theta["update_rule"], new.theta["update_rule"])
+    before, after = old.theta["update_rule"]["mlp"], new.theta["update_rule"]["mlp"]
+    for name in ("hidden_0", "hidden_1"):
+        jax.tree.map(np.testing.assert_array_equal, before[name], after[name])
+    # Of the network's direction only the length has changed.
+    ratios = [after["output"][name][..., 0] / before["output"][name][..., 0] for name in ("kernel", "bias")]
+    np.testing.assert_allclose(np.ravel(ratios[0]), np.ravel(ratios[1]).item(), rtol=1e-5)  # float32
+    np.testing.assert_array_equal(before["output"]["kernel"][:, 1], after["output"]["kernel"][:, 1])
 
 
 @pytest.mark.parametrize(
