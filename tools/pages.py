@@ -357,7 +357,8 @@ def pages() -> dict[str, dict[str, str]]:
         },
         "docs/unstable.md": levers.tables(levers.read(RESULTS / "levers")),
         "docs/results/schedule-learning/README.md": {
-            "schedules": choice_by_task(read("schedule-learning/choice.json"))
+            "schedules": choice_by_task(read("schedule-learning/choice.json")),
+            "longer": choice_table(read("schedule-learning/choice_3000.json")),
         },
         "docs/results/celo-paper/README.md": {"schedules": choice_by_task(read("celo-paper/choice.json"))},
         "docs/results/celo/README.md": {name: choice_table(read(f"celo/{name}.json")) for name in choices},
