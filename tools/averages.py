@@ -3,7 +3,7 @@
     python tools/averages.py --out docs/results/averages.json
 
 At a quarter, half, three quarters and the end of trainings of several lengths, the mean loss on 200 further batches is compared
-between the parameters and their averages over several shares of the training (`celo_core.averaged`). Some fifteen minutes on one core;
+between the parameters and their averages over several shares of the training (`celo_core.averaged`). Fifteen minutes on a core;
 a task that is there already is not trained again.
 """
 
@@ -83,7 +83,10 @@ def main() -> None:
     document: dict[str, Any] = {"moments": MOMENTS, "shares": SHARES, "batches": BATCHES, "losses": {}}
     if options.out.exists():
         document["losses"] = json.loads(options.out.read_text())["losses"]
-    document |= {"command": f"python tools/averages.py --out {options.out} --lengths {options.lengths}", "weights": options.weights}
+    document |= {
+        "command": f"python tools/averages.py --out {options.out} --lengths {options.lengths}",
+        "weights": options.weights,
+    }
     for name, (_, make) in VALIDATION_TASKS.items():
         for length in (int(n) for n in options.lengths.split(",")):
             label = f"{name}, {length} steps"
