@@ -293,8 +293,7 @@ What `nox -s quickstart` measured ({"; ".join(quickstart["machines"])}; {quickst
 saw its training split at 8x8, and other text. Adam and AdamW have the best of {rates} learning rates for each
 task, a star marking the edge of the grid. Speed-up: the steps that tuned Adam needs to reach the optimizer's final loss,
 over the steps taken; above 1, and "> 1.00" (Adam does not get there), the optimizer is the faster one, below 1 Adam is.
-A step of Celo costs more time than one of Adam: the last column. Celo is here still the bundled weights before, with the
-cosine decay alone, "celo_cosine" below.
+A step of Celo costs more time than one of Adam: the last column.
 
 {quickstart_table(quickstart)}
 
