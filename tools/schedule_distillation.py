@@ -42,6 +42,10 @@ BATCH = 16
 """Loss curves in an iteration."""
 SPREAD = 0.3
 """Standard deviation of the perturbations of the teacher under which curves are made."""
+VARIANTS = 4
+"""The teacher and its perturbations in a task."""
+HELD_OUT = 8
+"""Of every so many tasks the curves of the first are not fitted."""
 FLOOR = 0.02
 """Multipliers are compared by ``log(multiplier + FLOOR)``, so that the last steps of a decay to 0 do not rule the fit."""
 
@@ -65,8 +69,9 @@ def make_curves(
         if shape.label not in trials:
             trials[shape.label] = schedule_learning.Trials(weights, config, shape)
         trial = trials[shape.label]
-        noise = SPREAD * rng.standard_normal((4, len(flat)))
-        schedulers = jax.vmap(unravel)(jnp.asarray(flat + np.concatenate([0 * noise[:1], noise[1:]]), jnp.float32))
+        noise = SPREAD * rng.standard_normal((VARIANTS, len(flat)))
+        noise[0] = 0.0  # the teacher itself
+        schedulers = jax.vmap(unravel)(jnp.asarray(flat + noise, jnp.float32))
         length = int(rng.choice([300, 1000]))
         losses = trial.losses(schedule_tasks.Draw(int(task), 0, trial.family), length, (schedulers, {}))
         found += [losses[:, k].astype(np.float32) for k in range(losses.shape[1])]
@@ -78,6 +83,17 @@ def make_curves(
 def stretched(curve: Floats, length: int) -> Floats:
     """A loss curve at another number of steps: losses of the nearest fraction of the training, noise included."""
     return curve[(np.arange(length) * len(curve)) // length]
+
+
+def batch(rng: np.random.Generator, curves: list[Floats]) -> tuple[Array, Array]:
+    """Curves at random lengths, float32 (`BATCH`, steps), and the lengths, int32 (`BATCH`,)."""
+    low, high = np.log(LENGTHS)
+    lengths = np.exp(rng.uniform(low, high) + rng.uniform(-0.2, 0.0, BATCH)).astype(np.int32)
+    # One padded length for a batch, of few, so that few programs are compiled.
+    padded = next(n for n in (200, 400, 800, 1600, LENGTHS[1]) if n >= lengths.max())
+    picked = [stretched(curves[k], int(n)) for k, n in zip(rng.integers(len(curves), size=BATCH), lengths, strict=True)]
+    rows = [np.pad(one, (0, padded - len(one)), mode="edge") for one in picked]
+    return jnp.asarray(np.stack(rows)), jnp.asarray(lengths)
 
 
 def multipliers(scheduler: Scheduler, theta: Any, losses: Array, num_steps: Array) -> Array:
@@ -98,10 +114,9 @@ def fit(
     """The student's theta, and how well it does what the teacher does on curves that it was not fitted on."""
     known, student = Scheduler(config), Scheduler(CeloConfig().scheduler)
     theta = student.init(jax.random.key(options.seed))
-    longest = LENGTHS[1]
 
-    def apart(theta: Any, losses: Array, lengths: Array) -> Array:
-        """Root mean square over the steps of each curve of the difference of logarithms, float32 (curves,)."""
+    def errors(theta: Any, losses: Array, lengths: Array) -> Array:
+        """Mean square over the steps of each curve of the difference of logarithms, float32 (curves,)."""
 
         def one(losses: Array, length: Array) -> Array:
             pair = multipliers(student, theta, losses, length), multipliers(known, teacher, losses, length)
@@ -109,32 +124,21 @@ def fit(
             inside = jnp.arange(len(losses)) < length
             return jnp.sum(jnp.where(inside, jnp.square(logs[0] - logs[1]), 0.0)) / length
 
-        return jnp.sqrt(jax.vmap(one)(losses, lengths))
+        return jax.vmap(one)(losses, lengths)
 
     total = options.iterations
-    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, total))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(3e-3, total)))
     state = optimizer.init(theta)
 
     @jax.jit
     def step(theta: Any, state: Any, losses: Array, lengths: Array) -> tuple[Any, Any, Array]:
-        loss = lambda theta: jnp.mean(jnp.square(apart(theta, losses, lengths)))
+        loss = lambda theta: jnp.mean(errors(theta, losses, lengths))
         value, gradient = jax.value_and_grad(loss)(theta)
-        norm = optax.global_norm(gradient)
-        gradient = jax.tree.map(lambda g: g * jnp.minimum(1.0, 1.0 / (norm + 1e-12)), gradient)
         updates, state = optimizer.update(gradient, state, theta)
         return optax.apply_updates(theta, updates), state, value
 
-    def batch(rng: np.random.Generator, of: list[Floats]) -> tuple[Array, Array]:
-        # One padded length for a batch, of few, so that few programs are compiled.
-        low, high = np.log(LENGTHS)
-        lengths = np.exp(rng.uniform(low, high) + rng.uniform(-0.2, 0.0, BATCH)).astype(np.int32)
-        padded = next(n for n in (200, 400, 800, 1600, longest) if n >= lengths.max())
-        picked = [stretched(of[k], int(n)) for k, n in zip(rng.integers(len(of), size=BATCH), lengths, strict=True)]
-        rows = [np.pad(one, (0, padded - len(one)), mode="edge") for one in picked]
-        return jnp.asarray(np.stack(rows)), jnp.asarray(lengths)
-
-    training = [curve for number, curve in enumerate(curves) if number // 4 % 8]
-    held_out = [curve for number, curve in enumerate(curves) if number // 4 % 8 == 0]
+    training = [curve for number, curve in enumerate(curves) if number // VARIANTS % HELD_OUT]
+    held_out = [curve for number, curve in enumerate(curves) if number // VARIANTS % HELD_OUT == 0]
     begun, seen = time.monotonic(), []
     for iteration in range(total):
         rng = np.random.default_rng([options.seed, iteration])
@@ -145,16 +149,16 @@ def fit(
                 f"{iteration + 1}/{total}: root mean square {np.sqrt(np.mean(seen[-100:])):.4f}, {time.monotonic() - begun:.0f} s",
                 flush=True,
             )
-    judge = jax.jit(apart)
+    judge = jax.jit(errors)
     rng = np.random.default_rng(options.seed + 1)
-    errors = np.concatenate([np.asarray(judge(theta, *batch(rng, held_out))) for _ in range(16)])
+    found = np.sqrt(np.concatenate([np.asarray(judge(theta, *batch(rng, held_out))) for _ in range(16)]))
     return theta, {
         "iterations": total,
         "seconds": round(time.monotonic() - begun, 1),
         "curves": len(training),
         "held_out_curves": len(held_out),
-        "error_of_log_multiplier": round(float(np.median(errors)), 4),
-        "its_95th_percentile": round(float(np.quantile(errors, 0.95)), 4),
+        "error_of_log_multiplier": round(float(np.median(found)), 4),
+        "its_95th_percentile": round(float(np.quantile(found, 0.95)), 4),
     }
 
 
@@ -162,10 +166,9 @@ def write(options: argparse.Namespace, theta: Any, report: dict[str, Any]) -> No
     """Writes theta.npz and run.json."""
     architecture = Celo()
     base = json.loads(options.provenance.read_text())
-    lines = [json.loads(line) for line in (options.teacher / "log.jsonl").read_text().splitlines()]
     cost = {
         "update_rule": base["cost"]["update_rule"],
-        "schedule": {"iteration": lines[-1]["iteration"], "seconds": lines[-1]["seconds"]},
+        "schedule": schedule_learning.spent(options.teacher / "log.jsonl"),
         "distillation": {"iteration": report["iterations"], "seconds": report["seconds"]},
     }
     run = {

@@ -323,6 +323,15 @@ def shortened(config: SchedulerConfig, theta: Any, share: float) -> tuple[Schedu
     return dataclasses.replace(config, network=network), {**theta, "step_size": step_size}
 
 
+def spent(log: Path) -> dict[str, Any]:
+    """Iterations and seconds of a run, from its log.jsonl."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    times = [line["seconds"] for line in lines]
+    # Seconds begin anew where the run went on.
+    seconds = sum(now for now, after in zip(times, [*times[1:], 0.0], strict=True) if after < now)
+    return {"iteration": lines[-1]["iteration"], "seconds": round(seconds, 1)}
+
+
 def write(weights: celo_zoo.Pretrained, options: argparse.Namespace, start: Any) -> None:
     """Writes theta.npz, the mean of theta over iterations with the weights' update rule, and run.json."""
     _, unravel = jax.flatten_util.ravel_pytree(start)
@@ -336,12 +345,8 @@ def write(weights: celo_zoo.Pretrained, options: argparse.Namespace, start: Any)
     cost = {name: stage for name, stage in base["cost"].items() if not name.startswith("schedule")}
     # Folders within are of the runs that this one began with.
     for log in sorted(options.out.glob("**/log.jsonl")):
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-        times = [line["seconds"] for line in lines]
-        # Seconds begin anew where the run went on.
-        seconds = sum(now for now, after in zip(times, [*times[1:], 0.0], strict=True) if after < now)
         name = "schedule" if log.parent == options.out else f"schedule_{log.parent.name}"
-        cost[name] = {"iteration": lines[-1]["iteration"], "seconds": round(seconds, 1)}
+        cost[name] = spent(log)
     kept = [
         note for note in base.get("notes", []) if not note.startswith(("The schedule", "The evaluations", "Chosen"))
     ]
@@ -360,8 +365,8 @@ def write(weights: celo_zoo.Pretrained, options: argparse.Namespace, start: Any)
     checkpoints.save_theta(options.out / "theta.npz", theta, described(architecture))
 
 
-def main() -> int:
-    """Runs the command."""
+def parsed() -> argparse.Namespace:
+    """The command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--config", type=Path, help="TOML file of the scheduler's config (needed for a new run)")
@@ -399,6 +404,25 @@ def main() -> int:
     if (options.rule or options.network) and options.weights is None:
         parser.error("what is learned of an update rule is relative to it: give it by --weights.")
     options.weights = options.weights or "celo"
+    return options
+
+
+def chosen(options: argparse.Namespace) -> tuple[schedule_records.Labels, list[str]]:
+    """Labels of the lengths in the options, and the shapes among them whose tasks are small enough."""
+    labels = schedule_records.read(LABELS)
+    rows = np.flatnonzero(np.isin(labels.lengths, [int(n) for n in options.lengths.split(",")]))
+    labels = labels._replace(
+        tasks=labels.tasks[rows],
+        lengths=labels.lengths[rows],
+        described=[labels.described[row] for row in rows],
+        final=labels.final[rows],
+    )
+    return labels, sorted({one["shape"] for one in labels.described if one["parameters"] <= options.largest})
+
+
+def main() -> int:
+    """Runs the command."""
+    options = parsed()
     options.out.mkdir(parents=True, exist_ok=True)
     kept = options.out / "scheduler.json"
     try:
@@ -415,20 +439,8 @@ def main() -> int:
     if options.write:
         write(weights, options, start)
         return 0
-    labels = schedule_records.read(LABELS)
-    lengths = [int(n) for n in options.lengths.split(",")]
-    chosen = np.isin(labels.lengths, lengths) & np.array(
-        [one["parameters"] <= options.largest for one in labels.described]
-    )
-    shapes = {one["shape"] for one, is_chosen in zip(labels.described, chosen, strict=True) if is_chosen}
-    rows = np.flatnonzero(np.isin(labels.lengths, lengths))
-    labels = labels._replace(
-        tasks=labels.tasks[rows],
-        lengths=labels.lengths[rows],
-        described=[labels.described[row] for row in rows],
-        final=labels.final[rows],
-    )
-    bench = Bench(weights, config, labels, sorted(shapes))
+    labels, shapes = chosen(options)
+    bench = Bench(weights, config, labels, shapes)
     if options.validate:
         print(json.dumps(validate(bench, options, start), indent=1))
     else:
