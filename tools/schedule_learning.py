@@ -9,6 +9,7 @@ antithetic pairs of schedulers with the same initialisation and batches, and des
 height)``, clipped, which takes out how the tasks differ. Tasks without labels have the mean over all pairs in place of the best
 height. With --in-steps a difference is divided by how much the logarithm of the task's loss falls per e-fold of steps, which makes
 it one of training time: a language model's loss differs by hundredths where that of a network that memorises differs by factors.
+A small --clip lets these count no more than others.
 The update rule is that of the weights and stays as it is, or with --rule ten of its numbers are learned besides, or with --network
 all of its network (schedule_rule.py). The same command goes on where it was stopped.
 --validate trains tasks of other numbers, which are never drawn, under the scheduler that has been learned and under the prior
@@ -145,6 +146,8 @@ class Bench:
         of = [labels.described[row] for row in self.training]
         self._slopes = self._slopes_of_labels()
         self.is_plain = np.array([one["inputs"] == "plain" and one["wrong_labels"] == 0.0 for one in of])
+        kinds = [one["shape"].split("_")[0] for one in of]
+        self.of_kind = np.array([kinds.count(kind) for kind in kinds])
 
     def _trials_of(self, shape: Any) -> Trials:
         if shape.label not in self._trials:
@@ -223,15 +226,16 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
         found = [np.concatenate([x := np.load(one)["mean"], theta[len(x) :]]) for one in options.start]
         theta = mean = np.mean(found, axis=0)
     lengths = sorted({int(n) for n in bench.labels.lengths})
-    arrays = {"theta": theta, "moments": moments, "iteration": np.int64(iteration), "mean": mean}
     if not path.exists():
-        _save(path, arrays)
+        _save(path, theta, moments, iteration, mean)
     prior = jax.tree.map(lambda x: jnp.broadcast_to(x, (2 * options.pairs, *x.shape)), start)
     begun = time.monotonic()
     while time.monotonic() - begun < 60 * options.minutes:
         rng = np.random.default_rng([options.seed, iteration])
         # Short trainings more often, which cost less.
         share = bench.labels.lengths[bench.training] ** -0.5 * np.where(bench.is_plain, options.plain, 1.0)
+        if options.by_kind:
+            share = share / bench.of_kind
         rows = rng.choice(bench.training, options.tasks, replace=False, p=share / share.sum())
         # The numbers of held-out ones are those below HELD_OUT times the number of shapes.
         first = HELD_OUT * len(schedule_more_tasks.SHAPES)
@@ -251,7 +255,7 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
             if options.in_steps:
                 slope = bench.slope_of_shape(part[0], prior) if isinstance(part, tuple) else bench.slope_of_task(part)
                 found = found / slope
-            difference = np.clip(found[: options.pairs] - found[options.pairs :], -1.0, 1.0)
+            difference = np.clip(found[: options.pairs] - found[options.pairs :], -options.clip, options.clip)
             gradient += difference @ noise / (2 * options.sigma * options.pairs * (len(rows) + len(more)))
         iteration += 1
         moments[0] += 0.1 * (gradient - moments[0])
@@ -261,8 +265,7 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
         length = np.sqrt(corrected[1].mean()) + 1e-12
         theta = theta - options.rate * corrected[0] / length
         mean += (theta - mean) / min(iteration, options.average)
-        arrays = {"theta": theta, "moments": moments, "iteration": np.int64(iteration), "mean": mean}
-        _save(path, arrays)
+        _save(path, theta, moments, iteration, mean)
         line = {
             "iteration": iteration,
             "regret": round(float(np.mean(seen)), 4),
@@ -272,9 +275,9 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
             file.write(json.dumps(line) + "\n")
 
 
-def _save(path: Path, arrays: dict[str, Any]) -> None:
+def _save(path: Path, theta: Floats, moments: Floats, iteration: int, mean: Floats) -> None:
     with files.written_atomically(path) as file:
-        np.savez(file, **arrays)
+        np.savez(file, theta=theta, moments=moments, iteration=np.int64(iteration), mean=mean)
 
 
 def validate(bench: Bench, options: argparse.Namespace, start: Any) -> dict[str, Any]:
@@ -377,6 +380,10 @@ def parsed() -> argparse.Namespace:
         "--plain", type=float, default=1.0, help="how much more often tasks of plain inputs are drawn (1)"
     )
     parser.add_argument("--in-steps", action="store_true", help="compare in training time, see above")
+    parser.add_argument(
+        "--by-kind", action="store_true", help="draw MLPs, convnets, Transformers and so on equally often"
+    )
+    parser.add_argument("--clip", type=float, default=1.0, help="largest difference between two schedulers (1)")
     parser.add_argument("--rule", action="store_true", help="learn ten numbers of the update rule besides")
     parser.add_argument("--network", action="store_true", help="learn the update rule's network besides")
     parser.add_argument(
@@ -393,7 +400,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--lengths", default="300,1000", help="lengths of the trainings (300,1000)")
     parser.add_argument("--largest", type=int, default=14_000, help="largest network in parameters (14,000)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", metavar="REF", help="whose update rule is used, or a theta.npz (celo)")
+    parser.add_argument(
+        "--weights",
+        metavar="REF",
+        help="whose update rule is used, a theta.npz, or adam_network, the paper's network set by hand (celo)",
+    )
     parser.add_argument("--write", action="store_true", help="write theta.npz and run.json instead")
     parser.add_argument("--share", type=float, default=1.0, help="of what was learned, in what is written (1)")
     parser.add_argument("--provenance", type=Path, help="run.json of the update rule (what the weights have)")
