@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["lint", "pages", "types", "tests", "x64", "minimums", "wheel"]
 nox.options.reuse_existing_virtualenvs = True
+nox.options.default_venv_backend = "uv|virtualenv"  # uv, if it is there, installs tensorflow in seconds
 nox.options.error_on_external_run = True
 
 ROOT = pathlib.Path(__file__).parent

@@ -246,6 +246,7 @@ def test_behaviour_of_a_given_schedule(tmp_path: Path, monkeypatch: pytest.Monke
     assert result["weights"] == str(tmp_path / "run") and result["fingerprint"].startswith("sha256 ")
 
 
+@pytest.mark.slow
 def test_behaviour_of_a_scheduler_that_reads_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(behaviour, "LEARNING_RATES", (1e-3,))
     found = learned.Learned("mine", CeloAdam(), CeloAdam().init(jax.random.key(1)), None)

@@ -192,6 +192,7 @@ def test_knobs_have_their_probabilities() -> None:
         assert abs(np.mean(found) - share) < 4 * np.sqrt(share * (1 - share) / number)
 
 
+@pytest.mark.slow
 def test_what_has_no_labels_or_pixels_has_knobs_without_effect() -> None:
     knobs = jax.vmap(lambda key: RESTORATION.sample(key)["knobs"])(jax.random.split(jax.random.key(0), 20))
     assert not np.any(knobs["wrong"]) and np.all(knobs["target_scale"] == 1)

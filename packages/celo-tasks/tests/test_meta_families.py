@@ -62,6 +62,7 @@ def shapes(family):
     return tuple(sorted(leaf.shape for leaf in jax.tree.leaves(params)))
 
 
+@pytest.mark.slow
 def test_no_network_is_one_that_is_judged_or_validated_on():
     judged = {shapes(builder()) for _, builder in VALIDATION_TASKS.values()}
     judged |= {shapes(entry.make_with(entry.datasets[0])) for entry in TASKS.values()}

@@ -134,6 +134,7 @@ def trained_by_hand(
     return losses, sizes
 
 
+@pytest.mark.slow
 def test_losses_and_step_sizes_are_those_of_plain_gradient_descent(validation: MetaValidation) -> None:
     found = validation.measure(LearnedSGD(), sgd_theta(0.1))["tasks"][TASK]
     losses, sizes = trained_by_hand(VALIDATION_TASKS[TASK][1](), optax.sgd(0.1), 40, 3)

@@ -23,6 +23,7 @@ def test_there_are_eight():
     assert len(TASKS) == 8 and all(name.startswith("stress_") for name in TASKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_tuned_adam_would_train_it(name):
     family, data = made(name)
@@ -139,6 +140,7 @@ def test_a_prediction_does_not_see_its_future():
     assert np.all(np.any(np.asarray(before[:, 7:10] != after[:, 7:10]), axis=-1))
 
 
+@pytest.mark.slow
 def test_frozen_tensors_have_a_gradient_of_zero():
     family, data = made("stress_frozen")
     params, _ = family.init(KEY, {})
