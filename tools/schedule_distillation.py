@@ -1,13 +1,13 @@
 """Fits a scheduler with a large network, such as the paper's LSTM, to one of few numbers that was learned by schedule_learning.py.
 
-    python tools/schedule_distillation.py --teacher learned --rule theta.npz --provenance run.json --out run
+    python tools/schedule_distillation.py --teacher learned --out run
 
 Evolution strategies learn tens of numbers from few trainings, but not the 35,649 of an LSTM of 64 units. Where both schedulers read
 the same inputs, time and loss, a loss curve determines what either does. So small tasks are trained under the teacher and
 perturbations of it, and the LSTM is fitted by gradient descent through whole trainings to the multipliers that the teacher has on
-their loss curves, at lengths of 100 to 3,000 steps. Teacher and curves: `--teacher` is a folder with scheduler.json and state.npz,
-`--rule` has the update rule that it was learned for. The run's folder gets theta.npz, with the update rule, run.json,
-which says where both come from (`--provenance`: the run.json of the update rule), and fit.json, which says how well it fits.
+their loss curves, at lengths of 100 to 3,000 steps. `--teacher` is a folder that `schedule_learning.py --write` has written. The
+run's folder gets theta.npz, with the teacher's update rule, run.json, which says where both come from, and fit.json, which says how
+well it fits.
 """
 
 import argparse
@@ -51,7 +51,7 @@ FLOOR = 0.02
 
 
 def make_curves(
-    options: argparse.Namespace, weights: Any, config: SchedulerConfig, teacher: Any, path: Path
+    options: argparse.Namespace, weights: schedule_rule.Rule, config: SchedulerConfig, path: Path
 ) -> list[Floats]:
     """Loss curves of small tasks under the teacher and perturbations of it; from ``path`` where it exists."""
     if path.exists():
@@ -61,7 +61,7 @@ def make_curves(
     small = [one["parameters"] <= options.largest for one in labels.described]
     tasks = np.unique(labels.tasks[np.array(small)])
     rng = np.random.default_rng(options.seed)
-    flat, unravel = jax.flatten_util.ravel_pytree(teacher)
+    flat, unravel = jax.flatten_util.ravel_pytree(weights.theta["scheduler"])
     trials: dict[str, schedule_learning.Trials] = {}
     found = []
     for task in rng.permutation(tasks)[: options.tasks]:
@@ -165,21 +165,16 @@ def fit(
 def write(options: argparse.Namespace, theta: Any, report: dict[str, Any]) -> None:
     """Writes theta.npz and run.json."""
     architecture = Celo()
-    base = json.loads(options.provenance.read_text())
-    cost = {
-        "update_rule": base["cost"]["update_rule"],
-        "schedule": schedule_learning.spent(options.teacher / "log.jsonl"),
-        "distillation": {"iteration": report["iterations"], "seconds": report["seconds"]},
-    }
+    base = json.loads((options.teacher / "run.json").read_text())
+    cost = {**base["cost"], "distillation": {"iteration": report["iterations"], "seconds": report["seconds"]}}
     run = {
         **base,
         **described(architecture),
-        "command": options.command or "python tools/schedule_distillation.py",
-        "commits": {"update_rule": base["commit"], "schedule": current_commit()},
+        "command": f"{base['command']}; {options.command or 'python tools/schedule_distillation.py'}",
+        "commits": {**base["commits"], "distillation": current_commit()},
         "cost": cost,
         "seconds": round(sum(stage["seconds"] for stage in cost.values()), 1),
-        "inner_steps": cost["update_rule"]["inner_steps"],
-        "notes": options.note,
+        "notes": base["notes"] + options.note,
     }
     files.write_json(options.out / "run.json", run)
     checkpoints.save_theta(options.out / "theta.npz", jax.tree.map(np.asarray, theta), described(architecture))
@@ -188,9 +183,9 @@ def write(options: argparse.Namespace, theta: Any, report: dict[str, Any]) -> No
 def main() -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", type=Path, required=True, help="folder of a run of schedule_learning.py")
-    parser.add_argument("--rule", type=Path, required=True, help="theta.npz of the update rule that it was learned for")
-    parser.add_argument("--provenance", type=Path, required=True, help="run.json of the update rule")
+    parser.add_argument(
+        "--teacher", type=Path, required=True, help="folder that schedule_learning.py --write has written"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--tasks", type=int, default=96, help="tasks whose loss curves are used (96)")
     parser.add_argument("--largest", type=int, default=14_000, help="largest network in parameters (14,000)")
@@ -201,12 +196,9 @@ def main() -> int:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     config = configs.from_json(SchedulerConfig, json.loads((options.teacher / "scheduler.json").read_text()))
-    _, unravel = jax.flatten_util.ravel_pytree(Scheduler(config).init(jax.random.key(0)))
-    with np.load(options.teacher / "state.npz") as saved:
-        teacher = unravel(jnp.asarray(saved["mean"], jnp.float32))
-    weights = schedule_rule.load_rule(str(options.rule))
-    curves = make_curves(options, weights, config, teacher, options.out / "curves.npz")
-    scheduler, report = fit(options, config, teacher, curves)
+    weights = schedule_rule.Rule(checkpoints.load_theta(options.teacher / "theta.npz"), CeloConfig())
+    curves = make_curves(options, weights, config, options.out / "curves.npz")
+    scheduler, report = fit(options, config, weights.theta["scheduler"], curves)
     files.write_json(options.out / "fit.json", report)
     write(options, {**weights.theta, "scheduler": scheduler}, report)
     print(json.dumps(report, indent=1))

@@ -19,6 +19,7 @@ alone. --write makes the folder that of a run, with the whole theta and where it
 import argparse
 import dataclasses
 import json
+import platform
 import sys
 import time
 import tomllib
@@ -43,8 +44,10 @@ from celo_core.meta_training import checkpoints
 from celo_core.meta_training.unroll import InnerProblem, Trainee, training_step
 from celo_core.schedulers import Scheduler, SchedulerConfig
 from celo_tasks.evaluation import curves
-from celo_tasks.meta_training.provenance import current_commit, described
+from celo_tasks.meta_training.families import describe_family
+from celo_tasks.meta_training.provenance import current_commit, data_digest, described
 from celo_tasks.meta_training.recipe_files import OFFLINE_DATASETS
+from celo_tasks.reporting.machine import hardware
 
 Array = jax.Array
 Floats = NDArray[np.floating]
@@ -335,6 +338,21 @@ def spent(log: Path) -> dict[str, Any]:
     return {"iteration": lines[-1]["iteration"], "seconds": round(seconds, 1)}
 
 
+def of_what_is_learned_here(options: argparse.Namespace) -> dict[str, Any]:
+    """Provenance of an update rule that was set by hand and learned by this command alone."""
+    shapes = (*schedule_tasks.SHAPES, *schedule_more_tasks.SHAPES)
+    families = [shape.build(OFFLINE_DATASETS, None) for shape in shapes]
+    return {
+        "commit": current_commit(),
+        "networks": [describe_family(shape.family) for shape in shapes],
+        "data": {"source": "as found on the machine", "sha256": data_digest([one.load() for one in families])},
+        "seeds": [options.seed],
+        "cost": {},
+        "hardware": hardware(),
+        "versions": {"python": platform.python_version(), "jax": jax.__version__},
+    }
+
+
 def write(weights: celo_zoo.Pretrained, options: argparse.Namespace, start: Any) -> None:
     """Writes theta.npz, the mean of theta over iterations with the weights' update rule, and run.json."""
     _, unravel = jax.flatten_util.ravel_pytree(start)
@@ -344,7 +362,10 @@ def write(weights: celo_zoo.Pretrained, options: argparse.Namespace, start: Any)
     if options.share != 1:
         config, scheduler = shortened(config, scheduler, options.share)
     architecture = Celo(dataclasses.replace(weights.config, scheduler=config))
-    base = json.loads(options.provenance.read_text()) if options.provenance else weights.document["provenance"]
+    if options.weights == schedule_rule.HAND_SET:
+        base = of_what_is_learned_here(options)
+    else:
+        base = json.loads(options.provenance.read_text()) if options.provenance else weights.document["provenance"]
     cost = {name: stage for name, stage in base["cost"].items() if not name.startswith("schedule")}
     # Folders within are of the runs that this one began with.
     for log in sorted(options.out.glob("**/log.jsonl")):
