@@ -42,7 +42,7 @@ import celo_zoo
 from celo_core import Celo, configs, files
 from celo_core.meta_training import checkpoints
 from celo_core.meta_training.unroll import InnerProblem, Trainee, training_step
-from celo_core.schedulers import Scheduler, SchedulerConfig
+from celo_core.schedulers import LinearIntegral, Scheduler, SchedulerConfig
 from celo_tasks.evaluation import curves
 from celo_tasks.meta_training.families import describe_family
 from celo_tasks.meta_training.provenance import current_commit, data_digest, described
@@ -323,9 +323,11 @@ def validate(bench: Bench, options: argparse.Namespace, start: Any) -> dict[str,
 def shortened(config: SchedulerConfig, theta: Any, share: float) -> tuple[SchedulerConfig, Any]:
     """Config and theta whose logarithm of the multiplier is this share of what it was, but for the bounds."""
     network: Any = config.network
-    network = dataclasses.replace(network, rate=share * network.rate, limit=share * network.limit)
-    factors = np.array([share, 1.0], np.float32)  # the second output is the integral's, of which rate and limit are
-    step_size = jax.tree.map(lambda x: x * factors, theta["step_size"])
+    factors: Any = share
+    if isinstance(network, LinearIntegral):
+        network = dataclasses.replace(network, rate=share * network.rate, limit=share * network.limit)
+        factors = np.array([share, 1.0], np.float32)  # the second output is the integral's, of which rate and limit are
+    step_size = jax.tree.map(lambda x: np.asarray(x * factors, np.float32), theta["step_size"])
     return dataclasses.replace(config, network=network), {**theta, "step_size": step_size}
 
 

@@ -40,6 +40,7 @@ SHAPES: Mapping[str, tuple[int, ...]] = {
 RUNS: Mapping[str, dict] = {
     "celo": {},
     "celo_adam": {},
+    "celo_paper": {},
     "celo with bfloat16 moments": {"accumulator_dtype": "bfloat16"},
     "format_2 celo": {},
     "format_2 celo with bfloat16 moments": {"accumulator_dtype": "bfloat16"},

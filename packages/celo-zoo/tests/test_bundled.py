@@ -15,7 +15,7 @@ from celo_zoo import index, schema
 
 def test_what_is_bundled_can_be_evaluated_by_name():
     points = {point.name for point in importlib.metadata.entry_points(group="celo.optimizers")}
-    assert {"celo", "celo_adam"} <= set(BUNDLED) <= points
+    assert {"celo", "celo_adam", "celo_paper"} <= set(BUNDLED) <= points
 
 
 BUNDLED = [name for name, entry in index.entries().items() if entry.bundled]

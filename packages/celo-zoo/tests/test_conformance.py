@@ -12,6 +12,9 @@ from celo_core.testing import CHECKS, DEVICE_CHECKS, LEARNED_CHECKS, meta_parame
 BUNDLED = [name for name in celo_zoo.names() if celo_zoo.index.entries()[name].bundled]
 ON_DEVICES = [check for check in CHECKS if check.__name__ in DEVICE_CHECKS]
 
+AS_PUBLISHED = {"celo_paper": {"check_all_zeros"}}
+"""What the paper's own Celo does not do: move tensors that are all zeros, to which its steps are relative."""
+
 names = pytest.mark.parametrize("name", BUNDLED)
 name_of = lambda check: check.__name__.removeprefix("check_")
 pytestmark = pytest.mark.slow
@@ -36,7 +39,11 @@ def quickly_compiled():
 @names
 @pytest.mark.parametrize("check", [check for check in CHECKS if check not in ON_DEVICES], ids=name_of)
 def test_optimizer(name, check):
-    check(maker(name))
+    if check.__name__ in AS_PUBLISHED.get(name, ()):
+        with pytest.raises(AssertionError, match=check.__name__):
+            check(maker(name))
+    else:
+        check(maker(name))
 
 
 @names
@@ -47,4 +54,4 @@ def test_architecture(name, check):
 
 
 def test_every_bundled_name_is_here():
-    assert {"celo", "celo_adam"} <= set(BUNDLED)
+    assert {"celo", "celo_adam", "celo_paper"} <= set(BUNDLED)

@@ -54,3 +54,6 @@ celo = LazyOptimizer("celo")
 
 celo_adam = LazyOptimizer("celo_adam")
 """The bundled Celo-Adam."""
+
+celo_paper = LazyOptimizer("celo_paper")
+"""The paper's own Celo, meta-trained by this project."""
