@@ -270,6 +270,7 @@ def first_call_table(results: dict[str, Any]) -> str:
 def section(
     quickstart: dict[str, Any],
     evaluation: dict[str, Any],
+    paper: dict[str, Any],
     others: dict[str, Any],
     stress: dict[str, Any],
     yardstick: dict[str, Any],
@@ -300,13 +301,14 @@ A step of Celo costs more time than one of Adam: the last column.
 ![training curves](docs/results/quickstart/curves.png)
 
 On the suite small-8 (eight tasks, {evaluation["steps"]} steps, three seeds; [report](docs/results/small-8-celo/report.md),
-[of the others](docs/results/small-8/report.md), [tasks](docs/tasks.md), [metrics](docs/metrics.md)), against tuned Adam = 1,
-higher is better. Adam, AdamW, Lion, Muon and schedule-free AdamW have the best of 11 learning rates by two schedules for each
-task; the Celos are not tuned. IQM: interquartile mean over tasks and seeds, in brackets its 95 % interval; ">": Adam did not
-get there in four times the steps. "celo" and "celo_adam" are those in celo-zoo, "celo_cosine" is Celo with a cosine decay alone,
-as it was before, "published" the weights of the paper's authors.
+[of the paper's Celo](docs/results/small-8-paper/report.md), [of the others](docs/results/small-8/report.md),
+[tasks](docs/tasks.md), [metrics](docs/metrics.md)), against tuned Adam = 1, higher is better. Adam, AdamW, Lion, Muon and
+schedule-free AdamW have the best of 11 learning rates by two schedules for each task; the Celos are not tuned. IQM:
+interquartile mean over tasks and seeds, in brackets its 95 % interval; ">": Adam did not get there in four times the steps.
+"celo", "celo_adam" and "celo_paper", the paper's own Celo ([how](docs/results/celo-paper/README.md)), are those in celo-zoo,
+"celo_cosine" is Celo with a cosine decay alone, as it was before, "published" the weights of the paper's authors.
 
-{evaluation_table(evaluation, others)}
+{evaluation_table(evaluation, paper, others)}
 
 On the suite stress-8, of what users do to optimizers (raw pixels and targets, a PINN, a deep network without normalisation,
 batches of 1 to 4, rare tokens, fine-tuning, gradients by evolution strategies; [report](docs/results/stress-8/report.md)), Adam
@@ -318,8 +320,7 @@ alone is tuned; the others are as people take them without tuning:
 
 On the distribution of its meta-training (8x8 images, MLP 64-32-10, badly scaled by up to a thousand; mean training loss,
 lower is better; {yardstick["problems_per_data_set"]} problems of each of four data sets,
-[numbers](docs/results/yardstick.json)), against the weights that the paper's authors published; "this project" is the bundled
-weights before, with the cosine decay alone:
+[numbers](docs/results/yardstick.json)), against the weights that the paper's authors published:
 
 {yardstick_table(yardstick)}"""
 
@@ -329,7 +330,7 @@ def pages() -> dict[str, dict[str, str]]:
     read = lambda name: json.loads((RESULTS / name).read_text())
     performance = (RESULTS / "performance/results.md").read_text().strip()
     plot = "![time against size](results/performance/time_against_size.png)"
-    reports = ("quickstart", "small-8-celo", "small-8", "stress-8")
+    reports = ("quickstart", "small-8-celo", "small-8-paper", "small-8", "stress-8")
     readme = map(read, (*(f"{name}/report.json" for name in reports), "yardstick.json", "schedule-learning/run.json"))
     choices = ("choice", "choice_six_seeds", "choice_lengths")
     return {
