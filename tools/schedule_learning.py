@@ -271,6 +271,7 @@ def learn(bench: Bench, options: argparse.Namespace, start: Any) -> None:
         _save(path, theta, moments, iteration, mean)
         line = {
             "iteration": iteration,
+            "seed": options.seed,
             "regret": round(float(np.mean(seen)), 4),
             "seconds": round(time.monotonic() - begun, 1),
         }
@@ -331,9 +332,14 @@ def shortened(config: SchedulerConfig, theta: Any, share: float) -> tuple[Schedu
     return dataclasses.replace(config, network=network), {**theta, "step_size": step_size}
 
 
+def lines_of(log: Path) -> list[dict[str, Any]]:
+    """Of a log.jsonl, one of each iteration."""
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
 def spent(log: Path) -> dict[str, Any]:
     """Iterations and seconds of a run, from its log.jsonl."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = lines_of(log)
     times = [line["seconds"] for line in lines]
     # Seconds begin anew where the run went on.
     seconds = sum(now for now, after in zip(times, [*times[1:], 0.0], strict=True) if after < now)
@@ -344,11 +350,12 @@ def of_what_is_learned_here(options: argparse.Namespace) -> dict[str, Any]:
     """Provenance of an update rule that was set by hand and learned by this command alone."""
     shapes = (*schedule_tasks.SHAPES, *schedule_more_tasks.SHAPES)
     families = [shape.build(OFFLINE_DATASETS, None) for shape in shapes]
+    logs = options.out.glob("**/log.jsonl")
     return {
         "commit": current_commit(),
         "networks": [describe_family(shape.family) for shape in shapes],
         "data": {"source": "as found on the machine", "sha256": data_digest([one.load() for one in families])},
-        "seeds": [options.seed],
+        "seeds": sorted({line.get("seed", options.seed) for log in logs for line in lines_of(log)}),
         "cost": {},
         "hardware": hardware(),
         "versions": {"python": platform.python_version(), "jax": jax.__version__},
