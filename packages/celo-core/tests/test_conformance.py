@@ -24,16 +24,16 @@ NOT_YET = {"celo": {"check_all_zeros", "check_convergence"}, "celo_adam": {"chec
 weights; and random meta-parameters do not train. celo-zoo's tests run both checks on its weights."""
 
 
-COSTLY = {"check_disable_jit", "check_layouts_automatic", "check_stacked_layers", "check_x64"}
-"""Left out on the lowest versions: a minute in all."""
+COSTLY = {
+    *("check_disable_jit", "check_layouts_automatic", "check_layouts_explicit", "check_stacked_layers", "check_x64"),
+    *("check_ranks", "check_theta_gradient"),
+}
+"""Left out on the lowest versions: two minutes in all."""
+may_be_slow = lambda checks: [pytest.param(c, marks=[pytest.mark.slow] if c.__name__ in COSTLY else []) for c in checks]
 
 
 @architectures
-@pytest.mark.parametrize(
-    "check",
-    [pytest.param(c, marks=[pytest.mark.slow] if c.__name__ in COSTLY else []) for c in CHECKS],
-    ids=lambda check: name_of(check),
-)
+@pytest.mark.parametrize("check", may_be_slow(CHECKS), ids=lambda check: name_of(check))
 def test_optimizer(architecture, check):
     def make(num_steps, num_stacked_axes=None):
         return get_architecture(architecture).build(
@@ -48,7 +48,7 @@ def test_optimizer(architecture, check):
 
 
 @architectures
-@pytest.mark.parametrize("check", (*LEARNED_CHECKS, meta_parameters.check_registry), ids=name_of)
+@pytest.mark.parametrize("check", may_be_slow((*LEARNED_CHECKS, meta_parameters.check_registry)), ids=name_of)
 def test_learned_optimizer(architecture, check):
     check(get_architecture(architecture))
 

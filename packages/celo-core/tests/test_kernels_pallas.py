@@ -177,6 +177,7 @@ def test_a_parameter_that_is_not_a_number_is_seen_in_every_step():
     assert np.isnan(step).all()
 
 
+@pytest.mark.slow
 def test_weights_of_each_tensor_of_a_stack():
     """Mixtures of a bank of networks, and a multiplier for each; also for a single tensor."""
     case = Case((3, 9, 14), 1, bank=2)

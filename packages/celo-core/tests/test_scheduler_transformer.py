@@ -58,6 +58,7 @@ def reference(network, theta, inputs):
     return dense(normalised(x, theta["norm_output"]), theta["step_size"])[:, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     [Transformer(8, 2, 1, 6), Transformer(8, 1, 2, 40), Transformer(6, 3, 2, 1)],
