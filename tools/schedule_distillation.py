@@ -21,7 +21,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
-import schedule_learning
+import schedule_bench
 import schedule_records
 import schedule_rule
 import schedule_tasks
@@ -57,17 +57,17 @@ def make_curves(
     if path.exists():
         with np.load(path) as saved:
             return [saved[name] for name in saved.files]
-    labels = schedule_records.read(schedule_learning.LABELS)
+    labels = schedule_records.read(schedule_bench.LABELS)
     small = [one["parameters"] <= options.largest for one in labels.described]
     tasks = np.unique(labels.tasks[np.array(small)])
     rng = np.random.default_rng(options.seed)
     flat, unravel = jax.flatten_util.ravel_pytree(weights.theta["scheduler"])
-    trials: dict[str, schedule_learning.Trials] = {}
+    trials: dict[str, schedule_bench.Trials] = {}
     found = []
     for task in rng.permutation(tasks)[: options.tasks]:
         shape = schedule_tasks.shape_of(int(task))
         if shape.label not in trials:
-            trials[shape.label] = schedule_learning.Trials(weights, config, shape)
+            trials[shape.label] = schedule_bench.Trials(weights, config, shape)
         trial = trials[shape.label]
         noise = SPREAD * rng.standard_normal((VARIANTS, len(flat)))
         noise[0] = 0.0  # the teacher itself

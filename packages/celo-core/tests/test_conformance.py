@@ -33,7 +33,7 @@ may_be_slow = lambda checks: [pytest.param(c, marks=[pytest.mark.slow] if c.__na
 
 
 @architectures
-@pytest.mark.parametrize("check", may_be_slow(CHECKS), ids=lambda check: name_of(check))
+@pytest.mark.parametrize("check", may_be_slow(CHECKS), ids=name_of)
 def test_optimizer(architecture, check):
     def make(num_steps, num_stacked_axes=None):
         return get_architecture(architecture).build(

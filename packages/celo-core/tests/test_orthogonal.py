@@ -133,7 +133,6 @@ def test_vectors_have_none():
     assert direction(jnp.ones((3, 5))) is None and direction(jnp.ones((3, 1, 5))) is None
 
 
-@pytest.mark.slow
 def test_it_is_optax_muon_relative_to_the_parameters():
     params = params_of(jax.random.key(1))
     ours = trajectory_of(theta_of([0.0, 1.0, 0.0, 0.0], [1.5, 0.0]), params)

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 import celo_zoo
+from celo_core.kernels import reductions
 from celo_core.testing import CHECKS, DEVICE_CHECKS, LEARNED_CHECKS, meta_parameters
 
 BUNDLED = [name for name in celo_zoo.names() if celo_zoo.index.entries()[name].bundled]
@@ -29,7 +30,8 @@ def maker(name):
 
 @pytest.fixture(autouse=True, scope="module")
 def quickly_compiled():
-    """Without most of XLA's optimisations, of which these checks are about none."""
+    """Without most of XLA's optimisations, of which these checks are about none; on one CPU, where sums are in parts and blocks."""
+    assert reductions.on_one_cpu()
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield

@@ -66,9 +66,13 @@ def provenance(
         "cost": cost,
         "seconds": round(sum(phase["seconds"] for phase in cost.values()), 1),
         "inner_steps": sum(phase["inner_steps"] for phase in cost.values()),
-        "hardware": hardware(),
-        "versions": {"python": platform.python_version(), "jax": jax.__version__},
+        **made_on(),
     }
+
+
+def made_on() -> dict[str, Any]:
+    """The machine and the versions that a run is made with."""
+    return {"hardware": hardware(), "versions": {"python": platform.python_version(), "jax": jax.__version__}}
 
 
 def current_commit() -> str | None:
